@@ -1,0 +1,181 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"unicode/utf8"
+	"unsafe"
+)
+
+// Version of all commands; a release sets it with
+// -ldflags "-X xen-backup/internal/cli.Version=...".
+var Version = "0.1.0"
+
+// Env is what a command is given to run in: its name and standard files.
+type Env struct {
+	Name   string // "xb-sig": the prefix of every message
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+
+	Verbose bool // -v: say what is done
+	Quiet   bool // -q: no warnings either
+}
+
+// Main runs a command on the process's own standard files and exits with its
+// status. It is the only place that exits.
+func Main(name, usage string, run func(*Env, []string) error) {
+	handleSignals()
+	limitMemory()
+	env := &Env{Name: name, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	os.Exit(env.Run(usage, os.Args[1:], run))
+}
+
+// limitMemory keeps every command below 64 MiB whatever the machine and the options:
+// a Dom0's memory is its guests'. Each core has buffers of its own, so only six are
+// used, and garbage is collected before it adds up to more.
+func limitMemory() {
+	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), 6))
+	debug.SetMemoryLimit(55 << 20)
+}
+
+// Run runs a command and returns its exit status; an error is printed on
+// Stderr as "name: message".
+func (e *Env) Run(usage string, args []string, run func(*Env, []string) error) int {
+	err := run(e, args)
+	switch {
+	case errors.Is(err, errHelp):
+		_, err = io.WriteString(e.Stdout, usage)
+	case errors.Is(err, errVersion):
+		_, err = fmt.Fprintf(e.Stdout, "%s %s\n", e.Name, Version)
+	}
+	if err == nil {
+		return OK
+	}
+	if !errors.Is(err, errSilent) {
+		e.say(err.Error())
+	}
+	if StatusOf(err) == Usage {
+		fmt.Fprintf(e.Stderr, "try '%s --help'\n", e.Name)
+	}
+	return StatusOf(err)
+}
+
+// Flags returns a parser that knows the options common to all commands.
+func (e *Env) Flags() *Flags {
+	f := new(Flags)
+	f.add("h,help", noArgument, func(string) error { return errHelp })
+	f.add("V,version", noArgument, func(string) error { return errVersion })
+	f.Bool(&e.Verbose, "v,verbose")
+	f.Bool(&e.Quiet, "q,quiet")
+	return f
+}
+
+// Warn prints a message that the user should know of although the run goes on.
+func (e *Env) Warn(format string, args ...any) {
+	if !e.Quiet {
+		e.say(fmt.Sprintf(format, args...))
+	}
+}
+
+// Info prints a message under -v only.
+func (e *Env) Info(format string, args ...any) {
+	if e.Verbose && !e.Quiet {
+		e.say(fmt.Sprintf(format, args...))
+	}
+}
+
+// say writes one message in one write, so that the messages of a pipeline's
+// stages do not mix on a shared stderr. Control characters, which a path or a
+// peer's noise may hold, are shown escaped.
+func (e *Env) say(message string) {
+	var b bytes.Buffer
+	for i, line := range strings.Split(message, "\n") {
+		if i > 0 {
+			b.WriteString("\n  ")
+		} else {
+			b.WriteString(e.Name + ": ")
+		}
+		b.WriteString(Printable(line))
+	}
+	b.WriteByte('\n')
+	e.Stderr.Write(b.Bytes())
+}
+
+// Printable returns s with everything that could steer a terminal escaped.
+func Printable(s string) string {
+	var b strings.Builder
+	for i, r := range s {
+		if r == utf8.RuneError { // mostly a byte that is not UTF-8: show that byte
+			fmt.Fprintf(&b, "\\x%02x", s[i])
+			continue
+		}
+		if (r < ' ' && r != '\t') || (r >= 0x7f && r < 0xa0) {
+			fmt.Fprintf(&b, "\\x%02x", r)
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+// IsTerminal tells whether a standard file is a terminal.
+func IsTerminal(file any) bool {
+	f, ok := file.(*os.File)
+	if !ok {
+		return false
+	}
+	var t syscall.Termios
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), syscall.TCGETS, uintptr(unsafe.Pointer(&t)))
+	return errno == 0
+}
+
+// BinaryOut refuses to write a binary stream to a terminal.
+func (e *Env) BinaryOut() (io.Writer, error) {
+	if IsTerminal(e.Stdout) {
+		return nil, Fail(Usage, "standard output is a terminal: redirect the stream to a file or a pipe")
+	}
+	return stdout{e.Stdout}, nil
+}
+
+// BinaryIn refuses to read a binary stream from a terminal.
+func (e *Env) BinaryIn() (io.Reader, error) {
+	if IsTerminal(e.Stdin) {
+		return nil, Fail(Usage, "standard input is a terminal: give the stream by a file or a pipe")
+	}
+	return e.Stdin, nil
+}
+
+// stdout names the file in the errors of its writes.
+type stdout struct{ io.Writer }
+
+func (w stdout) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	if err != nil {
+		err = Fail(IOError, "standard output: %w", cause(err))
+	}
+	return n, err
+}
+
+// Print writes a command's textual answer and reports a failed write.
+func (e *Env) Print(text string) error {
+	_, err := io.WriteString(stdout{e.Stdout}, text)
+	return err
+}
+
+// cause strips the "write /dev/stdout:" that os adds, where the caller has
+// named the file already.
+func cause(err error) error {
+	var p *os.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}

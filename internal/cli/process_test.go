@@ -1,0 +1,386 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	errNoEntry = syscall.ENOENT
+	errNotDir  = syscall.ENOTDIR
+)
+
+// TestMain is also the command that the tests send signals to.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("XB_TEST_DIR"); dir != "" {
+		Main("xb-test", "", func(env *Env, args []string) error { return pendingCommand(env, dir) })
+	}
+	os.Exit(m.Run())
+}
+
+// pendingCommand has one file committed, one discarded, and two pending when it
+// waits for a signal.
+func pendingCommand(env *Env, dir string) error {
+	p := env.StartProgress("auto")
+	p.Read.Store(1 << 20)
+	var files []*PendingFile
+	for _, name := range []string{"committed", "discarded", "pending", "replaced"} {
+		f, err := CreatePending(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		files = append(files, f)
+	}
+	if err := files[0].Commit(); err != nil {
+		return err
+	}
+	files[1].Discard()
+	if err := env.Print("ready\n"); err != nil {
+		return err
+	}
+	_, err := io.Copy(env.Stdout, env.Stdin)
+	return err
+}
+
+func names(t *testing.T, dir string) string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s []string
+	for _, e := range entries {
+		s = append(s, e.Name())
+	}
+	return strings.Join(s, " ")
+}
+
+// startPending starts the command and waits until it has made its files.
+func startPending(t *testing.T, before ...string) (c *exec.Cmd, dir string, stdin io.Closer, stdout io.ReadCloser, stderr *bytes.Buffer) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "replaced"), []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := append(before, os.Args[0])
+	c = exec.Command(args[0], args[1:]...)
+	c.Env = append(os.Environ(), "XB_TEST_DIR="+dir)
+	stderr = new(bytes.Buffer)
+	c.Stderr = stderr
+	stdin, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stdout, err = c.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil || line != "ready\n" {
+		c.Process.Kill()
+		t.Fatalf("%q, %v", line, err)
+	}
+	return c, dir, stdin, stdout, stderr
+}
+
+// TestSignals: nothing is left behind, and the parent sees what ended the process.
+func TestSignals(t *testing.T) {
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+		c, dir, _, _, stderr := startPending(t)
+		if n := len(strings.Fields(names(t, dir))); n != 4 {
+			t.Errorf("before: %s", names(t, dir))
+		}
+		if err := c.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+		err := c.Wait()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != s {
+			t.Errorf("%v: ended with %v", s, err)
+		}
+		if got := names(t, dir); got != "committed replaced" {
+			t.Errorf("%v: leaves %s", s, got)
+		}
+		if old, err := os.ReadFile(filepath.Join(dir, "replaced")); string(old) != "old" {
+			t.Errorf("%v: the old file is %q, %v", s, old, err)
+		}
+		if stderr.Len() > 0 {
+			t.Errorf("%v: %s", s, stderr)
+		}
+	}
+}
+
+// TestIgnoredSignal: nohup is obeyed.
+func TestIgnoredSignal(t *testing.T) {
+	c, _, stdin, _, stderr := startPending(t, "sh", "-c", `trap "" HUP; exec "$0"`)
+	if err := c.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond)
+	stdin.Close()
+	if err := c.Wait(); err != nil {
+		t.Errorf("%v: %s", err, stderr)
+	}
+}
+
+// TestClosedPipe: a reader that goes away is an error, not a silent death.
+func TestClosedPipe(t *testing.T) {
+	dir := t.TempDir()
+	c := exec.Command("sh", "-c", `{ "$0"; echo $? >&2; } | true`, os.Args[0])
+	c.Env = append(os.Environ(), "XB_TEST_DIR="+dir)
+	in, w := io.Pipe()
+	c.Stdin = in
+	var stderr bytes.Buffer
+	c.Stderr = &stderr
+	go func() {
+		time.Sleep(200 * time.Millisecond) // until true has ended
+		for range 100 {
+			if _, err := w.Write([]byte("more\n")); err != nil {
+				break
+			}
+		}
+		w.Close()
+	}()
+	c.Run()
+	if got := stderr.String(); !strings.Contains(got, "broken pipe") || !strings.HasSuffix(got, fmt.Sprintf("\n%d\n", IOError)) {
+		t.Errorf("stderr is %q", got)
+	}
+}
+
+func TestFullStdout(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	env := &Env{Name: "xb-test", Stdout: full}
+	for _, err := range []error{env.Print("answer\n"), func() error {
+		out, err := env.BinaryOut()
+		if err == nil {
+			_, err = out.Write([]byte("x"))
+		}
+		return err
+	}()} {
+		if err == nil || err.Error() != "standard output: no space left on device" || StatusOf(err) != IOError {
+			t.Errorf("%v", err)
+		}
+	}
+	var stderr bytes.Buffer
+	env.Stderr = &stderr
+	if status := env.Run("usage\n", nil, func(*Env, []string) error { return errHelp }); status != IOError {
+		t.Errorf("help to /dev/full: status %d", status)
+	}
+}
+
+// TestProgressSignal: SIGUSR1 shows one line and does not end anything.
+func TestProgressSignal(t *testing.T) {
+	c, _, stdin, _, stderr := startPending(t)
+	if err := c.Process.Signal(syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond)
+	stdin.Close()
+	if err := c.Wait(); err != nil {
+		t.Error(err)
+	}
+	if !regexp.MustCompile(`^xb-test: 1\.0 MiB, [0-9.]+ [KMG]iB/s\n$`).MatchString(stderr.String()) {
+		t.Errorf("stderr is %q", stderr)
+	}
+}
+
+func TestProgress(t *testing.T) {
+	var stderr bytes.Buffer
+	env := &Env{Name: "xb-test", Stderr: &stderr}
+	p := env.StartProgress("always")
+	p.Total.Store(100)
+	p.Read.Store(100)
+	p.Stop()
+	if !strings.HasPrefix(stderr.String(), "xb-test: 100 B of 100 B (100 %), ") || strings.Count(stderr.String(), "\n") != 1 {
+		t.Errorf("final line %q", stderr.String())
+	}
+	for _, mode := range []string{"auto", "never"} {
+		stderr.Reset()
+		env.StartProgress(mode).Stop()
+		if stderr.Len() > 0 {
+			t.Errorf("%s: %q", mode, stderr.String())
+		}
+	}
+
+	for _, test := range []struct {
+		total, read, changed, sent int64
+		elapsed                    time.Duration
+		want                       string
+	}{
+		{0, 0, 0, 0, 0, "0 B, 0 B/s"},
+		{0, 3 << 20, 0, 0, time.Second, "3.0 MiB, 3.0 MiB/s"},
+		{4 << 30, 1 << 30, 0, 0, 10 * time.Second, "1.0 GiB of 4.0 GiB (25 %), 102.4 MiB/s, 30s left"},
+		{4 << 30, 4 << 30, 1 << 20, 20 << 10, 10 * time.Second, "4.0 GiB of 4.0 GiB (100 %), 409.6 MiB/s, 1.0 MiB changed, 20.0 KiB sent"},
+		{100, 200, 0, 0, time.Second, "200 B of 100 B (100 %), 200 B/s"},
+		{1 << 62, 1, 0, 0, time.Hour, "1 B of 4194304.0 TiB (0 %), 0 B/s"}, // longer than a Duration
+	} {
+		p := &Progress{}
+		p.Total.Store(test.total)
+		p.Read.Store(test.read)
+		p.Changed.Store(test.changed)
+		p.Sent.Store(test.sent)
+		if got := p.line(test.elapsed); got != test.want {
+			t.Errorf("%q, want %q", got, test.want)
+		}
+	}
+}
+
+func TestPendingFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write := func() *PendingFile {
+		p, err := CreatePending(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(p, "new")
+		if old, _ := os.ReadFile(path); string(old) != "old" {
+			t.Errorf("%q before Commit", old)
+		}
+		return p
+	}
+	p := write()
+	p.Discard()
+	p.Discard()
+	if old, _ := os.ReadFile(path); string(old) != "old" || names(t, dir) != "file" {
+		t.Errorf("%q in %s after Discard", old, names(t, dir))
+	}
+	p = write()
+	if err := p.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	p.Discard() // deferred ones come after Commit
+	got, _ := os.ReadFile(path)
+	if info, err := os.Stat(path); string(got) != "new" || names(t, dir) != "file" || err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%q in %s after Commit", got, names(t, dir))
+	}
+	if len(undo.stack) != 0 {
+		t.Errorf("%d things to undo are left", len(undo.stack))
+	}
+
+	if _, err := CreatePending(filepath.Join(dir, "none", "file")); StatusOf(err) != CantCreate {
+		t.Errorf("no directory: %v", err)
+	}
+	// A failed Commit says which file, and leaves none.
+	for name, spoil := range map[string]func(*PendingFile){
+		"closed": func(p *PendingFile) { p.Close() },
+		"renamed": func(p *PendingFile) {
+			if err := os.Mkdir(filepath.Join(dir, "occupied"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		path := filepath.Join(dir, "occupied")
+		p, err := CreatePending(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spoil(p)
+		err = p.Commit()
+		if StatusOf(err) != CantCreate || !strings.Contains(err.Error(), " "+path+":") {
+			t.Errorf("%s: %v", name, err)
+		}
+		os.Remove(path)
+		if names(t, dir) != "file" {
+			t.Errorf("%s: leaves %s", name, names(t, dir))
+		}
+	}
+}
+
+// TestPendingReplaces demands that nothing but a regular file is replaced: as root,
+// a rename over /dev/null takes it from the whole machine.
+func TestPendingReplaces(t *testing.T) {
+	dir := t.TempDir()
+	fifo, link := dir+"/fifo", dir+"/link"
+	if err := errors.Join(syscall.Mkfifo(fifo, 0o600), os.Symlink("nowhere", link)); err != nil {
+		t.Fatal(err)
+	}
+	before := names(t, dir)
+	for _, path := range []string{fifo, link, dir} {
+		if _, err := CreatePending(path); StatusOf(err) != CantCreate {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if got := names(t, dir); got != before {
+		t.Errorf("leaves %s", got)
+	}
+}
+
+func TestDistinct(t *testing.T) {
+	dir := t.TempDir()
+	a, b, link := dir+"/a", dir+"/b", dir+"/link"
+	if err := errors.Join(os.WriteFile(a, nil, 0o600), os.WriteFile(b, nil, 0o600), os.Symlink("a", link)); err != nil {
+		t.Fatal(err)
+	}
+	for _, names := range [][]string{{a, b, ""}, {"", "", a}, {dir + "/new", dir + "/other"}} {
+		if err := Distinct(names...); err != nil {
+			t.Errorf("%q: %v", names, err)
+		}
+	}
+	for _, names := range [][]string{{a, a}, {a, b, a}, {a, link}, {"new", "./new"}} {
+		if err := Distinct(names...); StatusOf(err) != Usage {
+			t.Errorf("%q: %v", names, err)
+		}
+	}
+}
+
+func TestSummary(t *testing.T) {
+	dir := t.TempDir()
+	s := Summary{Command: "xb-test", Version: "1", ImageSize: 1 << 40, BlockSize: 4096, Hash: "xxh64", Digest: "00", BytesRead: 2,
+		BytesChanged: 3, BytesSent: 4, BlocksChanged: 5, Seconds: 1.5}
+	const want = `{"command":"xb-test","version":"1","image_size":1099511627776,"block_size":4096,"hash":"xxh64","digest":"00",` +
+		`"bytes_read":2,"bytes_changed":3,"bytes_sent":4,"blocks_changed":5,"seconds":1.5}` + "\n"
+	path := filepath.Join(dir, "summary")
+	for range 2 {
+		if err := s.Write(path); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(path); string(got) != want || !json.Valid(got) {
+			t.Errorf("%s, %v", got, err)
+		}
+	}
+	if err := s.Write(""); err != nil || names(t, dir) != "summary" {
+		t.Errorf("%v, %s", err, names(t, dir))
+	}
+	if err := s.Write("/dev/null"); err != nil {
+		t.Error(err)
+	}
+	// As /dev/stderr, where standard error is a file.
+	if err := errors.Join(os.WriteFile(dir+"/log", []byte("before\n"), 0o600), os.Symlink("log", dir+"/link"), s.Write(dir+"/link")); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(dir + "/log"); string(got) != "before\n"+want {
+		t.Errorf("through a link: %q, %v", got, err)
+	}
+	if info, err := os.Lstat(dir + "/link"); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("the link was replaced: %v", err)
+	}
+	if info, err := os.Stat("/dev/null"); err != nil || info.Mode().IsRegular() {
+		t.Fatal("/dev/null was replaced")
+	}
+	for _, path := range []string{"/dev/full", dir, filepath.Join(dir, "none", "x"), filepath.Join(path, "x")} {
+		if err := s.Write(path); StatusOf(err) != CantCreate {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}

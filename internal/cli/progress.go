@@ -1,0 +1,119 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Progress counts what a run has done and shows it: every second if stderr is a
+// terminal or always is asked for, and once for each SIGUSR1. All counters are
+// in bytes and may be advanced by any goroutine.
+type Progress struct {
+	Total   atomic.Int64 // of Read; 0 if not known
+	Read    atomic.Int64
+	Changed atomic.Int64
+	Sent    atomic.Int64
+
+	env      *Env
+	terminal bool
+	start    time.Time
+	stop     chan struct{}
+	done     sync.WaitGroup
+}
+
+// ProgressFlag registers --progress[=always|auto|never].
+func (f *Flags) ProgressFlag(p *string) {
+	*p = "auto"
+	set := OneOf(p, "always", "auto", "never")
+	f.OptionalFunc("progress", func(s string) error {
+		if s == "" {
+			s = "always"
+		}
+		return set(s)
+	})
+}
+
+// StartProgress begins to show progress as mode (see ProgressFlag) asks; the
+// caller must Stop it.
+func (e *Env) StartProgress(mode string) *Progress {
+	p := &Progress{env: e, start: time.Now(), stop: make(chan struct{})}
+	p.terminal = IsTerminal(e.Stderr)
+	periodic := mode == "always" || mode == "auto" && p.terminal && !e.Quiet
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR1)
+	p.done.Add(1)
+	go func() {
+		defer p.done.Done()
+		defer signal.Stop(asked)
+		p.loop(periodic, asked)
+	}()
+	return p
+}
+
+func (p *Progress) loop(periodic bool, asked <-chan os.Signal) {
+	var tick <-chan time.Time
+	if periodic {
+		t := time.NewTicker(time.Second)
+		defer t.Stop()
+		tick = t.C
+	}
+	for {
+		select {
+		case <-tick:
+			p.show(p.terminal)
+		case <-asked:
+			p.show(false)
+		case <-p.stop:
+			if periodic {
+				p.show(false)
+			}
+			return
+		}
+	}
+}
+
+// Stop shows the final figures if there was a periodic display, and ends it.
+func (p *Progress) Stop() {
+	close(p.stop)
+	p.done.Wait()
+}
+
+// show prints one line; inPlace leaves the cursor on it.
+func (p *Progress) show(inPlace bool) {
+	line := p.line(time.Since(p.start))
+	switch {
+	case inPlace:
+		fmt.Fprintf(p.env.Stderr, "\r\033[K%s: %s", p.env.Name, line)
+	case p.terminal:
+		fmt.Fprintf(p.env.Stderr, "\r\033[K%s: %s\n", p.env.Name, line)
+	default:
+		fmt.Fprintf(p.env.Stderr, "%s: %s\n", p.env.Name, line)
+	}
+}
+
+func (p *Progress) line(elapsed time.Duration) string {
+	read, total := p.Read.Load(), p.Total.Load()
+	rate := float64(read) / max(elapsed.Seconds(), 0.001)
+	line := fmt.Sprintf("%s, %s/s", FormatSize(read), FormatSize(int64(rate)))
+	if total > 0 {
+		line = fmt.Sprintf("%s of %s (%d %%), %s/s", FormatSize(read), FormatSize(total),
+			min(100, int64(float64(read)/float64(total)*100)), FormatSize(int64(rate)))
+		const year = 365 * 24 * 3600 // longer says nothing, and may not fit a Duration
+		if left := float64(total-read) / rate; read < total && left < year {
+			eta := time.Duration(left * float64(time.Second))
+			line += ", " + eta.Round(time.Second).String() + " left"
+		}
+	}
+	if changed := p.Changed.Load(); changed > 0 {
+		line += ", " + FormatSize(changed) + " changed"
+	}
+	if sent := p.Sent.Load(); sent > 0 {
+		line += ", " + FormatSize(sent) + " sent"
+	}
+	return line
+}

@@ -1,0 +1,75 @@
+package cli
+
+import (
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+)
+
+// What must be undone if a signal ends the process, newest last.
+var undo struct {
+	sync.Mutex
+	stack []*func()
+}
+
+// OnSignal has f run if SIGINT, SIGTERM or SIGHUP ends the process; the returned
+// function takes that back. f runs while other goroutines still do: it may only
+// remove things that nobody else needs.
+func OnSignal(f func()) (cancel func()) {
+	undo.Lock()
+	defer undo.Unlock()
+	return push(f)
+}
+
+// push needs the lock.
+func push(f func()) (cancel func()) {
+	entry := &f
+	undo.stack = append(undo.stack, entry)
+	return func() {
+		undo.Lock()
+		defer undo.Unlock()
+		for i, e := range undo.stack {
+			if e == entry {
+				undo.stack = append(undo.stack[:i], undo.stack[i+1:]...)
+				return
+			}
+		}
+	}
+}
+
+// Create runs create and has remove run if a signal ends the process; a signal
+// that comes during create waits until there is something to remove. The returned
+// function takes that back.
+func Create(create func() (remove func(), err error)) (cancel func(), err error) {
+	undo.Lock()
+	defer undo.Unlock()
+	remove, err := create()
+	if err != nil {
+		return nil, err
+	}
+	return push(remove), nil
+}
+
+// handleSignals makes a deadly signal clean up and then end the process as that
+// signal would have, so that a parent sees the true cause. SIGPIPE becomes the
+// error EPIPE of the write, which takes the ordinary way out. SIGUSR1 asks for
+// progress (see StartProgress) and is ignored where there is none yet.
+func handleSignals() {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGUSR1)
+	signals := make(chan os.Signal, 1)
+	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		if !signal.Ignored(s) { // nohup and background jobs of a shell
+			signal.Notify(signals, s)
+		}
+	}
+	go func() {
+		s := <-signals
+		undo.Lock() // kept: nothing may be registered any more
+		for i := len(undo.stack) - 1; i >= 0; i-- {
+			(*undo.stack[i])()
+		}
+		signal.Reset(s)
+		syscall.Kill(syscall.Getpid(), s.(syscall.Signal))
+	}()
+}

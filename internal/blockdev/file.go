@@ -1,0 +1,360 @@
+// Package blockdev opens the devices and files that are read and written: sizes,
+// direct I/O, holes, zeroing, identity, and who else uses them. It is the only
+// package that speaks to the kernel beyond what package os offers.
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/cli"
+)
+
+// File is an open block device or regular file.
+//
+// Block devices are read and written with O_DIRECT: what the page cache holds of
+// a device that something else writes (a DomU through blkback, dm-snapshot's
+// copies) is stale, and Dom0s are small.
+type File struct {
+	f     *os.File
+	path  string
+	size  int64
+	block bool
+	align int64 // what O_DIRECT demands of offsets, lengths and addresses; 0: no O_DIRECT
+
+	discard     int64 // see discardable; 0: not found out yet
+	discardOnce sync.Once
+}
+
+// directReads is how many reads a device should have under way: with two,
+// O_DIRECT is half as fast as readahead.
+const directReads = 8
+
+// Open opens a device or file for reading. A path that doesn't exist or is
+// neither of the two has status NoInput.
+func Open(path string) (*File, error) { return open(path, os.O_RDONLY) }
+
+// OpenWrite opens a device or file for reading and writing; nothing is created.
+// A block device is opened exclusively (O_EXCL, see open(2)): that keeps mounts,
+// swap, device-mapper and other writers of this kind away. It does not keep a
+// DomU from starting; CheckUnused looks for those.
+func OpenWrite(path string) (*File, error) { return open(path, os.O_RDWR) }
+
+// Check tells whether path is a block device or regular file that Open would
+// take.
+func Check(path string) error {
+	_, err := check(path)
+	return err
+}
+
+func check(path string) (os.FileInfo, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, openError(path, err)
+	case isBlock(info):
+		return info, nil
+	case !info.Mode().IsRegular():
+		return nil, cli.Fail(cli.NoInput, "%s is neither a block device nor a regular file", path)
+	case BelowDev(path):
+		return nil, cli.Fail(cli.NoInput, "%s is a regular file below /dev: a device is missing there, and somebody wrote to its name", path)
+	}
+	return info, nil
+}
+
+// CheckName tells whether a regular file is still called path: it may have been
+// removed (status NoInput) or replaced (Busy). An open device keeps its number
+// whatever its names are.
+func (f *File) CheckName(path string) error {
+	if f.block {
+		return nil
+	}
+	now, err := check(path)
+	if err != nil {
+		return err
+	}
+	info, err := f.f.Stat()
+	if err == nil && !os.SameFile(info, now) {
+		return cli.Fail(cli.Busy, "%s was replaced by another file meanwhile", f.path)
+	}
+	return err
+}
+
+func isBlock(info os.FileInfo) bool { return info.Mode()&os.ModeType == os.ModeDevice }
+
+func open(path string, mode int) (*File, error) {
+	info, err := check(path)
+	if err != nil {
+		return nil, err
+	}
+	block := isBlock(info)
+	if block {
+		mode |= unix.O_DIRECT
+		if mode&os.O_RDWR != 0 {
+			mode |= unix.O_EXCL
+		}
+	}
+	f, err := os.OpenFile(path, mode, 0)
+	if err != nil {
+		return nil, openError(path, err)
+	}
+	file := &File{f: f, path: path, block: block}
+	if err := file.measure(info); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+// BelowDev tells whether a path, with its links resolved, is below /dev but not in
+// /dev/shm, which is a file system for files. The file need not exist.
+func BelowDev(path string) bool {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	} else if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		path = filepath.Join(dir, filepath.Base(path))
+	}
+	path, err := filepath.Abs(path)
+	return err == nil && strings.HasPrefix(path, "/dev/") && !strings.HasPrefix(path, "/dev/shm/")
+}
+
+func openError(path string, err error) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
+		return cli.Fail(cli.NoInput, "%s: no such device or file", path)
+	case errors.Is(err, unix.EBUSY):
+		return cli.Fail(cli.Busy, "%s is in use: the kernel refuses to open it exclusively", path)
+	}
+	var p *os.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+	}
+	return cli.Fail(cli.IOError, "cannot open %s: %w", path, err)
+}
+
+// measure finds out the size and, for O_DIRECT, the alignment. The file may have
+// been replaced since info was taken: it must still be what it was.
+func (f *File) measure(info os.FileInfo) error {
+	now, err := f.f.Stat()
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(info, now) {
+		return cli.Fail(cli.Busy, "%s was replaced while it was opened", f.path)
+	}
+	f.size = now.Size()
+	if !f.block {
+		return nil
+	}
+	var size uint64
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.f.Fd(), unix.BLKGETSIZE64, uintptr(unsafe.Pointer(&size))); errno != 0 {
+		return fmt.Errorf("cannot get the size of %s: %w", f.path, errno)
+	}
+	sector, err := unix.IoctlGetInt(int(f.f.Fd()), unix.BLKSSZGET)
+	if err != nil {
+		return fmt.Errorf("cannot get the sector size of %s: %w", f.path, err)
+	}
+	f.size, f.align = int64(size), int64(sector)
+	return nil
+}
+
+// Close closes the file.
+func (f *File) Close() error { return f.f.Close() }
+
+// Path returns the path that the file was opened by.
+func (f *File) Path() string { return f.path }
+
+// OS returns the open file itself.
+func (f *File) OS() *os.File { return f.f }
+
+// Size returns the size in bytes.
+func (f *File) Size() int64 { return f.size }
+
+// IsBlock tells whether it is a block device.
+func (f *File) IsBlock() bool { return f.block }
+
+// Readers returns how many reads should be under way at once.
+func (f *File) Readers() int {
+	if f.align > 0 {
+		return directReads
+	}
+	return max(2, runtime.GOMAXPROCS(0))
+}
+
+// Limit makes the file appear to be only n bytes long; a smaller file has status
+// BadStream.
+func (f *File) Limit(n int64) error {
+	if n > f.size {
+		return cli.Fail(cli.BadStream, "%s has %d bytes, fewer than %d", f.path, f.size, n)
+	}
+	f.size = n
+	return nil
+}
+
+// NextData returns the first range at or after off that may hold data. Block
+// devices don't tell: all of one is data.
+func (f *File) NextData(off int64) (start, end int64, err error) {
+	if f.block {
+		return off, f.size, nil
+	}
+	start, err = unix.Seek(int(f.f.Fd()), off, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) { // no data up to the end, which must still be there
+		if now, err := f.f.Stat(); err != nil || now.Size() < f.size {
+			return 0, 0, errors.Join(err, fmt.Errorf("%s has become smaller while it is read", f.path))
+		}
+		return f.size, f.size, nil
+	}
+	if err == nil {
+		end, err = unix.Seek(int(f.f.Fd()), start, unix.SEEK_HOLE)
+	}
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENXIO) { // a file system without holes, or cut just now
+		return off, f.size, nil
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("%s: %w", f.path, err)
+	}
+	return min(start, f.size), min(end, f.size), nil
+}
+
+// ReadAt reads like io.ReaderAt.
+func (f *File) ReadAt(b []byte, off int64) (int, error) {
+	if f.align == 0 {
+		return f.f.ReadAt(b, off)
+	}
+	direct := f.directPart(b, off)
+	n, err := readDirect(f.f, b[:direct], off)
+	if err != nil || n < direct || n == len(b) {
+		return n, err
+	}
+	sectors, skip, err := f.readSectors(off+int64(n), int64(len(b)-n))
+	if int64(len(sectors)) > skip {
+		n += copy(b[n:], sectors[skip:])
+	}
+	return n, err
+}
+
+// WriteAt writes like io.WriterAt.
+func (f *File) WriteAt(b []byte, off int64) (int, error) {
+	if f.align == 0 {
+		return f.f.WriteAt(b, off)
+	}
+	n, err := f.f.WriteAt(b[:f.directPart(b, off)], off)
+	if err != nil || n == len(b) {
+		return n, err
+	}
+	// What is left has no whole sector, or a buffer that O_DIRECT can't take: it
+	// is put into the sectors around it, and those are written.
+	at := off + int64(n)
+	sectors, skip, err := f.readSectors(at, int64(len(b)-n))
+	if err != nil {
+		return n, err
+	}
+	copied := copy(sectors[skip:], b[n:])
+	if _, err := f.f.WriteAt(sectors, at-skip); err != nil {
+		return n, err
+	}
+	return n + copied, nil
+}
+
+// directPart returns how much of b can be read or written as it is.
+func (f *File) directPart(b []byte, off int64) int {
+	if len(b) == 0 || off%f.align != 0 || uintptr(unsafe.Pointer(&b[0]))%uintptr(f.align) != 0 {
+		return 0
+	}
+	return len(b) - len(b)%int(f.align)
+}
+
+// readSectors reads the whole sectors around n bytes at off, which begin skip
+// bytes into them; there are fewer sectors at the end, with io.EOF if the n bytes
+// are not all there.
+func (f *File) readSectors(off, n int64) (sectors []byte, skip int64, err error) {
+	skip = off % f.align
+	sectors = Buffer(int((skip + n + f.align - 1) / f.align * f.align))
+	got, err := readDirect(f.f, sectors, off-skip)
+	if err == io.EOF && int64(got) >= skip+n {
+		err = nil
+	}
+	return sectors[:got], skip, err
+}
+
+// readDirect reads as os.File.ReadAt, which would go on with an unaligned rest
+// after a short read at the end of a file: a short read is the end here.
+func readDirect(f *os.File, b []byte, off int64) (int, error) {
+	done := 0
+	for done < len(b) {
+		n, err := unix.Pread(int(f.Fd()), b[done:], off+int64(done))
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return done, &os.PathError{Op: "read", Path: f.Name(), Err: err}
+		}
+		done += n
+		if n == 0 || n%4096 != 0 && done < len(b) { // the end: only there is a read short
+			return done, io.EOF
+		}
+	}
+	return done, nil
+}
+
+// Truncate sets the size of a regular file. Devices keep theirs.
+func (f *File) Truncate(size int64) error {
+	if f.block || size == f.size {
+		return nil
+	}
+	if err := f.f.Truncate(size); err != nil {
+		return err
+	}
+	f.size = size
+	return nil
+}
+
+// Sync makes what was written durable, the metadata of a file included.
+func (f *File) Sync() error { return f.f.Sync() }
+
+// Reread opens the file once more, for reading what is on the disk and not in a
+// cache: with O_DIRECT, or, on file systems that have none, after dropping the
+// file from the page cache. What was written must be synced before.
+func (f *File) Reread() (*File, error) {
+	again, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.f.Fd()), os.O_RDONLY|unix.O_DIRECT, 0)
+	r := &File{path: f.path, size: f.size, block: f.block, align: max(f.align, 4096)}
+	if err == nil && !f.block && r.size > 0 {
+		// The file system may take O_DIRECT and then refuse the reads.
+		_, err = readDirect(again, Buffer(4096), 0)
+		if err == io.EOF {
+			err = nil
+		}
+		if err != nil {
+			again.Close()
+		}
+	}
+	if err != nil {
+		if again, err = os.Open(fmt.Sprintf("/proc/self/fd/%d", f.f.Fd())); err != nil {
+			return nil, err
+		}
+		r.align = 0
+		if err := unix.Fadvise(int(again.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+			again.Close()
+			return nil, pathError("drop the cache of", f.path, err)
+		}
+	}
+	r.f = again
+	return r, nil
+}
+
+// Buffer returns n bytes that O_DIRECT can use on any device.
+func Buffer(n int) []byte {
+	const page = 4096
+	b := make([]byte, n+page)
+	skip := int(-uintptr(unsafe.Pointer(&b[0])) % page)
+	return b[skip : skip+n : skip+n]
+}

@@ -1,0 +1,96 @@
+package blockdev
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Identity returns what a device is remembered by: the device-mapper UUID of a
+// logical volume, which stays when the volume or its group is renamed, and the
+// path without links of anything else. The file need not exist, only its
+// directory.
+func Identity(path string) (string, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err == nil && stat.Mode&unix.S_IFMT == unix.S_IFBLK {
+		uuid, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%s/dm/uuid", majorMinor(stat.Rdev)))
+		if id := strings.TrimSpace(string(uuid)); err == nil && strings.HasPrefix(id, "LVM-") {
+			return id, nil
+		}
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err == nil {
+		dir, err = filepath.Abs(dir)
+	}
+	if err != nil {
+		return "", openError(filepath.Dir(path), err)
+	}
+	real := filepath.Join(dir, filepath.Base(path))
+	target, err := filepath.EvalSymlinks(real)
+	switch {
+	case os.IsNotExist(err):
+		return real, nil
+	case err != nil:
+		return "", openError(path, err)
+	}
+	return target, nil
+}
+
+// settled waits until a later write must show in the times of a regular file:
+// one in the same tick of the file system's clock as the last change does not. The
+// tick is one of the kernel's timer (10 ms at most; since Linux 6.13 it matters no
+// more), but 2 s where the file system keeps no fractions of seconds, as ext4 with
+// inodes of 128 bytes. A time that lies ahead is none that a write now would leave.
+func settled(stat *unix.Stat_t) {
+	tick := 20 * time.Millisecond
+	if stat.Ctim.Nsec == 0 {
+		tick = 2 * time.Second
+	}
+	if age := time.Since(time.Unix(stat.Ctim.Unix())); age >= 0 && age < tick {
+		time.Sleep(tick - age)
+	}
+}
+
+// Witness returns a text that changes when somebody writes to the file: of a
+// regular file its inode and times in this boot, of a device the kernel's count of sectors
+// written and discarded since it booted (flushes are among its writes, but have no
+// sectors). It is "" where neither is to be had; then nothing is known. Writes still
+// in the page cache are synced first, so that they count.
+func (f *File) Witness() string {
+	if f.Sync() != nil {
+		return ""
+	}
+	var stat unix.Stat_t
+	if unix.Fstat(int(f.f.Fd()), &stat) != nil {
+		return ""
+	}
+	// A crash may lose the new times of what was written just before it, and a
+	// device's counters.
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	if !f.block {
+		settled(&stat)
+		return fmt.Sprintf("file %s %d:%d %d %d.%09d %d.%09d", strings.TrimSpace(string(boot)), stat.Dev, stat.Ino, stat.Size,
+			stat.Mtim.Sec, stat.Mtim.Nsec, stat.Ctim.Sec, stat.Ctim.Nsec)
+	}
+	sys := "/sys/dev/block/" + majorMinor(stat.Rdev)
+	for _, queue := range []string{"/queue", "/../queue"} { // of a device, of a partition
+		if on, err := os.ReadFile(sys + queue + "/iostats"); err == nil && strings.TrimSpace(string(on)) == "0" {
+			return "" // the counters stand still
+		}
+	}
+	line, err := os.ReadFile(sys + "/stat")
+	fields := strings.Fields(string(line)) // Documentation/block/stat.rst
+	if err != nil || len(fields) < 15 {
+		return ""
+	}
+	seq, _ := os.ReadFile(sys + "/diskseq") // tells a reused number apart, on kernels that have it
+	return fmt.Sprintf("device %s %s %s sectors written %s discarded %s", strings.TrimSpace(string(boot)),
+		majorMinor(stat.Rdev), strings.TrimSpace(string(seq)), fields[6], fields[13])
+}

@@ -1,0 +1,173 @@
+package blockdev
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"xen-backup/internal/cli"
+)
+
+func TestIdentityOfPath(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mkdir := func(name string) {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link := func(to, name string) {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mkdir("real")
+	if err := os.WriteFile(filepath.Join(dir, "real/file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link("real", "linked")
+	link("real/file", "link")
+	link("link", "link2")
+	link("loop", "loop")
+	t.Chdir(dir)
+	for path, want := range map[string]string{
+		"real/file": "real/file", "./real//file": "real/file", "real/../real/file": "real/file",
+		dir + "/real/file": "real/file", "linked/file": "real/file", "link": "real/file", "link2": "real/file",
+		"real/new": "real/new", "linked/new": "real/new", dir + "/new": "new",
+	} {
+		if got, err := Identity(path); err != nil || got != filepath.Join(dir, want) {
+			t.Errorf("%s: %s (%v), want %s", path, got, err, want)
+		}
+	}
+	_, err = Identity("none/new")
+	wantStatus(t, "no directory", err, cli.NoInput)
+	_, err = Identity("real/file/new")
+	wantStatus(t, "a file as directory", err, cli.NoInput)
+	_, err = Identity("loop")
+	wantStatus(t, "link to itself", err, cli.IOError)
+}
+
+func TestIdentityOfDevice(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(device, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{device, link} {
+		if got, err := Identity(path); got != device || err != nil {
+			t.Errorf("%s: %s, %v", path, got, err)
+		}
+	}
+}
+
+// TestWitnessWithoutCounters: a count that stands still shows nothing.
+func TestWitnessWithoutCounters(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	f := openTest(t, device)
+	if f.Witness() == "" {
+		t.Fatal("no witness")
+	}
+	control := "/sys/block/" + filepath.Base(device) + "/queue/iostats"
+	if err := os.WriteFile(control, []byte("0"), 0); err != nil {
+		t.Skip(err)
+	}
+	defer os.WriteFile(control, []byte("1"), 0)
+	if got := f.Witness(); got != "" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestWitness(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	other, _ := loopDevice(t, 1<<20)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[string]string)
+	for _, path := range []string{device, other, file} {
+		f := openTest(t, path)
+		last := f.Witness()
+		if last == "" {
+			t.Fatalf("%s: no witness", path)
+		}
+		changes := func(what string, want bool) {
+			t.Helper()
+			now := f.Witness()
+			if (now != last) != want {
+				t.Errorf("%s, %s: from %q to %q", path, what, last, now)
+			}
+			last = now
+		}
+		write := func(what string, do func(*File) error) {
+			t.Helper()
+			if err := do(f); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			changes(what, true)
+		}
+		changes("nothing", false)
+		if _, err := f.ReadAt(Buffer(1<<20), 0); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := Open(path); err != nil {
+			t.Error(err)
+		} else {
+			if got := again.Witness(); got != last {
+				t.Errorf("%s: another handle says %q, not %q", path, got, last)
+			}
+			again.Close()
+		}
+		changes("reading", false)
+		write("writing", func(f *File) error { _, err := f.WriteAt(Buffer(4096), 8192); return err })
+		write("the same bytes", func(f *File) error { _, err := f.WriteAt(Buffer(4096), 8192); return err })
+		write("one byte", func(f *File) error { _, err := f.WriteAt([]byte{1}, 5); return err })
+		write("zeroing", func(f *File) error { return f.ZeroRange(0, 1<<20) })
+		changes("nothing again", false)
+		// Somebody else, through the page cache, as a mount would.
+		w, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.WriteAt([]byte("x"), 70000); err != nil {
+			t.Fatal(err)
+		}
+		changes("a buffered write", true)
+		w.Close()
+		for other, witness := range seen {
+			if witness == last {
+				t.Errorf("%s and %s have one witness", path, other)
+			}
+		}
+		seen[path] = last
+	}
+}
+
+// TestWitnessOfCoarseTimes writes twice within one tick of a file
+// system's clock, a whole second.
+func TestWitnessOfCoarseTimes(t *testing.T) {
+	device, _ := loopDevice(t, 8<<20)
+	command(t, "", "mkfs.ext4", "-q", "-I", "128", device)
+	dir := t.TempDir()
+	command(t, "", "mount", device, dir)
+	defer command(t, "", "umount", dir)
+	f, err := os.Create(filepath.Join(dir, "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	seen := openTest(t, f.Name())
+	defer seen.Close()
+	if _, err := f.WriteString("before"); err != nil {
+		t.Fatal(err)
+	}
+	before := seen.Witness()
+	if _, err := f.WriteAt([]byte("after "), 0); err != nil {
+		t.Fatal(err)
+	}
+	if now := seen.Witness(); now == before {
+		t.Errorf("still %q", now)
+	}
+}

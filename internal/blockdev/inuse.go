@@ -1,0 +1,189 @@
+package blockdev
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"xen-backup/internal/cli"
+)
+
+// CheckUnused returns nil if nobody but this process uses f, an open block
+// device or regular file called path. Else the error has status Busy and names
+// the users; it has status Unavailable if that cannot be found out, which above
+// all in a Dom0 must never be taken for "free": xen-blkback holds a disk without
+// O_EXCL, so no open of ours would fail.
+//
+// A mount, swap, a device above or a domain counts at once. Somebody who has it
+// open counts after 5 s only: udev looks into every device after each close.
+func CheckUnused(f *os.File, path string) error { return thisHost.checkUnused(f, path) }
+
+// Users says in words who uses f, an open block device or regular file called
+// path, besides this process: "mounted on /srv", "held by dm-3 (vg-other)". It
+// includes who has it open just now. xb-sig is no user, nor is a reader of a
+// regular file. Processes that the caller may not look at are not seen: for the
+// whole truth it takes root. Its errors have status Unavailable.
+func Users(f *os.File, path string) ([]string, error) {
+	u, err := thisHost.users(f, path)
+	return u.all(), err
+}
+
+func (h *host) checkUnused(f *os.File, path string) error {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(250 * time.Millisecond) {
+		u, err := h.users(f, path)
+		if err != nil || len(u.all()) == 0 {
+			return err
+		}
+		if len(u.lasting) > 0 || time.Now().After(end) {
+			return cli.Fail(cli.Busy, "%s is in use: %s", path, strings.Join(u.all(), ", "))
+		}
+	}
+}
+
+// users are the users of a device, in words.
+type users struct {
+	lasting []string // who is sure to stay
+	passing []string // who may be gone in a moment
+}
+
+func (u users) all() []string { return slices.Concat(u.lasting, u.passing) }
+
+// host is where users are looked for.
+type host struct {
+	proc, sys string
+	xenstore  []string // sockets and devices that lead to xenstored, the best first
+	dm        func(rdev uint64) (*DM, error)
+}
+
+var thisHost = host{
+	proc:     "/proc",
+	sys:      "/sys",
+	xenstore: []string{"/run/xenstored/socket", "/var/run/xenstored/socket", "/dev/xen/xenbus", "/proc/xen/xenbus"},
+	dm:       DeviceMapper,
+}
+
+func (h *host) users(f *os.File, path string) (users, error) {
+	u, err := h.look(f)
+	if err != nil {
+		return users{}, cli.Fail(cli.Unavailable, "cannot tell who uses %s: %w", path, err)
+	}
+	return u, nil
+}
+
+func (h *host) look(f *os.File) (u users, err error) {
+	t, err := h.target(f)
+	if err != nil {
+		return u, err
+	}
+	for _, source := range []func(*target) ([]string, error){h.mounts, h.btrfs, h.swaps, h.holders, h.loops, h.domains} {
+		found, err := source(t)
+		if err != nil {
+			return u, err
+		}
+		u.lasting = append(u.lasting, found...)
+	}
+	processes, known, err := h.processes(t)
+	if err != nil {
+		return u, err
+	}
+	u.passing = processes
+	if len(u.all()) > 0 || t.rdev == 0 {
+		return u, nil
+	}
+	// Whatever else has a dm device open, in the kernel or out of our sight,
+	// still is in its open count.
+	d, err := h.dm(t.rdev)
+	if err == nil && d != nil && d.OpenCount > known {
+		u.passing = []string{fmt.Sprintf("opened %d times by the kernel or an unknown process", d.OpenCount-known)}
+	}
+	return u, err
+}
+
+// target is the device or file whose users are looked for.
+type target struct {
+	rdev     uint64            // 0 for a regular file
+	devices  map[uint64]string // rdev, its partitions, the disk it is a partition of; with a prefix for messages
+	dev, ino uint64            // of a regular file
+}
+
+func (h *host) target(f *os.File) (*target, error) {
+	var st syscall.Stat_t
+	if err := syscall.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, err
+	}
+	switch st.Mode & syscall.S_IFMT {
+	case syscall.S_IFREG:
+		return &target{dev: st.Dev, ino: st.Ino}, nil
+	case syscall.S_IFBLK:
+		return h.device(st.Rdev)
+	}
+	return nil, fmt.Errorf("neither a block device nor a regular file")
+}
+
+// device finds out which other devices share rdev's bytes: a partition may be
+// mounted while the disk looks unused, and the other way round.
+func (h *host) device(rdev uint64) (*target, error) {
+	t := &target{rdev: rdev, devices: map[uint64]string{rdev: ""}}
+	dir := h.sys + "/dev/block/" + majorMinor(rdev)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		related, prefix := "/"+e.Name(), e.Name()+" "
+		if e.Name() == "partition" { // which rdev itself is
+			related, prefix = "/..", "the whole disk "
+		} else if !exists(dir + related + "/partition") {
+			continue
+		}
+		if number, err := parseMajorMinor(readLine(dir+related+"/dev"), 10); err == nil {
+			t.devices[number] = prefix
+		} // else just removed
+	}
+	return t, nil
+}
+
+// is tells whether a stat is of the target.
+func (t *target) is(st *syscall.Stat_t) bool {
+	if st.Mode&syscall.S_IFMT == syscall.S_IFBLK {
+		_, ok := t.devices[st.Rdev]
+		return ok
+	}
+	return t.isFile(st.Dev, st.Ino)
+}
+
+func (t *target) isFile(dev, ino uint64) bool {
+	return t.rdev == 0 && dev == t.dev && ino == t.ino
+}
+
+// isPath tells whether path leads to the target; if it can't be followed it doesn't.
+func (t *target) isPath(path string) bool {
+	var st syscall.Stat_t
+	return strings.HasPrefix(path, "/") && syscall.Stat(path, &st) == nil && t.is(&st)
+}
+
+// parseMajorMinor reads "253:0" as in sysfs (base 10) or "fd:0" as in xenstore (16).
+func parseMajorMinor(s string, base int) (rdev uint64, err error) {
+	a, b, _ := strings.Cut(s, ":")
+	major, err := strconv.ParseUint(a, base, 12)
+	if err != nil {
+		return 0, err
+	}
+	minor, err := strconv.ParseUint(b, base, 20)
+	return minor&0xff | major<<8 | minor&^0xff<<12, err
+}
+
+// readLine returns a small file's text without the newline, "" if it can't be read.
+func readLine(path string) string {
+	text, _ := os.ReadFile(path)
+	return strings.TrimSuffix(string(text), "\n")
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}

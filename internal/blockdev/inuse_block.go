@@ -1,0 +1,172 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"unsafe"
+)
+
+// mounts looks into every mount namespace: a container's or a service's mounts
+// are not in ours.
+func (h *host) mounts(t *target) ([]string, error) {
+	if t.rdev == 0 {
+		return nil, nil // mounted through a loop device only: see loops
+	}
+	own, err := os.ReadFile(h.proc + "/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	users := mountsIn(t, string(own))
+	pids, err := h.pids()
+	if err != nil {
+		return nil, err
+	}
+	ns, _ := os.Readlink(h.proc + "/self/ns/mnt")
+	seen := map[string]bool{ns: true}
+	for _, pid := range pids {
+		ns, err := os.Readlink(h.proc + "/" + pid + "/ns/mnt")
+		if err != nil || seen[ns] {
+			continue
+		}
+		if info, err := os.ReadFile(h.proc + "/" + pid + "/mountinfo"); err == nil {
+			seen[ns] = true
+			users = append(users, mountsIn(t, string(info))...)
+		}
+	}
+	slices.Sort(users)
+	return slices.Compact(users), nil
+}
+
+// mountsIn reads a mountinfo (proc(5)): "36 35 98:0 /root /mnt1 rw master:1 - ext3
+// /dev/root rw". Where a file system has a device number of its own making, 0:N,
+// as btrfs does, only the source tells the device.
+func mountsIn(t *target, mountinfo string) (users []string) {
+	for line := range strings.Lines(mountinfo) {
+		mount, super, _ := strings.Cut(line, " - ")
+		fields, source := strings.Fields(mount), strings.Fields(super)
+		if len(fields) < 5 || len(source) < 2 {
+			continue
+		}
+		rdev, err := parseMajorMinor(fields[2], 10)
+		prefix, found := t.devices[rdev]
+		if err == nil && (found || strings.HasPrefix(fields[2], "0:") && t.isPath(unescape(source[1]))) {
+			users = append(users, prefix+"mounted on "+unescape(fields[4]))
+		}
+	}
+	return users
+}
+
+// btrfs finds the further devices of a mounted file system over several; a
+// mountinfo names one of them.
+func (h *host) btrfs(t *target) (users []string, err error) {
+	devices, err := filepath.Glob(h.sys + "/fs/btrfs/*/devices/*/dev")
+	for _, file := range devices {
+		rdev, err := parseMajorMinor(readLine(file), 10)
+		if prefix, found := t.devices[rdev]; err == nil && found {
+			fs := filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(file))))
+			users = append(users, prefix+"part of the mounted btrfs "+fs)
+		}
+	}
+	return users, err
+}
+
+// swaps reads /proc/swaps: a line of headings, then lines that begin with a path.
+func (h *host) swaps(t *target) ([]string, error) {
+	text, err := os.ReadFile(h.proc + "/swaps")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil // a kernel without swap
+	}
+	var users []string
+	for line := range strings.Lines(string(text)) {
+		path, _, _ := strings.Cut(line, " ")
+		if path = unescape(path); t.isPath(path) {
+			users = append(users, "swap on "+path)
+		}
+	}
+	return users, err
+}
+
+// holders are the devices made of the target: dm, md, bcache, DRBD.
+func (h *host) holders(t *target) (users []string, err error) {
+	for rdev, prefix := range t.devices {
+		dir := h.sys + "/dev/block/" + majorMinor(rdev) + "/holders"
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		for _, e := range entries {
+			user := prefix + "held by " + e.Name()
+			if name := readLine(dir + "/" + e.Name() + "/dm/name"); name != "" {
+				user += " (" + name + ")"
+			}
+			users = append(users, user)
+		}
+	}
+	slices.Sort(users)
+	return users, nil
+}
+
+// loops are the loop devices over the target. The kernel is asked which file
+// that is; the path in sysfs is as seen by whoever set the loop device up, so it
+// serves only where the device's node is missing.
+func (h *host) loops(t *target) (users []string, err error) {
+	bound, err := filepath.Glob(h.sys + "/block/loop*/loop/backing_file")
+	for _, file := range bound {
+		device := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file)))
+		info, err := loopInfo(device)
+		if err == nil {
+			_, found := t.devices[info.rdev]
+			if !found && !t.isFile(info.dev, info.ino) {
+				continue
+			}
+		} else if !t.isPath(readLine(file)) {
+			continue
+		}
+		users = append(users, "backs "+device)
+	}
+	return users, err
+}
+
+// loopStatus begins as struct loop_info64 does (include/uapi/linux/loop.h).
+type loopStatus struct {
+	dev, ino, rdev uint64
+	_              [232 - 24]byte
+}
+
+const loopGetStatus64 = 0x4C05
+
+func loopInfo(device string) (*loopStatus, error) {
+	f, err := os.Open(device)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info := new(loopStatus)
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), loopGetStatus64, uintptr(unsafe.Pointer(info)))
+	if errno != 0 {
+		return nil, fmt.Errorf("%s: %w", device, errno)
+	}
+	return info, nil
+}
+
+// unescape undoes the \040 of the kernel's tables.
+func unescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(c))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}

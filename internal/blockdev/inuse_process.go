@@ -1,0 +1,112 @@
+package blockdev
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// oPath is O_PATH, which package syscall lacks: such a descriptor names a file
+// without opening it. The value is the same on amd64 and arm64.
+const oPath = 0x200000
+
+// pids lists the processes.
+func (h *host) pids() ([]string, error) {
+	proc, err := os.Open(h.proc)
+	if err != nil {
+		return nil, err
+	}
+	defer proc.Close()
+	names, err := proc.Readdirnames(-1)
+	pids := names[:0]
+	for _, name := range names {
+		if '1' <= name[0] && name[0] <= '9' {
+			pids = append(pids, name)
+		}
+	}
+	return pids, err
+}
+
+// processes finds who has the target open. known is the number of descriptors on
+// it in this process, and in those that are no users: xb-sig reads the target of
+// its own xb-patch, and readers of a regular file are not disturbed in what they
+// were promised.
+func (h *host) processes(t *target) (users []string, known int, err error) {
+	pids, err := h.pids()
+	if err != nil {
+		return nil, 0, err
+	}
+	self, _ := os.Readlink(h.proc + "/self")
+	for _, pid := range pids {
+		n := h.opens(pid, t)
+		if n == 0 {
+			continue
+		}
+		name := readLine(h.proc + "/" + pid + "/comm")
+		if pid == self || name == "xb-sig" {
+			known += n
+			continue
+		}
+		if guest := guestOf(readLine(h.proc + "/" + pid + "/cmdline")); guest != "" {
+			name += ", guest " + guest
+		}
+		users = append(users, fmt.Sprintf("process %s (%s) has it open", pid, name))
+	}
+	return users, known, nil
+}
+
+// opens counts a process's descriptors on the target. A process that ends while
+// it is looked at has none.
+func (h *host) opens(pid string, t *target) (n int) {
+	dir := h.proc + "/" + pid + "/fd"
+	d, err := os.Open(dir)
+	if err != nil {
+		return 0
+	}
+	defer d.Close()
+	fds, _ := d.Readdirnames(-1)
+	for _, fd := range fds {
+		if !t.isPath(dir + "/" + fd) {
+			continue
+		}
+		flags := h.openFlags(pid, fd)
+		reads := flags&syscall.O_ACCMODE == syscall.O_RDONLY
+		if flags&oPath == 0 && !(reads && t.rdev == 0) {
+			n++
+		}
+	}
+	return n
+}
+
+// openFlags are the flags that a descriptor was opened with; 0 if it is gone.
+func (h *host) openFlags(pid, fd string) uint64 {
+	info, _ := os.ReadFile(h.proc + "/" + pid + "/fdinfo/" + fd)
+	for line := range strings.Lines(string(info)) {
+		if value, ok := strings.CutPrefix(line, "flags:"); ok {
+			flags, _ := strconv.ParseUint(strings.TrimSpace(value), 8, 64)
+			return flags
+		}
+	}
+	return 0
+}
+
+// guestOf returns the domain that a QEMU runs, given its NUL-separated command
+// line with "-name guest=domu1,debug-threads=on" (libvirt) or "-name domu1" (xl);
+// "" for any other program. Distributions name QEMU variously: qemu-system-x86_64,
+// qemu-kvm, xen-qemu-system-i386, kvm.
+func guestOf(cmdline string) string {
+	args := strings.Split(cmdline, "\x00")
+	if program := filepath.Base(args[0]); !strings.Contains(program, "qemu") && program != "kvm" {
+		return ""
+	}
+	for i, arg := range args[:len(args)-1] {
+		if arg == "-name" {
+			guest, _, _ := strings.Cut(args[i+1], ",")
+			return strings.TrimPrefix(guest, "guest=")
+		}
+	}
+	return ""
+}

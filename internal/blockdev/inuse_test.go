@@ -1,0 +1,371 @@
+package blockdev
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"xen-backup/internal/cli"
+)
+
+// TestMain lets the test binary be the process that has a device open: see hold.
+func TestMain(m *testing.M) {
+	if path := os.Getenv("XB_TEST_HOLD"); path != "" {
+		holdOpen(path, os.Getenv("XB_TEST_HOLD_HOW"))
+	}
+	os.Exit(m.Run())
+}
+
+func holdOpen(path, how string) {
+	flags, err := strconv.Atoi(how)
+	if how == "mmap" {
+		flags, err = os.O_RDWR, nil
+	}
+	if err != nil {
+		panic(err)
+	}
+	f, err := os.OpenFile(path, flags, 0)
+	if err != nil {
+		panic(err)
+	}
+	if how == "mmap" {
+		if _, err := syscall.Mmap(int(f.Fd()), 0, 4096, syscall.PROT_READ, syscall.MAP_SHARED); err != nil {
+			panic(err)
+		}
+		f.Close()
+	}
+	fmt.Println("open")
+	io.Copy(io.Discard, os.Stdin)
+	os.Exit(0)
+}
+
+// hold starts a process called name that opens path, with open flags or, if how
+// is "mmap", keeps a mapping only. The returned function ends it.
+func hold(t *testing.T, name, path, how string, args ...string) (pid int, stop func()) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), name)
+	if err := os.Symlink(self, link); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command(link, args...)
+	c.Env = append(os.Environ(), "XB_TEST_HOLD="+path, "XB_TEST_HOLD_HOW="+how)
+	c.Stderr = os.Stderr
+	in, _ := c.StdinPipe()
+	out, _ := c.StdoutPipe()
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stop = func() { in.Close(); c.Wait() }
+	t.Cleanup(stop)
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "open\n" {
+		t.Fatal(line, err)
+	}
+	return c.Process.Pid, stop
+}
+
+func openFor(t *testing.T, path string, flags int) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(path, flags, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// wantUnused fails unless nobody uses path, and that is found out without waiting.
+func wantUnused(t *testing.T, path string) {
+	t.Helper()
+	f := openFor(t, path, os.O_RDONLY)
+	defer f.Close()
+	settle(t)
+	if users, err := Users(f, path); err != nil || len(users) > 0 {
+		t.Errorf("%s: users %q, %v", path, users, err)
+	}
+	start := time.Now()
+	if err := CheckUnused(f, path); err != nil || time.Since(start) > 2*time.Second {
+		t.Errorf("%s: %v after %v", path, err, time.Since(start))
+	}
+}
+
+// wantBusy fails unless CheckUnused refuses path, within a moment or only after 5 s.
+func wantBusy(t *testing.T, path, pattern string, atOnce bool) {
+	t.Helper()
+	f := openFor(t, path, os.O_RDONLY)
+	defer f.Close()
+	start := time.Now()
+	err := CheckUnused(f, path)
+	waited := time.Since(start)
+	if err == nil || cli.StatusOf(err) != cli.Busy {
+		t.Fatalf("%s: %v", path, err)
+	}
+	if !regexp.MustCompile("^" + regexp.QuoteMeta(path) + " is in use: " + pattern + "$").MatchString(err.Error()) {
+		t.Errorf("message %q, not %q", err, pattern)
+	}
+	if atOnce != (waited < 2*time.Second) || !atOnce && waited < 5*time.Second {
+		t.Errorf("%s: it took %v", path, waited)
+	}
+	t.Logf("%v: %v", waited.Round(time.Millisecond), err)
+}
+
+// settle waits for udev, where there is one, to have looked at what was just made.
+func settle(t *testing.T) {
+	if _, err := os.Stat("/run/udev/control"); err == nil {
+		command(t, "", "udevadm", "settle")
+	}
+}
+
+func mount(t *testing.T, device string) (dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "a dir")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	command(t, "", "mke2fs", "-q", device)
+	command(t, "", "mount", device, dir)
+	t.Cleanup(func() { command(t, "", "umount", dir) })
+	return dir
+}
+
+func TestUnused(t *testing.T) {
+	device, file := loopDevice(t, 1<<20)
+	wantUnused(t, device)
+	other := filepath.Join(filepath.Dir(file), "other")
+	if err := os.WriteFile(other, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantUnused(t, other)
+}
+
+func TestMounted(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	dir := mount(t, device)
+	wantBusy(t, device, "mounted on "+dir, true)
+}
+
+// partitioned returns a loop device with two partitions of 1 MiB. They are made
+// without a table, which not every kernel could read.
+func partitioned(t *testing.T) (device, p1, p2 string) {
+	t.Helper()
+	device, _ = loopDevice(t, 4<<20, "--partscan")
+	command(t, "", "addpart", device, "1", "2048", "2048")
+	command(t, "", "addpart", device, "2", "4096", "2048")
+	t.Cleanup(func() { command(t, "", "partx", "--delete", device) })
+	return device, device + "p1", device + "p2"
+}
+
+func TestMountedPartition(t *testing.T) {
+	device, p1, p2 := partitioned(t)
+	for _, path := range []string{device, p1, p2} {
+		wantUnused(t, path)
+	}
+	dir := mount(t, p1)
+	wantBusy(t, device, filepath.Base(p1)+" mounted on "+dir, true)
+	wantBusy(t, p1, "mounted on "+dir, true)
+	wantUnused(t, p2)
+}
+
+func TestWholeDiskOfPartition(t *testing.T) {
+	device, p1, _ := partitioned(t)
+	pid, _ := hold(t, "dd", device, strconv.Itoa(os.O_RDWR))
+	wantBusy(t, p1, fmt.Sprintf(`process %d \(dd\) has it open`, pid), false)
+}
+
+func TestMountedInAnotherNamespace(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	command(t, "", "mke2fs", "-q", device)
+	dir := t.TempDir()
+	c := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `mount "$0" "$1" && echo mounted && read end`, device, dir)
+	in, _ := c.StdinPipe()
+	out, _ := c.StdoutPipe()
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { in.Close(); c.Wait() }()
+	if line, _ := bufio.NewReader(out).ReadString('\n'); line != "mounted\n" {
+		t.Fatal("not mounted")
+	}
+	wantBusy(t, device, "mounted on "+dir, true)
+}
+
+// A btrfs has a device number of its own, and a mountinfo names one device only.
+func TestMountedBtrfs(t *testing.T) {
+	if _, err := exec.LookPath("mkfs.btrfs"); err != nil {
+		t.Skip(err)
+	}
+	first, _ := loopDevice(t, 128<<20)
+	second, _ := loopDevice(t, 128<<20)
+	command(t, "", "mkfs.btrfs", "-q", first, second)
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "btrfs", "-o", "device="+second, first, dir).CombinedOutput(); err != nil {
+		t.Skipf("cannot mount a btrfs here: %s", out)
+	}
+	t.Cleanup(func() { command(t, "", "umount", dir) })
+	wantBusy(t, first, "mounted on "+dir+", part of the mounted btrfs [0-9a-f-]{36}", true)
+	wantBusy(t, second, ".*part of the mounted btrfs [0-9a-f-]{36}", true)
+}
+
+func TestSwap(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	file := filepath.Join(t.TempDir(), "a swap file")
+	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{device, file} {
+		command(t, "", "mkswap", path)
+		if out, err := exec.Command("swapon", path).CombinedOutput(); err != nil {
+			t.Skipf("cannot swap here: %s", out)
+		}
+		wantBusy(t, path, "swap on "+path, true)
+		command(t, "", "swapoff", path)
+	}
+	wantUnused(t, device)
+	wantUnused(t, file)
+}
+
+func TestLoopOver(t *testing.T) {
+	device, file := loopDevice(t, 1<<20)
+	wantBusy(t, file, "backs "+device, true)
+	renamed := file + " renamed"
+	if err := os.Rename(file, renamed); err != nil {
+		t.Fatal(err)
+	}
+	wantBusy(t, renamed, "backs "+device, true)
+
+	above := command(t, "", "losetup", "--find", "--show", device)
+	defer command(t, "", "losetup", "--detach", above)
+	wantBusy(t, device, "backs "+above, true)
+	wantUnused(t, above)
+}
+
+func TestOpenByProcess(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	pid, stop := hold(t, "dd", device, strconv.Itoa(os.O_RDONLY))
+	wantBusy(t, device, fmt.Sprintf(`process %d \(dd\) has it open`, pid), false)
+	stop()
+	wantUnused(t, device)
+}
+
+func TestOpenBySignatureReader(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	hold(t, "xb-sig", device, strconv.Itoa(os.O_RDONLY))
+	wantUnused(t, device)
+}
+
+func TestNamedOnly(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	hold(t, "dd", device, strconv.Itoa(oPath))
+	wantUnused(t, device)
+}
+
+// Whoever is gone before the 5 s are over was no user.
+func TestOpenForAMoment(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	_, stop := hold(t, "dd", device, strconv.Itoa(os.O_RDWR))
+	f := openFor(t, device, os.O_RDONLY)
+	if users, err := Users(f, device); err != nil || !strings.Contains(strings.Join(users, ", "), "(dd) has it open") {
+		t.Errorf("users %q, %v", users, err)
+	}
+	start := time.Now()
+	time.AfterFunc(time.Second, stop)
+	if err := CheckUnused(f, device); err != nil || time.Since(start) < time.Second {
+		t.Errorf("%v after %v", err, time.Since(start))
+	}
+}
+
+func TestRegularFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hold(t, "cat", file, strconv.Itoa(os.O_RDONLY))
+	wantUnused(t, file)
+	pid, _ := hold(t, "qemu-system-x86_64", file, strconv.Itoa(os.O_RDWR), "-name", "guest=domu1,debug-threads=on", "-S")
+	wantBusy(t, file, fmt.Sprintf(`process %d \(qemu-system-x86, guest domu1\) has it open`, pid), false)
+}
+
+// A real QEMU, which opens its disk without O_EXCL.
+func TestQEMU(t *testing.T) {
+	qemu, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		t.Skip(err)
+	}
+	device, _ := loopDevice(t, 1<<20)
+	c := exec.Command(qemu, "-name", "domu1", "-machine", "q35,accel=tcg", "-S", "-display", "none", "-nodefaults", "-monitor", "stdio",
+		"-drive", "format=raw,if=virtio,file="+device)
+	in, _ := c.StdinPipe()
+	out, _ := c.StdoutPipe()
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { in.Close(); c.Process.Kill(); c.Wait() }()
+	if line, err := bufio.NewReader(out).ReadString('\n'); !strings.HasPrefix(line, "QEMU") {
+		t.Fatal(line, err)
+	}
+	openFor(t, device, os.O_RDWR|os.O_EXCL).Close() // the reason for all this
+	wantBusy(t, device, fmt.Sprintf(`process %d \(qemu-system-x86, guest domu1\) has it open`, c.Process.Pid), false)
+}
+
+func TestNeitherDeviceNorFile(t *testing.T) {
+	if err := CheckUnused(openFor(t, "/dev/null", os.O_RDONLY), "/dev/null"); cli.StatusOf(err) != cli.Unavailable {
+		t.Error(err)
+	}
+}
+
+// A table that can't be read is no answer.
+func TestCannotTell(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	f := openFor(t, device, os.O_RDONLY)
+	for _, h := range []host{{proc: t.TempDir(), sys: "/sys"}, {proc: "/proc", sys: t.TempDir()}} {
+		if u, err := h.users(f, device); cli.StatusOf(err) != cli.Unavailable {
+			t.Errorf("users %v, %v", u, err)
+		}
+	}
+}
+
+func TestGuestOf(t *testing.T) {
+	for cmdline, want := range map[string]string{
+		"/usr/bin/qemu-system-x86_64\x00-name\x00guest=a,debug-threads=on\x00-S\x00": "a",
+		"/usr/libexec/xen-qemu-system-i386\x00-S\x00-name\x00b\x00":                  "b",
+		"/usr/bin/kvm\x00-id\x00100\x00-name\x00c,debug-threads=on\x00":              "c",
+		"/usr/bin/qemu-system-x86_64\x00-name":                                       "", "/bin/cat\x00-name\x00d\x00": "", "": "",
+	} {
+		if got := guestOf(cmdline); got != want {
+			t.Errorf("%q: %q", cmdline, got)
+		}
+	}
+}
+
+func TestUnescape(t *testing.T) {
+	for in, want := range map[string]string{`/a\040b\134`: `/a b\`, `/x\04`: `/x\04`, `\999`: `\999`, "": ""} {
+		if got := unescape(in); got != want {
+			t.Errorf("%q: %q", in, got)
+		}
+	}
+}
+
+func BenchmarkCheckUnused(b *testing.B) {
+	f, err := os.Open(os.Args[0])
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	for b.Loop() {
+		if err := CheckUnused(f, f.Name()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

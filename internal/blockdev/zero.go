@@ -1,0 +1,137 @@
+package blockdev
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// ZeroRange makes n bytes at off read as zero, and gives their space back where
+// that is safe: a file gets a hole, a thin volume is told to discard. Any other
+// device is told to write zeroes, which the kernel does itself where the device
+// can't.
+func (f *File) ZeroRange(off, n int64) error {
+	if n <= 0 {
+		return nil
+	}
+	if !f.block {
+		err := unix.Fallocate(int(f.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
+			return pathError("punch a hole in", f.path, err)
+		}
+		return f.writeZeroes(off, n)
+	}
+	unit := f.discardable()
+	start, end := (off+unit-1)/unit*unit, (off+n)/unit*unit
+	if unit > 1 && start < end {
+		if done, err := f.discardRange(start, end-start); err != nil {
+			return err
+		} else if done {
+			return errors.Join(f.zeroOut(off, start-off), f.zeroOut(end, off+n-end))
+		}
+	}
+	return f.zeroOut(off, n)
+}
+
+// zeroOut has the device or the kernel write zeroes.
+func (f *File) zeroOut(off, n int64) error {
+	whole := [2]uint64{uint64(off), uint64(n - n%f.align)}
+	if off%f.align != 0 || whole[1] == 0 {
+		return f.writeZeroes(off, n)
+	}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.f.Fd(), unix.BLKZEROOUT, uintptr(unsafe.Pointer(&whole)))
+	if errno == unix.EOPNOTSUPP || errno == unix.EINVAL || errno == unix.ENOTTY {
+		return f.writeZeroes(off, n)
+	} else if errno != 0 {
+		return pathError("zero", f.path, errno)
+	}
+	return f.writeZeroes(off+int64(whole[1]), n%f.align)
+}
+
+var zeroes = Buffer(1 << 20)
+
+func (f *File) writeZeroes(off, n int64) error {
+	for n > 0 {
+		done, err := f.WriteAt(zeroes[:min(n, int64(len(zeroes)))], off)
+		if err != nil {
+			return err
+		}
+		off, n = off+int64(done), n-int64(done)
+	}
+	return nil
+}
+
+// discardRange gives a range back to the pool and proves that it reads as zero: a
+// discard is a hint, which a device may ignore. done is false if it did.
+func (f *File) discardRange(off, n int64) (done bool, err error) {
+	whole := [2]uint64{uint64(off), uint64(n)}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.f.Fd(), unix.BLKDISCARD, uintptr(unsafe.Pointer(&whole))); errno != 0 {
+		return false, nil // zeroOut will tell if it is more than "not supported"
+	}
+	buf := Buffer(1 << 20)
+	for end := off + n; off < end; off += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), end-off)]
+		if got, err := f.ReadAt(buf, off); got < len(buf) {
+			return false, err
+		}
+		if !bytes.Equal(buf, zeroes[:len(buf)]) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// discardable returns the unit in bytes of which a whole, aligned one can be given
+// back, or 1 if none can. Only of a thin volume is it known what becomes of
+// discarded blocks, and only if its pool zeroes a block before it hands it out:
+// else a later write to a part of the block would uncover what somebody else left
+// in the rest (Documentation/admin-guide/device-mapper/thin-provisioning.rst,
+// skip_block_zeroing).
+func (f *File) discardable() int64 {
+	f.discardOnce.Do(func() {
+		f.discard = 1
+		d, err := f.deviceMapper()
+		if err != nil || d == nil || !d.Thin() {
+			return
+		}
+		pool, _, _ := strings.Cut(d.Targets[0].Params, " ") // "MAJOR:MINOR DEV_ID"
+		var major, minor uint32
+		if _, err := fmt.Sscanf(pool, "%d:%d", &major, &minor); err != nil {
+			return
+		}
+		p, err := DeviceMapper(unix.Mkdev(major, minor))
+		if err != nil || p == nil || len(p.Targets) == 0 || strings.Contains(p.Targets[0].Params, "skip_block_zeroing") {
+			return
+		}
+		f.discard = max(1, f.queueLimit("discard_granularity"))
+	})
+	return f.discard
+}
+
+// queueLimit returns a number from the device's queue directory in sysfs, 0 if it
+// has none.
+func (f *File) queueLimit(name string) int64 {
+	var stat unix.Stat_t
+	if unix.Fstat(int(f.f.Fd()), &stat) != nil {
+		return 0
+	}
+	text, err := os.ReadFile("/sys/dev/block/" + majorMinor(stat.Rdev) + "/queue/" + name)
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	return n
+}
+
+func pathError(op, path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.PathError{Op: op, Path: path, Err: err}
+}

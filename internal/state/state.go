@@ -1,0 +1,291 @@
+// Package state keeps what a host remembers of its devices between runs: one small
+// JSON file a device, written so that a crash leaves the old one or the new one.
+package state
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"xen-backup/internal/cli"
+)
+
+// DefaultDir is where the state is kept unless --state-dir or XB_STATE_DIR say
+// otherwise.
+const DefaultDir = "/var/lib/xen-backup"
+
+// Phase tells what the content of a device is.
+type Phase string
+
+const (
+	None       Phase = "none"       // nothing is known
+	Seen       Phase = "seen"       // xb-sig read it, nothing was ever applied
+	Incomplete Phase = "incomplete" // a first copy in place did not end: a mix
+	Applying   Phase = "applying"   // a spooled delta is being applied: a mix until it is finished
+	Clean      Phase = "clean"      // exactly the image of the last sync
+)
+
+// Record is what is remembered of a device. Sizes are in bytes.
+type Record struct {
+	Version   int       `json:"version,omitempty"`
+	Phase     Phase     `json:"phase"`
+	Identity  string    `json:"identity,omitempty"`
+	Device    string    `json:"device,omitempty"` // the path it was last named by
+	Size      int64     `json:"size,omitempty"`   // of the image; the device may be larger
+	BlockSize int       `json:"block_size,omitempty"`
+	Hash      string    `json:"hash,omitempty"`
+	Digest    string    `json:"digest,omitempty"` // sum of the image digest, hexadecimal
+	Time      time.Time `json:"time,omitzero"`
+	Peer      string    `json:"peer,omitempty"`    // the other host of the last sync
+	Spool     string    `json:"spool,omitempty"`   // of phase applying: the delta
+	Witness   string    `json:"witness,omitempty"` // of the device when it had this content
+}
+
+const version = 1
+
+// SameImage tells whether two records are of one image.
+func (r *Record) SameImage(o *Record) bool {
+	return r.Comparable(o) && r.Size == o.Size && r.Digest == o.Digest
+}
+
+// Comparable tells whether the digests of two records can be compared at all.
+func (r *Record) Comparable(o *Record) bool { return r.BlockSize == o.BlockSize && r.Hash == o.Hash }
+
+// String describes the image of a record for a message.
+func (r *Record) String() string {
+	return fmt.Sprintf("%s %s of %d bytes in blocks of %d", r.Hash, r.Digest, r.Size, r.BlockSize)
+}
+
+// Dir is a state directory.
+type Dir string
+
+// Find returns the directory to use: flag if it is not empty, else XB_STATE_DIR,
+// else DefaultDir.
+func Find(flag string) Dir {
+	for _, d := range []string{flag, os.Getenv("XB_STATE_DIR")} {
+		if d != "" {
+			return Dir(d)
+		}
+	}
+	return DefaultDir
+}
+
+// Make creates the directory if it is missing.
+func (d Dir) Make() error {
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
+		return cli.Fail(cli.CantCreate, "cannot create the state directory (see --state-dir): %w", err)
+	}
+	return nil
+}
+
+// Device is the state of one device in a directory.
+type Device struct {
+	dir      Dir
+	identity string
+	path     string // as the user named it
+	base     string // of its files' names
+}
+
+// Device returns the state of the device with that identity, which the user
+// calls path.
+func (d Dir) Device(identity, path string) *Device {
+	base := url.PathEscape(identity)
+	if len(base) > 200 { // a name in a file system has at most 255 bytes
+		base = fmt.Sprintf("%.120s-%x", base, sha256.Sum256([]byte(identity)))
+	}
+	// JSON has no bytes that are not UTF-8; base tells names apart that have some.
+	return &Device{d, strings.ToValidUTF8(identity, "\uFFFD"), path, base}
+}
+
+func (d *Device) file(suffix string) string { return filepath.Join(string(d.dir), d.base+suffix) }
+
+// SpoolFile returns the name of the device's spool in a directory, by default one
+// below the state directory.
+func (d *Device) SpoolFile(dir string) string {
+	if dir == "" {
+		dir = d.SpoolDir()
+	}
+	return filepath.Join(dir, d.base+".delta")
+}
+
+// SpoolDir returns the default directory of spools.
+func (d *Device) SpoolDir() string { return filepath.Join(string(d.dir), "spool") }
+
+// Lock takes the device's lock until release is called or the process ends. If
+// another process has it the error has status Busy. The lock file stays: removing
+// it would let two processes lock two files of one name.
+func (d *Device) Lock() (release func(), err error) {
+	if err := d.dir.Make(); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(d.file(".lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, cli.Fail(cli.CantCreate, "cannot create the lock (see --state-dir): %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, cli.Fail(cli.Busy, "%s: another xb-patch is at work on it", d.path)
+		}
+		return nil, cli.Fail(cli.CantCreate, "cannot lock %s: %w", f.Name(), err)
+	}
+	d.sweep()
+	return func() { f.Close() }, nil
+}
+
+// sweep removes the temporary files of runs that were killed while they saved the
+// state; only who has the lock may have one.
+func (d *Device) sweep() {
+	left, _ := filepath.Glob(filepath.Join(globEscape(string(d.dir)), "."+globEscape(d.base)+".json.*"))
+	for _, name := range left {
+		os.Remove(name)
+	}
+}
+
+// Load returns what is remembered; a record with phase None if nothing is. A file
+// that can't be understood is an error with status Config: to take it for "none"
+// would forget an unfinished apply.
+func (d *Device) Load() (*Record, error) { return d.load(d.file(".json")) }
+
+func (d *Device) load(path string) (*Record, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Record{Phase: None}, nil
+	}
+	if err != nil {
+		return nil, cli.Fail(cli.IOError, "cannot read the state of %s (see --state-dir): %w", d.path, err)
+	}
+	r := new(Record)
+	if err := json.Unmarshal(text, r); err != nil {
+		return nil, d.unreadable(path, err.Error())
+	}
+	switch {
+	case r.Version != version:
+		return nil, d.unreadable(path, fmt.Sprintf("its version is %d, not %d", r.Version, version))
+	case r.Identity != d.identity:
+		return nil, d.unreadable(path, fmt.Sprintf("it is that of %q", r.Identity))
+	}
+	switch r.Phase {
+	case Seen, Incomplete, Applying, Clean:
+		return r, nil
+	}
+	return nil, d.unreadable(path, fmt.Sprintf("its phase is %q", r.Phase))
+}
+
+func (d *Device) unreadable(path, why string) error {
+	return cli.Fail(cli.Config, "the state of %s cannot be used: %s: %s\n"+
+		"if it is lost for good, move it away: the next sync is a first contact and reads the whole target",
+		d.path, path, why)
+}
+
+// Save makes r what is remembered, durably.
+func (d *Device) Save(r *Record) error { return d.save(d.file(".json"), r) }
+
+func (d *Device) save(path string, r *Record) error {
+	text, err := d.encode(path, r)
+	if err != nil {
+		return err
+	}
+	p, err := cli.CreatePending(path)
+	if err != nil {
+		return err
+	}
+	defer p.Discard()
+	if _, err := p.Write(text); err != nil {
+		return cli.Fail(cli.CantCreate, "cannot write the state of %s: %w", d.path, err)
+	}
+	return p.Commit()
+}
+
+// encode completes a record and makes the directory that its file goes to.
+func (d *Device) encode(path string, r *Record) ([]byte, error) {
+	if !utf8.ValidString(r.Spool) {
+		return nil, cli.Fail(cli.CantCreate, "the state cannot hold the name of the spool, %s: it is not UTF-8", r.Spool)
+	}
+	r.Version, r.Identity, r.Time = version, d.identity, time.Now().UTC().Truncate(time.Second)
+	if abs, err := filepath.Abs(d.path); err == nil {
+		r.Device = abs
+	}
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return nil, cli.Fail(cli.Internal, "state: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, cli.Fail(cli.CantCreate, "cannot create the state directory (see --state-dir): %w", err)
+	}
+	return append(text, '\n'), nil
+}
+
+// What xb-sig saw is kept in a file of its own: xb-sig takes no lock, and must not
+// write to the file that xb-patch is changing. Its name can't be that of any state,
+// not even of a device called "x.seen".
+
+func (d *Device) seenFile() string { return d.file(".seen") }
+
+// LoadSeen returns what xb-sig recorded of the device; phase None if nothing, or
+// if it can't be read: it only ever saves work.
+func (d *Device) LoadSeen() *Record {
+	r, err := d.load(d.seenFile())
+	if err != nil {
+		return &Record{Phase: None}
+	}
+	return r
+}
+
+// SaveSeen records what xb-sig found.
+func (d *Device) SaveSeen(r *Record) error {
+	r.Phase = Seen
+	text, err := d.encode(d.seenFile(), r)
+	if err != nil {
+		return err
+	}
+	// Neither whole nor durable if it is cut short: then it is ignored, and nothing
+	// is left behind that nobody may remove.
+	return os.WriteFile(d.seenFile(), text, 0o600)
+}
+
+// As the source of syncs, a device has a record for each peer that got its image.
+
+func (d *Device) sentFile(peer string) string {
+	return filepath.Join(string(d.dir), "sent", d.base, url.PathEscape(peer)+".json")
+}
+
+// SaveSent records that peer now has the image r of this device.
+func (d *Device) SaveSent(peer string, r *Record) error {
+	if strings.Trim(peer, ".") == "" {
+		return cli.Fail(cli.Usage, "bad peer %q", peer)
+	}
+	r.Phase, r.Peer = Clean, peer
+	return d.save(d.sentFile(peer), r)
+}
+
+// Sent returns the records of all peers.
+func (d *Device) Sent() ([]*Record, error) {
+	names, err := filepath.Glob(filepath.Join(globEscape(filepath.Join(string(d.dir), "sent", d.base)), "*.json"))
+	if err != nil {
+		return nil, cli.Fail(cli.Internal, "state: %w", err)
+	}
+	var records []*Record
+	for _, name := range names {
+		r, err := d.load(name)
+		if err != nil {
+			return nil, err
+		}
+		records = append(records, r)
+	}
+	return records, nil
+}
+
+// globEscape keeps Glob from taking a name for a pattern.
+func globEscape(s string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(s)
+}

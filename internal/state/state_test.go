@@ -1,0 +1,413 @@
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"xen-backup/internal/cli"
+)
+
+const deviceID = "/srv/images/domu1 100%.img"
+
+// TestMain is also the other process of the tests that need one.
+func TestMain(m *testing.M) {
+	switch os.Getenv("XB_TEST_DO") {
+	case "lock":
+		_, err := Dir(os.Getenv("XB_TEST_DIR")).Device(deviceID, "img").Lock()
+		fmt.Println(cli.StatusOf(err))
+		os.Exit(0)
+	case "save":
+		if err := Dir(os.Getenv("XB_TEST_DIR")).Device(deviceID, "img").Save(&Record{Phase: Applying}); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// again is this program, doing one thing in another process.
+func again(t *testing.T, what string, dir Dir, before ...string) *exec.Cmd {
+	t.Helper()
+	args := append(before, os.Args[0])
+	c := exec.Command(args[0], args[1:]...)
+	c.Env = append(os.Environ(), "XB_TEST_DO="+what, "XB_TEST_DIR="+string(dir))
+	return c
+}
+
+func newDevice(t *testing.T, identity string) (Dir, *Device) {
+	d := Dir(t.TempDir())
+	return d, d.Device(identity, "/dev/vg/lv")
+}
+
+func wantStatus(t *testing.T, what string, err error, status int) {
+	t.Helper()
+	if err == nil || cli.StatusOf(err) != status {
+		t.Errorf("%s: %v, want status %d", what, err, status)
+	}
+}
+
+func TestSaveAndLoad(t *testing.T) {
+	for _, identity := range []string{deviceID, "LVM-" + strings.Repeat("a", 64), "/" + strings.Repeat("long/", 400) + "1", "/a", "/A", "/ä/*[x]"} {
+		dir, d := newDevice(t, identity)
+		if r, err := d.Load(); err != nil || *r != (Record{Phase: None}) {
+			t.Errorf("nothing saved: %+v, %v", r, err)
+		}
+		for _, phase := range []Phase{Seen, Incomplete, Applying, Clean} {
+			want := Record{Phase: phase, Size: 1 << 40, BlockSize: 4096, Hash: "xxh64", Digest: "0123456789abcdef",
+				Peer: "dom0a", Spool: "/var/spool/x", Witness: "w"}
+			start := time.Now().Add(-time.Second)
+			if err := d.Save(&want); err != nil {
+				t.Fatal(err)
+			}
+			got, err := dir.Device(identity, "other name").Load()
+			if err != nil || *got != want {
+				t.Errorf("saved %+v, loaded %+v (%v)", want, got, err)
+				continue
+			}
+			if got.Identity != identity || got.Device != "/dev/vg/lv" || got.Time.Before(start) || got.Time.Location() != time.UTC {
+				t.Errorf("loaded %+v", got)
+			}
+		}
+		entries, err := os.ReadDir(string(dir))
+		if err != nil || len(entries) != 1 {
+			t.Errorf("%v, %v", entries, err)
+		}
+		if info, _ := entries[0].Info(); info.Mode().Perm() != 0o600 {
+			t.Errorf("the state can be read by others: %v", info.Mode())
+		}
+	}
+}
+
+func TestNoneAsJSON(t *testing.T) {
+	text, err := json.Marshal(Record{Phase: None})
+	if err != nil || string(text) != `{"phase":"none"}` {
+		t.Errorf("%s, %v", text, err)
+	}
+}
+
+// TestIdentitiesStayApart: no two devices and no two kinds of record have one file.
+func TestIdentitiesStayApart(t *testing.T) {
+	long := "/" + strings.Repeat("x", 300)
+	identities := []string{"/a", "/a.seen", "/a.json", "/a/b", "/a%2Fb", "/sent", "/spool", "LVM-a", long + "1", long + "2"}
+	dir := Dir(t.TempDir())
+	for _, id := range identities {
+		d := dir.Device(id, id)
+		if err := d.Save(&Record{Phase: Clean, Digest: "state of " + id}); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.SaveSeen(&Record{Digest: "seen of " + id}); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.SaveSent("peer", &Record{Digest: "sent of " + id}); err != nil {
+			t.Fatal(err)
+		}
+		release, err := d.Lock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+	}
+	spools := make(map[string]bool)
+	for _, id := range identities {
+		d := dir.Device(id, id)
+		if r, err := d.Load(); err != nil || r.Digest != "state of "+id {
+			t.Errorf("%.20s: %+v, %v", id, r, err)
+		}
+		if r := d.LoadSeen(); r.Digest != "seen of "+id || r.Phase != Seen {
+			t.Errorf("%.20s: %+v", id, r)
+		}
+		sent, err := d.Sent()
+		if err != nil || len(sent) != 1 || sent[0].Digest != "sent of "+id {
+			t.Errorf("%.20s: %+v, %v", id, sent, err)
+		}
+		spools[d.SpoolFile("")] = true
+	}
+	if len(spools) != len(identities) {
+		t.Errorf("%d spools of %d devices", len(spools), len(identities))
+	}
+}
+
+// stateFile returns the one file in dir.
+func stateFile(t *testing.T, dir Dir) string {
+	t.Helper()
+	names, err := filepath.Glob(string(dir) + "/*.json")
+	if err != nil || len(names) != 1 {
+		t.Fatal(names, err)
+	}
+	return names[0]
+}
+
+// TestUnusable: what can't be understood is never taken for "nothing".
+func TestUnusable(t *testing.T) {
+	dir, d := newDevice(t, deviceID)
+	if err := d.Save(&Record{Phase: Applying}); err != nil {
+		t.Fatal(err)
+	}
+	file := stateFile(t, dir)
+	right, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace := func(old, new string) string {
+		if !strings.Contains(string(right), old) {
+			t.Fatalf("%s is not in\n%s", old, right)
+		}
+		return strings.Replace(string(right), old, new, 1)
+	}
+	bad := map[string]string{
+		"empty": "", "null": "null", "object": "{}", "list": "[]", "zeroes": strings.Repeat("\x00", 300),
+		"future version": replace(`"version": 1`, `"version": 2`), "no version": replace(`"version": 1,`, ``),
+		"unknown phase": replace(`"applying"`, `"dirty"`), "phase none": replace(`"applying"`, `"none"`), "no phase": replace(`"applying"`, `""`),
+		"another device": replace(`domu1`, `domu2`), "two": string(right) + string(right), "size as text": replace(`{`, `{"size": "1",`),
+	}
+	for n := range right[:len(right)-2] { // all but "}\n"
+		bad[fmt.Sprintf("first %d bytes", n)] = string(right[:n])
+	}
+	for name, text := range bad {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, err := d.Load()
+		if cli.StatusOf(err) != cli.Config || r != nil {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		} else if !strings.Contains(err.Error(), file) {
+			t.Errorf("%s: %v does not name %s", name, err, file)
+		}
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(file, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.Load()
+	wantStatus(t, "a directory", err, cli.IOError)
+}
+
+// TestDamagedSeen: what xb-sig saw only saves work.
+func TestDamagedSeen(t *testing.T) {
+	dir, d := newDevice(t, deviceID)
+	if r := d.LoadSeen(); r.Phase != None {
+		t.Errorf("never seen: %+v", r)
+	}
+	if err := d.SaveSeen(&Record{Digest: "1"}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := d.Load(); err != nil || r.Phase != None {
+		t.Errorf("seen has become the state: %+v, %v", r, err)
+	}
+	entries, err := os.ReadDir(string(dir))
+	if err != nil || len(entries) != 1 {
+		t.Fatal(entries, err)
+	}
+	if err := os.WriteFile(filepath.Join(string(dir), entries[0].Name()), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := d.LoadSeen(); *r != (Record{Phase: None}) {
+		t.Errorf("damaged: %+v", r)
+	}
+}
+
+func TestSent(t *testing.T) {
+	dir, d := newDevice(t, "/dev/x[1]*")
+	if sent, err := d.Sent(); err != nil || len(sent) != 0 {
+		t.Errorf("%v, %v", sent, err)
+	}
+	peers := []string{"dom0a", "dom0b", "root@[fe80::1%eth0]", "../dom0c", "a/b"}
+	for i, peer := range peers {
+		for range 2 { // the second replaces the first
+			if err := d.SaveSent(peer, &Record{Size: int64(i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	sent, err := d.Sent()
+	if err != nil || len(sent) != len(peers) {
+		t.Fatalf("%d records, %v", len(sent), err)
+	}
+	for _, r := range sent {
+		if r.Phase != Clean || r.Size >= int64(len(peers)) || r.Peer != peers[r.Size] {
+			t.Errorf("%+v", r)
+		}
+	}
+	for _, peer := range []string{"", ".", ".."} {
+		wantStatus(t, "peer "+peer, d.SaveSent(peer, &Record{}), cli.Usage)
+	}
+	if entries, err := os.ReadDir(string(dir)); err != nil || len(entries) != 1 {
+		t.Errorf("%v, %v", entries, err)
+	}
+	file, _ := filepath.Glob(string(dir) + "/sent/*/dom0a.json")
+	if err := os.WriteFile(file[0], []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.Sent()
+	wantStatus(t, "damaged", err, cli.Config)
+}
+
+func TestCompare(t *testing.T) {
+	r := Record{Size: 1, BlockSize: 4096, Hash: "xxh64", Digest: "d"}
+	for name, test := range map[string]struct {
+		other            Record
+		comparable, same bool
+	}{
+		"same":               {Record{Phase: Clean, Peer: "p", Size: 1, BlockSize: 4096, Hash: "xxh64", Digest: "d"}, true, true},
+		"another size":       {Record{Size: 2, BlockSize: 4096, Hash: "xxh64", Digest: "d"}, true, false},
+		"another digest":     {Record{Size: 1, BlockSize: 4096, Hash: "xxh64", Digest: "e"}, true, false},
+		"another block size": {Record{Size: 1, BlockSize: 8192, Hash: "xxh64", Digest: "d"}, false, false},
+		"another hash":       {Record{Size: 1, BlockSize: 4096, Hash: "sha256", Digest: "d"}, false, false},
+	} {
+		if r.Comparable(&test.other) != test.comparable || r.SameImage(&test.other) != test.same {
+			t.Errorf("%s: comparable %v, same %v", name, r.Comparable(&test.other), r.SameImage(&test.other))
+		}
+	}
+}
+
+func TestLock(t *testing.T) {
+	dir, d := newDevice(t, deviceID)
+	release, err := d.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := func() string {
+		out, err := again(t, "lock", dir).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	_, err = d.Lock()
+	wantStatus(t, "second lock", err, cli.Busy)
+	if got := other(); got != fmt.Sprint(cli.Busy) {
+		t.Errorf("another process: %s", got)
+	}
+	if free, err := dir.Device("/another", "x").Lock(); err != nil {
+		t.Errorf("another device: %v", err)
+	} else {
+		free()
+	}
+	release()
+	if got := other(); got != "0" {
+		t.Errorf("after release: %s", got)
+	}
+	// The other process has ended without release.
+	if release, err = d.Lock(); err != nil {
+		t.Fatal(err)
+	}
+	release()
+}
+
+func TestNoDirectory(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := Dir(filepath.Join(file, "dir")).Device(deviceID, "img")
+	_, err := d.Lock()
+	wantStatus(t, "Lock", err, cli.CantCreate)
+	wantStatus(t, "Save", d.Save(&Record{Phase: Clean}), cli.CantCreate)
+	_, err = d.Load()
+	wantStatus(t, "Load", err, cli.IOError)
+
+	t.Setenv("XB_STATE_DIR", "")
+	if d := Find(""); d != DefaultDir {
+		t.Error(d)
+	}
+	t.Setenv("XB_STATE_DIR", "/from/env")
+	if d := Find(""); d != "/from/env" {
+		t.Error(d)
+	}
+	if d := Find("/from/flag"); d != "/from/flag" {
+		t.Error(d)
+	}
+}
+
+// TestFailedSave: the old state stays if the new one can't be written.
+func TestFailedSave(t *testing.T) {
+	dir := Dir(t.TempDir())
+	if err := syscall.Mount("xbtest", string(dir), "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("cannot mount a tmpfs: %v", err)
+	}
+	defer func() {
+		if err := syscall.Unmount(string(dir), 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	d := dir.Device(deviceID, "img")
+	if err := d.Save(&Record{Phase: Applying}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(string(dir), "filler"), make([]byte, 1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	wantStatus(t, "full disk", d.Save(&Record{Phase: Clean}), cli.CantCreate)
+	if r, err := d.Load(); err != nil || r.Phase != Applying {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if entries, err := os.ReadDir(string(dir)); err != nil || len(entries) != 2 {
+		t.Errorf("a temporary file stays: %v, %v", entries, err)
+	}
+}
+
+// TestDurable watches the system calls of a save: the content must be on the disk
+// before the name, and the name before Save returns.
+func TestDurable(t *testing.T) {
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("no strace")
+	}
+	dir := Dir(t.TempDir())
+	log := filepath.Join(t.TempDir(), "log")
+	out, err := again(t, "save", dir, strace, "-f", "-y", "-o", log, "-e", "trace=fsync,rename,renameat,renameat2").CombinedOutput()
+	if err != nil {
+		t.Skipf("strace: %v: %s", err, out)
+	}
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var calls []string
+	for line := range strings.Lines(string(text)) {
+		switch {
+		case !strings.Contains(line, string(dir)):
+		case strings.Contains(line, "rename"):
+			calls = append(calls, "rename")
+		case strings.Contains(line, "<"+string(dir)+">"):
+			calls = append(calls, "fsync directory")
+		default:
+			calls = append(calls, "fsync file")
+		}
+	}
+	if got, want := strings.Join(calls, ", "), "fsync file, rename, fsync directory"; got != want {
+		t.Errorf("%s, want %s; of\n%s", got, want, text)
+	}
+}
+
+// TestBytesThatAreNotUTF8: paths may have any, JSON can't.
+func TestBytesThatAreNotUTF8(t *testing.T) {
+	dir := Dir(t.TempDir())
+	for i, id := range []string{"/srv/\xff\xfe", "/srv/\xff\xfd", "/srv/\uFFFD\uFFFD"} {
+		if r, err := dir.Device(id, "x").Load(); err != nil || r.Phase != None {
+			t.Errorf("%q: %v, %v", id, r, err)
+		}
+		if err := dir.Device(id, "x").Save(&Record{Phase: Clean, Size: int64(i)}); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := dir.Device(id, "x").Load(); err != nil || r.Size != int64(i) {
+			t.Errorf("%q: %v, %v", id, r, err)
+		}
+	}
+	// A spool whose name is lost could not be found again.
+	err := dir.Device("/srv/y", "y").Save(&Record{Phase: Applying, Spool: "/spool/\xff.delta"})
+	if cli.StatusOf(err) != cli.CantCreate {
+		t.Error(err)
+	}
+}

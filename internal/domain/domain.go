@@ -1,0 +1,171 @@
+// Package domain finds a domain's disks and tells whether it is active on this
+// host. It reads libvirt's domain XML (any driver) and the JSON of `xl list -l`,
+// resolves every source to what it really is, and asks virsh and xl.
+//
+// A disk is judged by what its source resolves to, never by the driver's name:
+// libvirt's libxl driver shows phy:/dev/VG/LV as a disk of type file with a
+// driver called qemu.
+package domain
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Domain is what one document says of a domain.
+type Domain struct {
+	Name  string
+	UUID  string
+	ID    string // "" in a document of an inactive domain
+	Type  string // xen, kvm, qemu, test
+	Disks []Disk
+}
+
+// Disk is one disk of a domain, as its document has it.
+type Disk struct {
+	Target       string // the guest's name for it: xvda
+	Device       string // disk, lun, cdrom or floppy
+	Source       string // path on this host; "" if there is no medium
+	Pool, Volume string // of libvirt's storage, in place of Source
+	Format       string // of the image; "" is raw
+	ReadOnly     bool
+	Shareable    bool
+	Transient    bool
+	Standalone   bool   // the document says that no backing store lies below
+	Trouble      string // why the form alone makes it impossible to copy; "" if nothing
+}
+
+// checkTargets refuses a document in which a target is missing or ambiguous:
+// --exclude and the order of disks would mean nothing in it.
+func (d *Domain) checkTargets() error {
+	seen := make(map[string]bool)
+	for i, disk := range d.Disks {
+		switch {
+		case disk.Target == "":
+			return fmt.Errorf("disk %d has no target", i+1)
+		case !printable(disk.Target):
+			return fmt.Errorf("disk %d has the target %q", i+1, disk.Target)
+		case seen[disk.Target]:
+			return fmt.Errorf("two disks have the target %s", disk.Target)
+		}
+		seen[disk.Target] = true
+	}
+	return nil
+}
+
+// Entry is a disk after judging it.
+type Entry struct {
+	Target string `json:"target"`
+	Source string `json:"source"` // a name that stays: /dev/VG/LV for a logical volume
+	Device string `json:"device"`
+	Skip   string `json:"skip,omitempty"` // why it is not to be copied; "" if it is
+	Failed bool   `json:"-"`              // Skip says why it can't be, although it should
+	Notice string `json:"-"`              // what the user should hear of it
+
+	found Source
+}
+
+// Judge decides about disks.
+type Judge struct {
+	Resolver Resolver
+	Opens    Opens
+	// VolumePath asks libvirt for the path of a storage volume.
+	VolumePath func(pool, volume string) (string, error)
+	Exclude    []string // targets to leave out
+}
+
+// Disks judges all disks of d, in the document's order.
+func (j *Judge) Disks(d *Domain) []Entry {
+	entries := []Entry{}
+	for _, disk := range d.Disks {
+		e := Entry{Target: disk.Target, Device: disk.Device, Source: disk.Source}
+		if e.Skip = disk.leftOut(); slices.Contains(j.Exclude, disk.Target) {
+			e.Skip = "excluded"
+		}
+		switch e.Skip {
+		case "":
+			if err := j.resolve(disk, &e); err != nil {
+				e.Skip, e.Failed = err.Error(), true
+			}
+		case shareable, transient:
+			e.Notice = "left out: it is " + e.Skip
+		}
+		entries = append(entries, e)
+	}
+	return entries
+}
+
+// InUse names a disk of d that is to be copied and that somebody has open, "" if
+// there is none.
+func (j *Judge) InUse(ctx context.Context, d *Domain) (string, error) {
+	for _, e := range j.Disks(d) {
+		if e.Skip != "" || e.found.info == nil {
+			continue
+		}
+		switch open, err := j.Opens.Open(ctx, e.found); {
+		case err != nil:
+			return "", err
+		case open:
+			return e.Target + " (" + e.Source + ")", nil
+		}
+	}
+	return "", nil
+}
+
+// Reasons to leave a disk out that may surprise its owner.
+const (
+	shareable = "shareable" // others write to it too: there is no moment in which it is whole
+	transient = "transient" // its changes are to be forgotten
+)
+
+// leftOut returns why a disk is never copied, "" if it is.
+func (d *Disk) leftOut() string {
+	switch {
+	case d.Device == "cdrom" || d.Device == "floppy":
+		return d.Device
+	case d.ReadOnly:
+		return "read-only"
+	case d.Shareable:
+		return shareable
+	case d.Transient:
+		return transient
+	case d.Source == "" && d.Volume == "" && d.Trouble == "":
+		return "empty"
+	}
+	return ""
+}
+
+// resolve fills in e's source, or returns why the disk can't be copied.
+func (j *Judge) resolve(d Disk, e *Entry) (err error) {
+	if d.Trouble != "" {
+		return fmt.Errorf("%s", d.Trouble)
+	}
+	if d.Volume != "" {
+		e.Source = d.Pool + "/" + d.Volume
+		path, err := j.VolumePath(d.Pool, d.Volume)
+		if err != nil {
+			return fmt.Errorf("storage volume %s cannot be resolved: %w", e.Source, err)
+		}
+		e.Source = path
+	}
+	if !printable(e.Source) || !strings.HasPrefix(e.Source, "/") {
+		return fmt.Errorf("source %q is not the path of a file or device", e.Source)
+	}
+	e.found, err = j.Resolver.Resolve(e.Source)
+	if isMissing(err) {
+		// No error: the document may be another host's, and whoever opens the
+		// disk fails loudly.
+		e.Notice = err.Error()
+	} else if err != nil {
+		return err
+	}
+	e.Source = e.found.Path
+	return checkFormat(d, e.found)
+}
+
+// printable tells whether s can stand in a line of our output.
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
+}

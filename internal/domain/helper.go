@@ -1,0 +1,113 @@
+package domain
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"xen-backup/internal/cli"
+)
+
+const (
+	patience  = 30 * time.Second // for one answer; a busy Dom0 has taken 7.5 s
+	maxOutput = 16 << 20         // bytes: `xl list -l` of some 10,000 domains
+	maxErrors = 64 << 10
+)
+
+// programPath returns where a helper program is, "" if it is not installed. The
+// PATH of cron and of ssh often lacks the sbin directories: not to see xl for
+// that would be to overlook the domains that it started.
+func programPath(name string) string {
+	if path, err := exec.LookPath(name); err == nil {
+		return path
+	}
+	for _, dir := range []string{"/usr/local/sbin", "/usr/sbin", "/sbin"} {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+// output runs a helper program in the C locale and returns what it prints. If it
+// can't be run, does not answer within limit, or prints too much, the error has
+// status Unavailable; if it fails, the error is an *exec.ExitError with what it
+// said on stderr.
+func output(ctx context.Context, limit time.Duration, name string, args ...string) ([]byte, error) {
+	path := programPath(name)
+	if path == "" {
+		return nil, cli.Fail(cli.Unavailable, "%s is not installed", name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	stdout, stderr := bounded{left: maxOutput, stop: cancel}, bounded{left: maxErrors, stop: cancel}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "LANGUAGE=")
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	// In a group of its own: Debian's xl is a script, and neither it nor its
+	// child may stay behind.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second
+	if err := cmd.Start(); err != nil {
+		return nil, cli.Fail(cli.Unavailable, "cannot run %s: %w", name, err)
+	}
+	defer cli.OnSignal(func() { cmd.Cancel() })()
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	switch {
+	case stdout.left < 0 || stderr.left < 0:
+		return nil, cli.Fail(cli.Unavailable, "%s prints without end", name)
+	case ctx.Err() != nil:
+		return nil, cli.Fail(cli.Unavailable, "%s did not answer within %s", name, limit)
+	case errors.As(err, &exit):
+		return nil, &programError{exit, name, said(stderr.text, exit)}
+	case err != nil:
+		return nil, cli.Fail(cli.Unavailable, "%s: %w", name, err)
+	}
+	return stdout.text, nil
+}
+
+// programError is the failure of a helper program, in its own words.
+type programError struct {
+	*exec.ExitError
+	name, words string
+}
+
+func (e *programError) Error() string { return e.name + ": " + e.words }
+
+// said makes one line of a program's last words.
+func said(stderr []byte, exit *exec.ExitError) string {
+	var words []string
+	for line := range strings.Lines(string(stderr)) {
+		if line = strings.TrimSpace(strings.TrimPrefix(line, "error: ")); line != "" {
+			words = append(words, line)
+		}
+	}
+	if len(words) == 0 {
+		return exit.Error()
+	}
+	return strings.Join(words[:min(len(words), 4)], ": ")
+}
+
+// bounded takes so many bytes and then stops the program.
+type bounded struct {
+	text []byte // no bytes.Buffer: io.Copy would fill that past our Write
+	left int
+	stop func()
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.left -= len(p); b.left < 0 {
+		b.stop()
+		return 0, io.ErrShortWrite
+	}
+	b.text = append(b.text, p...)
+	return len(p), nil
+}

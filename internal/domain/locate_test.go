@@ -1,0 +1,247 @@
+package domain
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"xen-backup/internal/cli"
+)
+
+// replay puts testdata/replay in the place of virsh and xl, to answer with these
+// texts; "@NAME" is what is captured under that name. It returns how often a
+// question was asked.
+func replay(t *testing.T, answers map[string]string) (asked func(question string) int) {
+	t.Helper()
+	dir := t.TempDir()
+	for question, text := range answers {
+		if name, ok := strings.CutPrefix(text, "@"); ok {
+			text = captured(t, name)
+		}
+		mode := os.FileMode(0o600)
+		if strings.HasSuffix(question, ".sh") {
+			mode = 0o700
+		}
+		if err := os.WriteFile(filepath.Join(dir, question), []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	program, err := filepath.Abs("testdata/replay")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := t.TempDir()
+	for _, name := range []string{"virsh", "xl"} {
+		if err := os.Symlink(program, filepath.Join(bin, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	t.Setenv("REPLAY", dir)
+	return func(question string) int {
+		text, _ := os.ReadFile(filepath.Join(dir, question+".asked"))
+		return strings.Count(string(text), "\n")
+	}
+}
+
+const (
+	domu1UUID = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0"
+	virshList = "00000000-0000-0000-0000-000000000000 Domain-0                      \n" +
+		domu1UUID + " domu1                         \n\n"
+	virshEmpty = "00000000-0000-0000-0000-000000000000 Domain-0                      \n\n"
+	xlHeader   = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n" +
+		"Domain-0                                     0  2048     2     r-----    1117.8\n"
+)
+
+// virshSays and xlSays are the answers of hosts that were captured.
+func virshSays(state, document string) map[string]string {
+	return map[string]string{"virsh-list": virshList, "virsh-domstate": state, "virsh-dumpxml": document}
+}
+
+func xlSays(list, long string) map[string]string {
+	return map[string]string{"xl-list": list, "xl-list-l": long}
+}
+
+func both(a, b map[string]string) map[string]string {
+	all := map[string]string{}
+	for _, m := range []map[string]string{a, b} {
+		for k, v := range m {
+			all[k] = v
+		}
+	}
+	return all
+}
+
+var (
+	xlNone      = xlSays("@shutoff-after-destroy-xl-list.out", "[]")
+	virshNone   = map[string]string{"virsh-list": virshEmpty}
+	virshBroken = map[string]string{"virsh-error": "@nolibvirtd.err"}
+	xlBroken    = map[string]string{"xl-error": "xencall: error: Could not obtain handle on privileged command interface\n"}
+	shutOff     = virshSays("@shutoff-after-destroy-domstate-reason.out", "@shutoff-dumpxml.out")
+	crashed     = virshSays("@crashed-domstate-reason.out", "@crashed-dumpxml.out")
+)
+
+func TestLocate(t *testing.T) {
+	running := virshSays("@running-domstate-reason.out", "@running-dumpxml.out")
+	for name, c := range map[string]struct {
+		answers map[string]string
+		open    string
+		ask     string
+		status  int
+		want    string // toolstack and state, or a part of the message
+		looks   int    // how often virsh or xl was asked for its list
+	}{
+		"running":                   {answers: both(running, xlNone), want: "virsh running (booted)", looks: 1},
+		"resumed":                   {answers: both(virshSays("@resumed-domstate-reason.out", "@running-dumpxml.out"), xlNone), want: "virsh running (unpaused)", looks: 1},
+		"paused":                    {answers: both(virshSays("@paused-domstate-reason.out", "@paused-dumpxml.out"), xlNone), want: "virsh paused (user)", looks: 1},
+		"started by xl":             {answers: both(shutOff, xlSays("@xlcreate-xl-list.out", "@xlcreate-xl-list-l.out")), want: "xl running", looks: 1},
+		"xl, blocked":               {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), want: "xl running", looks: 1},
+		"xl, paused":                {answers: both(virshNone, xlSays("@paused-xl-list.out", "@running-xl-list-l-all.out")), want: "xl paused", looks: 1},
+		"xl, no libvirtd":           {answers: both(virshBroken, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), want: "xl running", looks: 1},
+		"libvirt, xl fails":         {answers: both(running, xlBroken), want: "virsh running (booted)", looks: 1},
+		"by uuid":                   {answers: both(running, xlNone), ask: strings.ToUpper(domu1UUID), want: "virsh running (booted)", looks: 1},
+		"by id":                     {answers: both(running, xlNone), ask: "1", want: "virsh running (booted)", looks: 1},
+		"xl, by uuid":               {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), ask: domu1UUID, want: "xl running", looks: 1},
+		"xl, by id":                 {answers: both(map[string]string{"virsh-error": "@running-missing-dumpxml.err"}, xlSays("@xlcreate-xl-list.out", "@xlcreate-xl-list-l.out")), ask: "6", want: "xl running", looks: 1},
+		"not defined":               {answers: both(virshNone, xlNone), status: cli.No, want: "domu1 is not active here (virsh: not defined, xl: not running)", looks: 2},
+		"another id":                {answers: both(running, xlNone), ask: "17", status: cli.No, want: "17 is not active here", looks: 2},
+		"shut off":                  {answers: both(shutOff, xlNone), status: cli.No, want: "virsh: shut off (destroyed), xl: not running", looks: 2},
+		"saved":                     {answers: both(virshSays("@msave-domstate.out", "@shutoff-dumpxml.out"), xlNone), status: cli.No, want: "shut off (saved)", looks: 2},
+		"crashed":                   {answers: both(crashed, xlSays("@crashed-xl-list.out", "@running-xl-list-l-all.out")), status: cli.No, want: "virsh: shut off (crashed), xl: crashed", looks: 6},
+		"crashed, disk open":        {answers: both(crashed, xlSays("@crashed-xl-list.out", "@running-xl-list-l-all.out")), open: "xvda", status: cli.Busy, want: "(virsh: shut off (crashed), xl: crashed), but somebody has its disk xvda open", looks: 6},
+		"shutting down":             {answers: both(virshSays("@shutoff-after-shutdown-domstate-reason.out", "@running-dumpxml.out"), xlSays("@xlcreate-gone.out", "@xlcreate-xl-list-l.out")), status: cli.No, want: "xl: shut down, but still there", looks: 6},
+		"dying":                     {answers: both(virshNone, xlSays(xlHeader+"domu1  6   256     1     -----d      15.4\n", "[]")), status: cli.No, want: "xl: dying", looks: 6},
+		"shut off, disk open":       {answers: both(shutOff, xlNone), open: "xvda", status: cli.Busy, want: "somebody has its disk xvda open", looks: 6},
+		"no libvirtd":               {answers: both(virshBroken, xlNone), status: cli.Unavailable, want: "cannot tell whether domu1 is here: virsh: failed to connect to the hypervisor: Failed to connect socket", looks: 1},
+		"xl fails":                  {answers: both(shutOff, xlBroken), status: cli.Unavailable, want: "xl: xencall: error: Could not obtain handle on privileged command interface (virsh: shut off (destroyed))", looks: 1},
+		"both fail":                 {answers: both(virshBroken, xlBroken), status: cli.Unavailable, want: "libvirt-sock': No such file or directory; xl: xencall: error", looks: 1},
+		"libvirtd dies":             {answers: both(map[string]string{"virsh-list": virshList, "virsh-error": "@nolibvirtd.err"}, xlNone), status: cli.Unavailable, want: "failed to connect", looks: 1},
+		"undefined meanwhile":       {answers: both(map[string]string{"virsh-list": virshList, "virsh-error": "error: failed to get domain 'domu1'\n"}, xlNone), status: cli.No, want: "virsh: not defined", looks: 6},
+		"no document":               {answers: both(virshSays("running\n", "what?"), xlNone), status: cli.Unavailable, want: "virsh dumpxml: text outside", looks: 1},
+		"state in another tongue":   {answers: both(virshSays("実行中\n", "@running-dumpxml.out"), xlNone), status: cli.Unavailable, want: "virsh domstate prints", looks: 1},
+		"xl speaks sexp":            {answers: both(virshNone, xlSays("@running-xl-list.out", "(domain (domid 1))")), status: cli.Unavailable, want: "no JSON list of domains", looks: 1},
+		"running without id":        {answers: both(virshSays("running (booted)\n", "@shutoff-dumpxml.out"), xlNone), status: cli.No, want: "running (booted)", looks: 6},
+		"no disks yet":              {answers: both(shutOff, xlSays("@startpaused-xl-list.out", "[]")), status: cli.Unavailable, want: "xl lists domu1 without its disks", looks: 6},
+		"arrives":                   {answers: both(shutOff, xlSays(xlHeader+"domu1--incoming  6   256     1     --p---      0.0\n", "[]")), open: "xvda", status: cli.No, want: "one half of a migration (virsh: shut off (destroyed), xl: known as domu1--incoming)", looks: 1},
+		"has left":                  {answers: both(virshNone, xlSays(xlHeader+"domu1--migratedaway  6   256     1     ---s--      9.0\n", "[]")), status: cli.No, want: "known as domu1--migratedaway", looks: 1},
+		"half by its name":          {answers: both(virshNone, xlSays(xlHeader+"domu1--incoming  6   256     1     -b----      9.0\n", `[{"domid": 6, "config": {"c_info": {"name": "domu1--incoming"}}}]`)), ask: "domu1--incoming", status: cli.No, want: "one half of a migration", looks: 1},
+		"arrives in libvirt":        {answers: both(virshSays("paused (migrating)\n", "@paused-dumpxml.out"), xlNone), status: cli.No, want: "one half of a migration", looks: 1},
+		"other domain's prefix":     {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), ask: "domu", status: cli.No, want: "xl: not running", looks: 2},
+		"Domain-0":                  {answers: both(virshSays("running (unknown)\n", "@running-dumpxml-dom0.out"), xlNone), ask: "Domain-0", status: cli.No, want: "virsh: Domain-0, the host itself, xl: Domain-0, the host itself", looks: 2},
+		"half made":                 {answers: both(virshNone, xlSays(xlHeader+"(null)     6   256     1     --p---      0.0\n", "[]")), status: cli.No, want: "xl: not running", looks: 6},
+		"reboots under libvirt":     {answers: both(both(crashed, xlNone), map[string]string{"virsh-domstate.3": "running (booted)\n"}), want: "virsh running (booted)", looks: 3},
+		"xl comes back":             {answers: both(both(virshNone, xlNone), map[string]string{"xl-list.2": "@running-xl-list.out", "xl-list-l.2": "@running-xl-list-l-all.out"}), want: "xl running", looks: 2},
+		"half made, then complete":  {answers: both(both(virshNone, xlSays(xlHeader+"(null)     6   256     1     --p---      0.0\n", "[]")), map[string]string{"xl-list.6": "@running-xl-list.out", "xl-list-l.6": "@running-xl-list-l-all.out"}), want: "xl running", looks: 6},
+		"disk closed at last":       {answers: both(shutOff, xlNone), open: "xvda until 3", status: cli.No, want: "shut off (destroyed)", looks: 3},
+		"QEMU's shut off, two asks": {answers: both(map[string]string{"virsh-list": "b9fd7d9c-5e0d-4a35-9b2c-0d5f7a3c11aa qdom1\n", "virsh-domstate": "shut off (destroyed)\n", "virsh-dumpxml": "@qemu-dumpxml.out"}, xlNone), ask: "qdom1", status: cli.No, want: "shut off (destroyed)", looks: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := replay(t, c.answers)
+			toolstacks, err := Installed("auto", "xen:///system")
+			if err != nil || len(toolstacks) != 2 {
+				t.Fatalf("%v, %v", toolstacks, err)
+			}
+			if c.ask == "" {
+				c.ask = "domu1"
+			}
+			opened := 0
+			l := Locator{Toolstacks: toolstacks, Pause: time.Millisecond, InUse: func(_ context.Context, d *Domain) (string, error) {
+				if disk, limited := strings.CutSuffix(c.open, " until 3"); limited {
+					if opened++; opened < 3 {
+						return disk, nil
+					}
+					return "", nil
+				}
+				return c.open, nil
+			}}
+			a, err := l.Locate(context.Background(), c.ask)
+			got := a.Toolstack + " " + a.State
+			if err != nil {
+				got = err.Error()
+			}
+			if cli.StatusOf(err) != c.status || !strings.Contains(got, c.want) {
+				t.Errorf("status %d, %q; want %d, %q", cli.StatusOf(err), got, c.status, c.want)
+			}
+			if looks := max(asked("virsh-list"), asked("xl-list")); looks != c.looks {
+				t.Errorf("%d looks, want %d", looks, c.looks)
+			}
+			if err == nil && (a.Domain.Name != "domu1" || len(a.Domain.Disks) != 1 || a.Domain.Disks[0].Source != "/dev/VolGroupXX/LogVolDomU1") {
+				t.Errorf("the domain is %+v", a.Domain)
+			}
+		})
+	}
+}
+
+// An xl that guards a domain has the domain's log for its standard output.
+func TestXLGuard(t *testing.T) {
+	replay(t, xlNone)
+	h := &host{t, t.TempDir()}
+	h.link("42/fd/1", "/var/log/xen/xl-domu1.log")
+	h.link("43/fd/1", "/var/log/xen/xl-domu10.log")
+	x := &XL{patience, h.root}
+	for name, want := range map[string]bool{"domu1": true, "domu10": true, "domu": false, "10": false} {
+		if a, err := x.Ask(context.Background(), name); err != nil || a.Restless != want || a.Active {
+			t.Errorf("%s: %+v, %v", name, a, err)
+		}
+	}
+}
+
+func TestHelperFailures(t *testing.T) {
+	ask := func(x *XL) error {
+		_, err := x.Ask(context.Background(), "domu1")
+		if cli.StatusOf(err) != cli.Unavailable {
+			t.Errorf("status %d: %v", cli.StatusOf(err), err)
+		}
+		return err
+	}
+	x := &XL{patience, t.TempDir()}
+	for _, where := range []string{"", " >&2"} {
+		replay(t, map[string]string{"xl-list.sh": "#!/bin/sh\nexec cat /dev/zero" + where + "\n"})
+		if err := ask(x); err.Error() != "xl prints without end" {
+			t.Errorf("endless output%s: %v", where, err)
+		}
+	}
+	// A script whose child keeps its output open, as Debian's xl is one.
+	replay(t, map[string]string{"xl-list.sh": "#!/bin/sh\nsleep 47.11\n"})
+	start := time.Now()
+	x.timeout = 100 * time.Millisecond
+	if err := ask(x); !strings.Contains(err.Error(), "did not answer within 100ms") || time.Since(start) > 5*time.Second {
+		t.Errorf("a hung xl: %v after %v", err, time.Since(start))
+	}
+	for _, file := range must(filepath.Glob("/proc/[0-9]*/cmdline")) {
+		if text, _ := os.ReadFile(file); string(text) == "sleep\x0047.11\x00" {
+			t.Errorf("%s is left behind", file)
+		}
+	}
+	x.timeout = patience
+	replay(t, map[string]string{"xl-list.sh": "#!/bin/sh\necho $LC_ALL:$LANGUAGE. >&2; exit 1"})
+	t.Setenv("LC_ALL", "ja_JP.UTF-8")
+	t.Setenv("LANGUAGE", "ja")
+	if err := ask(x); err.Error() != "xl: C:." {
+		t.Errorf("its language is %v", err)
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func TestInstalled(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	if _, err := Installed("auto", ""); cli.StatusOf(err) != cli.Unavailable {
+		t.Errorf("no toolstack: %v", err)
+	}
+	toolstacks, err := Installed("virsh", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := toolstacks[0].Ask(context.Background(), "d"); cli.StatusOf(err) != cli.Unavailable || err.Error() != "virsh is not installed" {
+		t.Errorf("no virsh: %v", err)
+	}
+}

@@ -1,0 +1,181 @@
+package domain
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// Source is what a disk's path stands for on this host.
+type Source struct {
+	Path  string // stable name: /dev/VG/LV for a logical volume, else the path as given
+	Block bool   // a block device; else a regular file
+	Rdev  uint64 // of a block device: its number
+	DM    bool   // a device-mapper device
+	info  fs.FileInfo
+}
+
+// Resolver finds out what paths stand for.
+type Resolver struct {
+	Sys string // where sysfs is: /sys
+	Dev string // where device nodes are: /dev
+}
+
+// LVM's names and uuids of device-mapper devices: lib/activate/dev_manager.c
+// and libdm's dm_build_dm_uuid: "LVM-", 32 characters for the VG, 32 for the LV,
+// and for a hidden device of the LV a suffix: -real, -cow, -tpool.
+const (
+	lvmPrefix     = "LVM-"
+	lvmUUIDLength = len(lvmPrefix) + 64
+	drbdMajor     = 147
+)
+
+// Resolve returns what path stands for. An error says why it is nothing that can
+// be copied; isMissing tells of one that only says that it is not there. Then
+// Path is the path as given.
+func (r Resolver) Resolve(path string) (Source, error) {
+	path = filepath.Clean(path)
+	s := Source{Path: path}
+	info, err := os.Stat(path)
+	if err != nil {
+		if err := r.refuse(path); err != nil {
+			return s, err
+		}
+		return s, fmt.Errorf("%s: %w", path, errors.Unwrap(err))
+	}
+	s.info = info
+	switch mode := info.Mode(); {
+	case mode.IsRegular():
+		return s, nil
+	case mode.Type() != fs.ModeDevice: // a block device has no ModeCharDevice
+		return s, fmt.Errorf("%s is neither a block device nor a regular file", path)
+	}
+	s.Block = true
+	s.Rdev = info.Sys().(*syscall.Stat_t).Rdev
+	if major(s.Rdev) == drbdMajor {
+		return s, fmt.Errorf("%s is a DRBD device: nothing may be written below DRBD", path)
+	}
+	if err := r.nameDM(&s); err != nil {
+		return s, err
+	}
+	return s, r.refuse(s.Path)
+}
+
+func isMissing(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, fs.ErrPermission)
+}
+
+// nameDM gives a device-mapper device the name that is the same after a reboot
+// and on another host, which neither /dev/dm-N nor by-id are.
+func (r Resolver) nameDM(s *Source) error {
+	dir := fmt.Sprintf("%s/dev/block/%d:%d/dm/", r.Sys, major(s.Rdev), minor(s.Rdev))
+	name, err := os.ReadFile(dir + "name")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	uuid, err2 := os.ReadFile(dir + "uuid")
+	if err := errors.Join(err, err2); err != nil {
+		return fmt.Errorf("%s: cannot tell which device it is: %w", s.Path, err)
+	}
+	s.DM = true
+	dmName, dmUUID := string(bytes.TrimSpace(name)), string(bytes.TrimSpace(uuid))
+	candidates := []string{filepath.Join(r.Dev, "mapper", dmName)}
+	if strings.HasPrefix(dmUUID, lvmPrefix) {
+		vg, lv, ok := splitDMName(dmName)
+		if !ok || len(dmUUID) > lvmUUIDLength {
+			return fmt.Errorf("%s is a hidden device of LVM (%s)", s.Path, dmName)
+		}
+		candidates = append([]string{filepath.Join(r.Dev, vg, lv)}, candidates...)
+	}
+	for _, path := range candidates {
+		// The link may be missing, or stale after a VG of that name moved here.
+		if info, err := os.Stat(path); err == nil && info.Sys().(*syscall.Stat_t).Rdev == s.Rdev && info.Mode().Type() == fs.ModeDevice {
+			s.Path = path
+			return nil
+		}
+	}
+	return nil
+}
+
+// splitDMName splits VG-LV, in both of which LVM doubles the hyphens of the names.
+func splitDMName(name string) (vg, lv string, ok bool) {
+	const hyphen = "\x00"
+	parts := strings.Split(strings.ReplaceAll(name, "--", hyphen), "-")
+	if len(parts) != 2 || parts[0] == "" || parts[1] == "" {
+		return "", "", false
+	}
+	undo := func(s string) string { return strings.ReplaceAll(s, hyphen, "-") }
+	return undo(parts[0]), undo(parts[1]), true
+}
+
+// refuse returns an error for volumes whose content is not what a guest sees, by
+// the name alone, so that it works for volumes of another host too.
+func (r Resolver) refuse(path string) error {
+	rest, ok := strings.CutPrefix(path, r.Dev+"/")
+	if !ok {
+		return nil
+	}
+	vg, lv, _ := strings.Cut(rest, "/")
+	if vg == "mapper" {
+		if vg, lv, ok = splitDMName(lv); !ok {
+			return nil
+		}
+	}
+	switch {
+	case strings.HasPrefix(vg, "VG_XenStorage-"):
+		return fmt.Errorf("%s belongs to a XenServer storage repository: it may hold a VHD that is a part of a chain", path)
+	case strings.HasPrefix(lv, "vm-") && strings.HasSuffix(lv, "-snap"):
+		return fmt.Errorf("%s is the volatile volume of a running Qubes domain; wyng with its Qubes helper copies those", path)
+	}
+	return nil
+}
+
+// checkFormat returns why an image of this format can't be copied as it is.
+func checkFormat(d Disk, s Source) error {
+	switch d.Format {
+	case "", "raw", "aio":
+		return nil
+	case "qcow2":
+		if d.Standalone {
+			return nil
+		}
+		if s.info == nil {
+			return fmt.Errorf("%s: cannot tell whether the qcow2 image has a backing file", s.Path)
+		}
+		return checkQcow2(s.Path)
+	}
+	return fmt.Errorf("%s is an image of format %s, which may need other files", s.Path, d.Format)
+}
+
+// checkQcow2 reads a header (QEMU's docs/interop/qcow2.txt: magic, version,
+// offset of the backing file's name; in version 3 at 72 the incompatible
+// features, bit 2 of which is an external data file; all big-endian). Without
+// either the image is whole in itself.
+func checkQcow2(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var header [80]byte
+	if _, err := io.ReadFull(f, header[:]); err != nil || string(header[:4]) != "QFI\xfb" {
+		return fmt.Errorf("%s is no qcow2 image although the domain says so", path)
+	}
+	version := binary.BigEndian.Uint32(header[4:])
+	externalData := version >= 3 && binary.BigEndian.Uint64(header[72:])&(1<<2) != 0
+	if binary.BigEndian.Uint64(header[8:]) != 0 || externalData {
+		return fmt.Errorf("%s is a qcow2 image with a backing store: a copy would be a part of it", path)
+	}
+	return nil
+}
+
+// The kernel's device numbers have 12 bits of major and 20 of minor (linux/kdev_t.h).
+func major(rdev uint64) uint64 { return rdev >> 8 & 0xfff }
+func minor(rdev uint64) uint64 { return rdev&0xff | rdev>>12&0xfff00 }

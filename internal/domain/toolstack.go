@@ -1,0 +1,62 @@
+package domain
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"xen-backup/internal/cli"
+)
+
+// Answer is what one toolstack says of a domain.
+type Answer struct {
+	Toolstack string
+	State     string  // "running", "shut off (crashed)", "not defined"
+	Active    bool    // it runs here, or is paused here: its disks are in use
+	Half      bool    // it is one half of a migration that is under way
+	Restless  bool    // it may well be active in a moment
+	Xen       bool    // the domain is Xen's, or the toolstack is: a reboot makes it vanish
+	Domain    *Domain // nil if the toolstack knows no disks of it
+}
+
+// Toolstack is a program that manages domains.
+type Toolstack interface {
+	Name() string
+	// Ask says what is known of a domain, given by name, UUID or id (the first
+	// that fits). An error has status Unavailable: no answer.
+	Ask(ctx context.Context, name string) (Answer, error)
+}
+
+// Installed returns those toolstacks of this host that choice (auto, virsh or
+// xl) asks for. uri is libvirt's; "" leaves it to virsh.
+func Installed(choice, uri string) ([]Toolstack, error) {
+	var found []Toolstack
+	for _, t := range []Toolstack{NewVirsh(uri), NewXL()} {
+		if choice == "auto" && programPath(t.Name()) != "" || choice == t.Name() {
+			found = append(found, t)
+		}
+	}
+	if len(found) == 0 {
+		return nil, cli.Fail(cli.Unavailable, "neither virsh nor xl is installed")
+	}
+	return found, nil
+}
+
+// The names by which xl knows the halves of a migration: the one that arrives
+// until it is complete, and the one that has left until it is destroyed
+// (xl_migrate.c).
+var migrationHalves = []string{"--incoming", "--migratedaway"}
+
+func isHalf(name string) bool {
+	return slices.ContainsFunc(migrationHalves, func(suffix string) bool { return strings.HasSuffix(name, suffix) })
+}
+
+// noAnswer gives a program's failure its status.
+func noAnswer(err error) error {
+	var p *programError
+	if errors.As(err, &p) {
+		return cli.Fail(cli.Unavailable, "%w", err)
+	}
+	return err
+}

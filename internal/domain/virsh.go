@@ -1,0 +1,136 @@
+package domain
+
+import (
+	"context"
+	"regexp"
+	"strings"
+	"time"
+
+	"xen-backup/internal/cli"
+)
+
+var uuidForm = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+
+// idForm is what virsh takes for a domain's id before it thinks of a name.
+var idForm = regexp.MustCompile(`^\s*[-+]?[0-9]+$`)
+
+// Virsh asks libvirt.
+type Virsh struct {
+	URI     string
+	timeout time.Duration
+}
+
+// NewVirsh returns libvirt at a connection URI, "" for virsh's default.
+func NewVirsh(uri string) *Virsh { return &Virsh{uri, patience} }
+
+func (v *Virsh) Name() string { return "virsh" }
+
+func (v *Virsh) run(ctx context.Context, args ...string) ([]byte, error) {
+	if v.URI != "" {
+		args = append([]string{"--connect=" + v.URI}, args...)
+	}
+	return output(ctx, v.timeout, "virsh", args...)
+}
+
+// VolumePath returns the path of a storage volume.
+func (v *Virsh) VolumePath(ctx context.Context, pool, volume string) (string, error) {
+	out, err := v.run(ctx, "vol-path", "--pool="+pool, "--vol="+volume)
+	return strings.TrimRight(string(out), "\n"), err
+}
+
+// Ask looks the domain up in the list first: that tells a domain that libvirt
+// does not know from a libvirt that can't be asked.
+func (v *Virsh) Ask(ctx context.Context, name string) (Answer, error) {
+	a := Answer{Toolstack: v.Name(), State: "not defined"}
+	out, err := v.run(ctx, "list", "--all", "--uuid", "--name")
+	if err != nil {
+		return a, noAnswer(err)
+	}
+	ref := findInList(string(out), name)
+	if ref == "" {
+		return a, nil
+	}
+	text, err := v.run(ctx, "dumpxml", "--domain="+ref)
+	if err != nil {
+		return vanished(a, err)
+	}
+	d, err := ParseXML(strings.NewReader(string(text)))
+	if err != nil {
+		return a, cli.Fail(cli.Unavailable, "virsh dumpxml: %w", err)
+	}
+	if idForm.MatchString(ref) && d.ID != strings.TrimSpace(ref) {
+		return a, nil // no id of a domain that is here
+	}
+	state, err := v.run(ctx, "domstate", "--reason", "--domain="+ref)
+	if err != nil {
+		return vanished(a, err)
+	}
+	a.Domain, a.Xen = d, d.Type == "xen"
+	a.State = strings.TrimSpace(string(state))
+	return a, a.judgeVirsh()
+}
+
+// findInList searches the lines "UUID NAME" of virsh for a domain. It returns the
+// word by which virsh will take it for the same: its name, unless virsh would take
+// that for an id or a UUID. An id is in no list and is returned as it is.
+func findInList(list, name string) (ref string) {
+	if idForm.MatchString(name) {
+		ref = strings.TrimSpace(name)
+	}
+	for line := range strings.Lines(list) {
+		uuid, other, _ := strings.Cut(strings.TrimSpace(line), " ")
+		other = strings.TrimSpace(other)
+		word := other
+		if idForm.MatchString(word) || uuidForm.MatchString(word) {
+			word = uuid
+		}
+		switch {
+		case other != "" && other == name:
+			return word
+		case strings.EqualFold(uuid, name):
+			ref = word
+		}
+	}
+	return ref
+}
+
+// vanished judges the failure of a question about a domain that was there when
+// the list was read: either it is gone, or libvirt can't be asked any more.
+func vanished(a Answer, err error) (Answer, error) {
+	if strings.Contains(err.Error(), "failed to get domain") {
+		a.Restless = true
+		return a, nil
+	}
+	return a, noAnswer(err)
+}
+
+// judgeVirsh sets the answer by the state and reason that virsh prints, which
+// are named in virsh-domain-monitor.c.
+func (a *Answer) judgeVirsh() error {
+	state, reason, _ := strings.Cut(strings.TrimSuffix(a.State, ")"), " (")
+	hasID := a.Domain.ID != ""
+	switch {
+	case a.Xen && a.Domain.ID == "0":
+		a.State = "Domain-0, the host itself"
+		return nil
+	case isHalf(a.Domain.Name), reason == "migrating", state == "paused" && strings.HasPrefix(reason, "post-copy"):
+		a.Half = true
+		return nil
+	case reason == "starting up": // or waits for a migration to arrive
+		a.Restless = true
+		return nil
+	case state == "paused" && reason == "crashed":
+		return nil
+	}
+	switch state {
+	case "running", "idle", "paused", "in shutdown", "pmsuspended", "no state":
+		// Without an id the document is older or newer than the state.
+		a.Active, a.Restless = hasID, !hasID
+	case "shut off", "crashed", "dying":
+		// With an id Xen still has it: it is on its way down, or up again.
+		a.Restless = hasID && a.Xen
+	default:
+		return cli.Fail(cli.Unavailable, "virsh domstate prints %.60q", a.State)
+	}
+	return nil
+}

@@ -1,0 +1,217 @@
+package domain
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// xlRow is a line of `xl list`.
+type xlRow struct {
+	Name, ID string
+	Flags    string // r(unning) b(locked) p(aused) s(hut down) c(rashed) d(ying), or - each
+}
+
+// A name may hold blanks, so the line is read from its end: ID, memory, VCPUs,
+// state, seconds.
+var xlLine = regexp.MustCompile(`^(.+?)\s+(\d+)\s+\d+\s+\d+\s+([r-][b-][p-][s-][c-][d-])\s+[\d.]+\s*$`)
+
+func parseXLList(text string) ([]xlRow, error) {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	if !strings.HasPrefix(lines[0], "Name ") {
+		return nil, fmt.Errorf("xl list prints %.60q", lines[0])
+	}
+	var rows []xlRow
+	for _, line := range lines[1:] {
+		m := xlLine.FindStringSubmatch(line)
+		if m == nil { // it could be the domain that is asked for
+			return nil, fmt.Errorf("xl list prints %.60q", line)
+		}
+		rows = append(rows, xlRow{m[1], m[2], m[3]})
+	}
+	return rows, nil
+}
+
+// state puts the flags of xl in libvirt's words.
+func (r *xlRow) state() (state string, active bool) {
+	switch {
+	case strings.Contains(r.Flags, "d"):
+		return "dying", false
+	case strings.Contains(r.Flags, "c"):
+		return "crashed", false
+	case strings.Contains(r.Flags, "s"):
+		return "shut down, but still there", false
+	case strings.Contains(r.Flags, "p"):
+		return "paused", true
+	}
+	return "running", true // "b", "r", or for a moment neither
+}
+
+// xlDomain has the parts of `xl list -l` that matter here: libxl_domain_config
+// in Xen's libxl_types.idl.
+type xlDomain struct {
+	DomID  int64 `json:"domid"`
+	Config struct {
+		Info struct {
+			Name string `json:"name"`
+			UUID string `json:"uuid"`
+		} `json:"c_info"`
+		Disks json.RawMessage `json:"disks"` // read for the one domain only: another's oddities are no concern
+	} `json:"config"`
+}
+
+// xlDisk is libxl_device_disk. Fields with their default value are left out, so
+// no readwrite is a read-only disk.
+type xlDisk struct {
+	Path          string `json:"pdev_path"`
+	Vdev          string `json:"vdev"`
+	Format        string `json:"format"`
+	Script        string `json:"script"`
+	BackendDomID  int64  `json:"backend_domid"`
+	BackendDomain string `json:"backend_domname"`
+	ReadWrite     int    `json:"readwrite"`
+	CDROM         int    `json:"is_cdrom"`
+}
+
+// UnmarshalJSON also takes a disk given as a string of xl-disk-configuration(5).
+func (x *xlDisk) UnmarshalJSON(text []byte) error {
+	var spec string
+	if json.Unmarshal(text, &spec) == nil {
+		return x.parse(spec)
+	}
+	type plain xlDisk
+	return json.Unmarshal(text, (*plain)(x))
+}
+
+// parseXL reads what `xl list -l` prints.
+func parseXL(text []byte) ([]xlDomain, error) {
+	var list []xlDomain
+	if err := json.Unmarshal(text, &list); err != nil {
+		return nil, fmt.Errorf("xl list -l prints no JSON list of domains: %w", err)
+	}
+	return list, nil
+}
+
+func (x *xlDomain) domain() (*Domain, error) {
+	d := &Domain{Name: x.Config.Info.Name, UUID: x.Config.Info.UUID, ID: strconv.FormatInt(x.DomID, 10), Type: "xen"}
+	var disks []xlDisk
+	if x.Config.Disks != nil {
+		if err := json.Unmarshal(x.Config.Disks, &disks); err != nil {
+			return nil, fmt.Errorf("xl list -l: disks of %s: %w", d.Name, err)
+		}
+	}
+	for _, disk := range disks {
+		d.Disks = append(d.Disks, disk.disk())
+	}
+	if err := d.checkTargets(); err != nil {
+		return nil, fmt.Errorf("xl list -l: %s: %w", d.Name, err)
+	}
+	return d, nil
+}
+
+func (x *xlDisk) disk() Disk {
+	d := Disk{Target: x.Vdev, Device: "disk", Source: x.Path, Format: x.Format, ReadOnly: x.ReadWrite == 0}
+	if x.CDROM != 0 {
+		d.Device = "cdrom"
+	}
+	switch {
+	case x.Format == "empty":
+		d.Source, d.Format = "", ""
+	case x.BackendDomain != "" && x.BackendDomain != "Domain-0" && x.BackendDomain != "0":
+		d.Trouble = "its backend is the driver domain " + x.BackendDomain
+	case x.BackendDomID != 0:
+		d.Trouble = fmt.Sprintf("its backend is the driver domain %d", x.BackendDomID)
+	case !plainScript(x.Script):
+		d.Trouble = scriptTrouble(x.Script)
+	case d.Source != "" && !strings.HasPrefix(d.Source, "/"):
+		d.Source = "/dev/" + d.Source // as Xen's block script does
+	}
+	return d
+}
+
+// plainScript tells whether a block script takes the source for a local path.
+// Others make the device that the guest gets: block-drbd, block-iscsi, block-nbd.
+func plainScript(script string) bool {
+	return script == "" || script == "block" || strings.HasSuffix(script, "/block")
+}
+
+func scriptTrouble(script string) string {
+	if strings.Contains(script, "drbd") {
+		return "DRBD replicates it (script " + script + "): nothing may be written below DRBD"
+	}
+	return "its device is made by the script " + script
+}
+
+// Prefixes that xend and xl 4.1 needed. Only formats and scripts still mean
+// anything (Xen's libxlu_disk_l.l).
+var xlPrefix = regexp.MustCompile(`^(raw|qcow2?|vhd|iscsi|e?nbd|drbd|tapdisk|tap2?|aio|ioemu|file|phy):`)
+
+var xlFlag = regexp.MustCompile(`^(direct-io-safe|(no-)?discard|(no-)?colo|(un)?trusted)$`)
+
+// parse reads a disk string of xl-disk-configuration(5): the positional
+// parameters target, format, vdev and access, mixed with KEY=VALUE and flags.
+// After a deprecated prefix there is no positional format.
+func (x *xlDisk) parse(spec string) error {
+	set := make(map[string]string)
+	rest := strings.TrimSpace(spec)
+	for m := xlPrefix.FindStringSubmatch(rest); m != nil; m = xlPrefix.FindStringSubmatch(rest) {
+		rest = rest[len(m[0]):]
+		set["format"] = "raw"
+		switch m[1] {
+		case "qcow", "qcow2", "vhd":
+			set["format"] = m[1]
+		case "iscsi", "nbd", "enbd", "drbd":
+			set["script"] = "block-" + m[1]
+		}
+	}
+	for more := true; more; {
+		rest = strings.TrimLeft(rest, " \t\n")
+		if target, ok := strings.CutPrefix(rest, "target="); ok { // commas and all
+			set["target"] = target
+			break
+		}
+		var word string
+		word, rest, more = strings.Cut(rest, ",")
+		if key, value, ok := strings.Cut(word, "="); ok {
+			set[key] = value
+		} else if word == "cdrom" {
+			set["devtype"] = "cdrom"
+		} else if (more || word != "") && !xlFlag.MatchString(word) {
+			if err := setPosition(set, word); err != nil {
+				return err
+			}
+		}
+	}
+	vdev, devtype, _ := strings.Cut(set["vdev"], ":") // deprecated: hdc:cdrom
+	if vdev == "" {
+		return fmt.Errorf("no vdev in %q", spec)
+	}
+	*x = xlDisk{Path: set["target"], Vdev: vdev, Format: set["format"], Script: set["script"], BackendDomain: set["backend"]}
+	cdrom := devtype == "cdrom" || set["devtype"] == "cdrom"
+	if cdrom {
+		x.CDROM = 1
+	}
+	if access := set["access"]; access == "w" || access == "rw" || access == "" && !cdrom {
+		x.ReadWrite = 1
+	}
+	return nil
+}
+
+// setPosition gives a bare word to the first positional parameter not yet set.
+func setPosition(set map[string]string, word string) error {
+	for _, key := range []string{"target", "format", "vdev", "access"} {
+		if _, ok := set[key]; ok {
+			continue
+		}
+		if key == "format" && strings.Contains(word, ":") { // ",hdc:cdrom,r": an empty drive
+			set["format"] = "empty"
+			continue
+		}
+		set[key] = word
+		return nil
+	}
+	return errors.New("too many positional parameters")
+}

@@ -1,0 +1,89 @@
+package lvm
+
+import (
+	"errors"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/cli"
+)
+
+// Find returns the volume that a path stands for: /dev/VG/LV, /dev/mapper/VG-LV,
+// /dev/dm-N or a link to one. It goes by the device's UUID, because names can be
+// ambiguous and dm numbers are used again. Only a volume that is not active, and
+// so has no device, is found by its name. The error's status is NoInput if there
+// is no such device, Config if it is none of LVM's.
+func (vs *Volumes) Find(path string) (*Volume, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return vs.findByName(path)
+	} else if err != nil {
+		return nil, cli.Fail(cli.NoInput, "no such device: %w", err)
+	}
+	if info.Mode()&os.ModeType != os.ModeDevice {
+		return nil, cli.Fail(cli.NoInput, "%s is no block device", path)
+	}
+	d, err := blockdev.DeviceMapper(info.Sys().(*syscall.Stat_t).Rdev)
+	if err != nil {
+		return nil, err
+	}
+	if d == nil || !d.IsLV() {
+		return nil, cli.Fail(cli.Config, "%s is not a logical volume: "+
+			"there are snapshots only of logical volumes and of files on XFS or btrfs", path)
+	}
+	for _, v := range vs.list {
+		if v.dmUUID() == d.UUID {
+			return v, nil
+		}
+	}
+	if !volumeUUID.MatchString(d.UUID) {
+		return nil, cli.Fail(cli.Config, "%s (%s) is a hidden part of a logical volume, not one itself", path, d.Name)
+	}
+	return nil, vs.notListed(cli.Config, path+": LVM does not list this volume (is it hidden by a filter or the devices file?)")
+}
+
+var volumeUUID = regexp.MustCompile(`^LVM-[A-Za-z0-9]{64}$`)
+
+func (vs *Volumes) findByName(path string) (*Volume, error) {
+	var found []*Volume
+	for _, v := range vs.list {
+		if path == v.Path() || path == "/dev/mapper/"+mangle(v.VG)+"-"+mangle(v.Name) {
+			found = append(found, v)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, vs.notListed(cli.NoInput, path+": no such device")
+	case 1:
+		return found[0], nil
+	}
+	return nil, vs.checkVG(found[0])
+}
+
+// notListed is the error for a volume that is not in the list; if the list may
+// not be whole, nobody knows whether it exists.
+func (vs *Volumes) notListed(status int, message string) error {
+	if vs.incomplete != nil {
+		return cli.Fail(cli.Unavailable, "%s; but LVM could not list everything: %w", message, vs.incomplete)
+	}
+	return cli.Fail(status, "%s", message)
+}
+
+// checkVG refuses a volume whose group shares its name with another group:
+// LVM's commands would not know which one is meant.
+func (vs *Volumes) checkVG(v *Volume) error {
+	for _, group := range vs.groups {
+		if group["vg_name"] == v.VG && group["vg_uuid"] != v.VGUUID {
+			return cli.Fail(cli.Config, "two volume groups are called %s (%s and %s): "+
+				"rename one (vgrename UUID NEWNAME), and keep LVM from looking into the guests' disks (devices/scan_lvs=0)",
+				v.VG, v.VGUUID, group["vg_uuid"])
+		}
+	}
+	return nil
+}
+
+// mangle doubles the hyphens of a name as LVM does in device-mapper names.
+func mangle(name string) string { return strings.ReplaceAll(name, "-", "--") }

@@ -1,0 +1,152 @@
+package lvm
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"xen-backup/internal/cli"
+)
+
+// lvs.json is what lvs 2.03.16 printed of a group with a thick origin, a good and
+// an overflowed snapshot of it, and a thin pool with a volume and its snapshot.
+func captured(t *testing.T) []byte {
+	t.Helper()
+	report, err := os.ReadFile("testdata/lvs.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+func volumesOf(t *testing.T, report []byte) *Volumes {
+	t.Helper()
+	rows, err := parseReport(report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vs := new(Volumes)
+	for _, r := range rows {
+		v, err := r.volume()
+		if err != nil {
+			t.Fatal(err)
+		}
+		vs.list = append(vs.list, v)
+	}
+	return vs
+}
+
+func (vs *Volumes) named(t *testing.T, name string) *Volume {
+	t.Helper()
+	for _, v := range vs.list {
+		if v.Name == name {
+			return v
+		}
+	}
+	t.Fatalf("no volume %s", name)
+	return nil
+}
+
+func TestParseReport(t *testing.T) {
+	vs := volumesOf(t, captured(t))
+	if len(vs.list) != 7 {
+		t.Errorf("%d volumes, want 7", len(vs.list))
+	}
+	snap := vs.named(t, "xb-vm1-abcdefgh")
+	if snap.Path() != "/dev/vg0/xb-vm1-abcdefgh" || snap.Origin != "vm1" || snap.Size != 68<<20 ||
+		snap.OriginSize != 64<<20 || snap.DataUsed != 11.82 || !snap.ThickSnapshot() || snap.Invalid() || snap.Thin() ||
+		strings.Join(snap.Tags, " ") != "xen-backup xen-backup.owner=12.34.abcd" || snap.Created.Unix() != 1795373135 ||
+		snap.ExtentSize != 4<<20 || snap.VGFree != 687865856 {
+		t.Errorf("snapshot: %+v", snap)
+	}
+	if lost := vs.named(t, "xb-vm1-small"); !lost.Invalid() {
+		t.Errorf("overflowed snapshot: %+v", lost)
+	}
+	if thin := vs.named(t, "xb-t1-abcdefgh"); !thin.Thin() || thin.ThickSnapshot() || thin.Pool != "pool" || thin.Origin != "t1" {
+		t.Errorf("thin snapshot: %+v", thin)
+	}
+	if pool := vs.named(t, "pool"); pool.MetaUsed != 10.94 || pool.DataUsed != 0 {
+		t.Errorf("pool: %+v", pool)
+	}
+	if got := len(vs.Tagged("xen-backup")); got != 3 {
+		t.Errorf("%d tagged volumes, want 3", got)
+	}
+}
+
+// LVM's advice turns up on standard output.
+func TestParseReportWithAdvice(t *testing.T) {
+	report := captured(t)
+	before := "  WARNING: Not using device /dev/sdb for PV x.\n{devices file is missing}\n[advice]\n"
+	rows := strings.SplitAfter(string(report), "\n")
+	inside := strings.Join(rows[:4], "") + "  Please remove the lvm.conf filter, it is ignored.\n" + strings.Join(rows[4:], "")
+	for _, out := range []string{before + string(report), inside, string(report) + "  WARNING: the end\n", before + inside} {
+		got, err := parseReport([]byte(out))
+		if err != nil || len(got) != 7 {
+			t.Errorf("%d rows, %v of:\n%.300s", len(got), err, out)
+		}
+	}
+	for _, out := range []string{"", "  WARNING: nothing\n", "{}", string(report[:len(report)/2]), `{"log":[]}`} {
+		if got, err := parseReport([]byte(out)); err == nil {
+			t.Errorf("%d rows of %.100q", len(got), out)
+		}
+	}
+	if got, err := parseReport([]byte(`{"report":[{"lv":[]}]}`)); err != nil || len(got) != 0 {
+		t.Errorf("a host without volumes: %d rows, %v", len(got), err)
+	}
+}
+
+func TestBadField(t *testing.T) {
+	rows, err := parseReport(bytes.Replace(captured(t), []byte(`"lv_size":"67108864"`), []byte(`"lv_size":"64.00m"`), 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rows {
+		if _, err = r.volume(); err != nil {
+			break
+		}
+	}
+	if err == nil || err.Error() != `bad lv_size "64.00m"` {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestFindInactive(t *testing.T) {
+	vs := volumesOf(t, captured(t))
+	for _, path := range []string{"/dev/vg0/we-ird_1.x", "/dev/mapper/vg0-we--ird_1.x"} {
+		if v, err := vs.Find(path); err != nil || v.Name != "we-ird_1.x" {
+			t.Errorf("Find(%s) = %v, %v", path, v, err)
+		}
+	}
+	_, err := vs.Find("/dev/vg0/nothing")
+	if cli.StatusOf(err) != cli.NoInput {
+		t.Errorf("missing: %v", err)
+	}
+	vs.incomplete = errors.New("lvs: Volume group vgx is locked")
+	_, err = vs.Find("/dev/vg0/nothing")
+	if cli.StatusOf(err) != cli.Unavailable {
+		t.Errorf("missing in an incomplete list: %v", err)
+	}
+}
+
+// A second group of the same name, as from a guest's disk, with or without
+// volumes of its own.
+func TestAmbiguousGroup(t *testing.T) {
+	vs := volumesOf(t, captured(t))
+	vm1 := vs.named(t, "vm1")
+	vs.groups = []row{{"vg_name": "vg0", "vg_uuid": vm1.VGUUID}, {"vg_name": "vg1", "vg_uuid": "x"}}
+	if _, err := vs.Order([]*Volume{vm1}, 1<<30, "abcdefgh", []string{"x"}); err != nil {
+		t.Error(err)
+	}
+	vs.groups = append(vs.groups, row{"vg_name": "vg0", "vg_uuid": "another"})
+	if _, err := vs.Order([]*Volume{vm1}, 1<<30, "abcdefgh", []string{"x"}); cli.StatusOf(err) != cli.Config {
+		t.Errorf("Order: %v", err)
+	}
+	twin := *vm1
+	twin.VGUUID, twin.UUID = "another", "other"
+	vs.list = append(vs.list, &twin)
+	if _, err := vs.Find("/dev/vg0/vm1"); cli.StatusOf(err) != cli.Config {
+		t.Errorf("Find: %v", err)
+	}
+}

@@ -1,0 +1,207 @@
+package lvm
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"xen-backup/internal/cli"
+)
+
+// The pool use, in percent, from which on no thin snapshot is taken: a snapshot
+// makes every block that the guest rewrites cost a new one, and a pool that is
+// full stops all guests in it.
+const (
+	maxPoolData     = 90
+	maxPoolMetadata = 80
+)
+
+// chunkSize of a new exception store, in bytes: LVM's default, spelled out
+// because the largest useful size depends on it.
+const chunkSize = 4096
+
+// Order is a snapshot to be taken. Everything that can be checked beforehand has
+// been, so that several are taken one right after another.
+type Order struct {
+	Origin  *Volume
+	Name    string
+	extents int64 // of the exception store; 0 for a thin snapshot
+	tags    []string
+}
+
+// Order plans a snapshot of each of the origins, with names ending in run and
+// with tags, the first of which Remove will ask for. size, in bytes, is what a
+// thick one may take of its volume group; it never takes more than it can ever
+// need. Thin ones have no size.
+func (vs *Volumes) Order(origins []*Volume, size int64, run string, tags []string) ([]*Order, error) {
+	var orders []*Order
+	need := make(map[string]int64) // bytes by volume group
+	for _, v := range origins {
+		if err := vs.checkOrigin(v); err != nil {
+			return nil, err
+		}
+		name, err := snapshotName(v, run)
+		if err != nil {
+			return nil, err
+		}
+		o := &Order{Origin: v, Name: name, tags: tags}
+		if !v.Thin() {
+			o.extents = (min(size, storeBound(v.Size)) + v.ExtentSize - 1) / v.ExtentSize
+			need[v.VGUUID] += o.extents * v.ExtentSize
+		}
+		if need[v.VGUUID] > v.VGFree {
+			return nil, cli.Fail(cli.CantCreate, "volume group %s has only %s free, but the snapshots need %s: "+
+				"make room there, or let them be smaller with --size", v.VG, cli.FormatSize(v.VGFree), cli.FormatSize(need[v.VGUUID]))
+		}
+		orders = append(orders, o)
+	}
+	return orders, nil
+}
+
+var qubesSnapshot = regexp.MustCompile(`^vm-.+-snap$`)
+
+// checkOrigin refuses what can't or mustn't be snapshotted.
+func (vs *Volumes) checkOrigin(v *Volume) error {
+	switch {
+	case strings.HasPrefix(v.VG, "VG_XenStorage-"):
+		return cli.Fail(cli.Config, "%s belongs to a XenServer storage repository: "+
+			"its volumes hold chains of VHD images, which xen-backup can't copy", v)
+	case qubesSnapshot.MatchString(v.Name):
+		return cli.Fail(cli.Config, "%s is the running copy of a Qubes volume and vanishes when the qube stops: "+
+			"back up Qubes with wyng-util-qubes", v)
+	case v.ThickSnapshot():
+		return cli.Fail(cli.Config, "%s is a snapshot, and LVM takes none of those: name its origin %s/%s", v, v.VG, v.Origin)
+	case v.attr(0) == 'O':
+		return cli.Fail(cli.Busy, "a snapshot is being merged into %s: try again when that is done", v)
+	}
+	if err := vs.checkVG(v); err != nil || !v.Thin() {
+		return err
+	}
+	return vs.checkPool(v)
+}
+
+func (vs *Volumes) checkPool(v *Volume) error {
+	for _, pool := range vs.list {
+		switch {
+		case pool.VGUUID != v.VGUUID || pool.Name != v.Pool:
+			continue
+		case pool.Health != "":
+			return cli.Fail(cli.CantCreate, "thin pool %s is not healthy: %s", pool, pool.Health)
+		case pool.DataUsed >= maxPoolData:
+			return cli.Fail(cli.CantCreate, "thin pool %s is nearly full: %.1f %% of its data space is used, the limit for a snapshot is %d %%: "+
+				"extend it (lvextend -L +SIZE %s)", pool, pool.DataUsed, maxPoolData, pool)
+		case pool.MetaUsed >= maxPoolMetadata:
+			return cli.Fail(cli.CantCreate, "thin pool %s is nearly full: %.1f %% of its metadata space is used, the limit for a snapshot is %d %%: "+
+				"extend it (lvextend --poolmetadatasize +SIZE %s)", pool, pool.MetaUsed, maxPoolMetadata, pool)
+		}
+		return nil
+	}
+	return vs.notListed(cli.Unavailable, fmt.Sprintf("LVM does not list %s/%s, the pool of %s", v.VG, v.Pool, v))
+}
+
+// storeBound returns the size in bytes of an exception store that can't
+// overflow: a chunk for each of the origin's, the header, and the chunks that
+// list the others, of which one more is made ready whenever one is full (see
+// readStore and drivers/md/dm-snap-persistent.c, persistent_commit_exception).
+func storeBound(origin int64) int64 {
+	chunks := (origin + chunkSize - 1) / chunkSize
+	lists := chunks/(chunkSize/exceptionSize) + 1
+	return (1 + lists + chunks) * chunkSize
+}
+
+// dmNameMax is the longest name of a device-mapper device (DM_NAME_LEN). LVM
+// does not check it beforehand: a name that is too long fails when the origin is
+// already being suspended, with "manual intervention required".
+const dmNameMax = 127
+
+// snapshotName returns xb-LV-RUN, LV being shortened where the names of the
+// hidden devices would be too long.
+func snapshotName(v *Volume, run string) (string, error) {
+	hidden := ""
+	if !v.Thin() {
+		hidden = "-cow"
+		if len(mangle(v.VG)+"-"+mangle(v.Name)+"-real") > dmNameMax {
+			return "", cli.Fail(cli.Config, "the name %s is too long for a volume with snapshots: rename it", v)
+		}
+	}
+	lv := v.Name
+	for n := len(v.Name); n > 0; n-- {
+		name := "xb-" + lv + "-" + run
+		if len(mangle(v.VG)+"-"+mangle(name)+hidden) <= dmNameMax {
+			return name, nil
+		}
+		lv = v.Name[:n-1] + "+" + v.UUID[:6] // still unlike any other's
+	}
+	return "", cli.Fail(cli.Config, "the name of the volume group %s is too long for a snapshot to be named in it", v.VG)
+}
+
+// Path returns the path that the snapshot will have.
+func (o *Order) Path() string { return "/dev/" + o.Origin.VG + "/" + o.Name }
+
+// Create takes the snapshot: read-only, so that nothing can get in between it and
+// its origin, and active. Its errors have status CantCreate; the volume may exist
+// nevertheless.
+func (o *Order) Create() error {
+	args := []string{"--snapshot", "--permission", "r", "--name", o.Name}
+	for _, tag := range o.tags {
+		args = append(args, "--addtag", tag)
+	}
+	if o.Origin.Thin() {
+		// A size would make it a thick one. Without the two options it would carry
+		// the activation skip flag and have no device.
+		args = append(args, "--setactivationskip", "n", "--ignoreactivationskip")
+	} else {
+		args = append(args, "--extents", strconv.FormatInt(o.extents, 10), "--chunksize", strconv.Itoa(chunkSize)+"b")
+	}
+	if err := lvmCommand("lvcreate", append(args, o.Origin.String())...); err != nil {
+		return cli.Fail(cli.CantCreate, "cannot take a snapshot of %s: %w", o.Origin, err)
+	}
+	return nil
+}
+
+// WaitForDevice waits until udev has made the snapshot's device node.
+func (o *Order) WaitForDevice() error {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		_, err := os.Stat(o.Path())
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return cli.Fail(cli.CantCreate, "the snapshot was taken, but its device does not appear: %w", err)
+		}
+	}
+}
+
+// Undo removes the snapshot if Create made it.
+func (o *Order) Undo() error { return remove(o.Origin.VG, o.Origin.VGUUID, o.Name, o.tags[0]) }
+
+// Remove removes a volume that carries tag. For half a minute it tries again
+// while the volume is open, for udev looks into every volume that somebody has
+// just closed; after that the status is Busy.
+func Remove(v *Volume, tag string) error { return remove(v.VG, v.VGUUID, v.Name, tag) }
+
+func remove(vg, vgUUID, name, tag string) error {
+	// LVM itself is made to look at group and tag once more, under its own lock.
+	which := fmt.Sprintf("vg_uuid=%s && lv_name=%s && lv_tags={%s}", vgUUID, name, tag)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Second) {
+		err := lvmCommand("lvremove", "--select", which, vg)
+		_, there := os.Stat("/dev/" + vg + "/" + name)
+		switch {
+		case err == nil && there == nil: // it found nothing that it might remove
+			return cli.Fail(cli.IOError, "cannot remove %s/%s: it no longer has the tag %s", vg, name, tag)
+		case err == nil:
+			return nil
+		case !inUse.MatchString(err.Error()):
+			return cli.Fail(cli.IOError, "cannot remove %s/%s: %w", vg, name, err)
+		case time.Now().After(deadline):
+			return cli.Fail(cli.Busy, "cannot remove %s/%s: somebody has it open: %w", vg, name, err)
+		}
+		// What udev began it should finish first; where there is no udev, that fails.
+		run(5*time.Second, nil, "udevadm", "settle", "--timeout=4")
+	}
+}
+
+var inUse = regexp.MustCompile(`in use|[Uu]sed by another|open logical volume|[Bb]usy`)

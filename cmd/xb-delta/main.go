@@ -1,0 +1,103 @@
+// Command xb-delta compares a source with a target's signature and writes the
+// delta between them: see xb-delta(1).
+package main
+
+import (
+	"strconv"
+
+	"xen-backup/internal/cli"
+	"xen-backup/internal/rdiff"
+	"xen-backup/internal/stream"
+)
+
+const usage = `Usage: xb-delta [OPTION]... SOURCE < SIGNATURE > DELTA
+       xb-delta [OPTION]... --signature FILE SOURCE|- > DELTA
+       xb-delta --check [OPTION]... SOURCE < SIGNATURE
+       xb-delta --info [--json] [FILE]
+
+Read a target's signature and the source, a snapshot's device or a file, and
+write what makes the target equal to the source, for xb-patch.
+
+      --signature FILE      read the signature from FILE, not from stdin
+      --level N             compress: 0 (not at all) to 19, default 1
+      --bwlimit RATE        write at most RATE bytes a second
+      --new-signature FILE  write the source's own signature to FILE; adopt it
+                            only once the delta was applied
+      --check               write no delta; say how much differs
+      --allow-live          read a volume although others may write to it; the
+                            image can then be one that never existed
+      --info                describe the signature or delta in FILE or on stdin
+      --json                with --info: as a JSON object
+      --progress[=WHEN]     show progress: always, auto (default) or never
+      --summary FILE        write the figures of the run to FILE as JSON
+  -v, --verbose             say more
+  -q, --quiet               say only errors
+  -h, --help                print this help
+  -V, --version             print the version
+
+Sizes are bytes, or have a unit K, M, G or T (powers of 1024).
+Exit status: 0 done or equal, 1 differs (--check), 64 usage, 65 bad or cut
+signature, 66 no such source, 69 device-mapper cannot be asked, 73 cannot create
+FILE, 74 I/O error, 75 the source is live, 76 not a signature, 82 the snapshot
+has become invalid. See xb-delta(1).
+`
+
+func main() { cli.Main("xb-delta", usage, run) }
+
+type options struct {
+	source       string
+	signature    string
+	level        int
+	bwlimit      int64
+	newSignature string
+	check        bool
+	allowLive    bool
+	progress     string
+	summary      string
+}
+
+func run(env *cli.Env, args []string) error {
+	o := options{level: stream.DefaultLevel}
+	var info, asJSON bool
+	f := env.Flags()
+	f.String(&o.signature, "signature")
+	f.Func("level", func(s string) (err error) {
+		if o.level, err = strconv.Atoi(s); err != nil || o.level < 0 || o.level > stream.MaxLevel {
+			return cli.Fail(cli.Usage, "%q is no level from 0 to %d", s, stream.MaxLevel)
+		}
+		return nil
+	})
+	f.Func("bwlimit", func(s string) (err error) {
+		if o.bwlimit, err = cli.ParseSize(s); err == nil && o.bwlimit == 0 {
+			err = cli.Fail(cli.Usage, "a rate of 0 never ends")
+		}
+		return err
+	})
+	f.String(&o.newSignature, "new-signature")
+	f.Bool(&o.check, "check")
+	f.Bool(&o.allowLive, "allow-live")
+	f.Bool(&info, "info")
+	f.Bool(&asJSON, "json")
+	f.ProgressFlag(&o.progress)
+	f.String(&o.summary, "summary")
+	operands, err := f.Parse(args)
+	switch {
+	case err != nil:
+		return err
+	case info:
+		return rdiff.PrintInfo(env, operands, asJSON)
+	case asJSON:
+		return cli.Fail(cli.Usage, "--json goes with --info")
+	case len(operands) != 1:
+		return cli.Fail(cli.Usage, "want one source, got %d operands", len(operands))
+	case operands[0] == "-" && (o.signature == "" || o.signature == "-"):
+		return cli.Fail(cli.Usage, "with the source on standard input the signature needs --signature FILE")
+	case o.check && o.newSignature != "":
+		return cli.Fail(cli.Usage, "--check makes no delta, and so no --new-signature either")
+	}
+	o.source = operands[0]
+	if err := cli.Distinct(o.source, o.newSignature, o.summary); err != nil {
+		return err
+	}
+	return delta(env, o)
+}

@@ -1,0 +1,210 @@
+// Command xb-locate lists the disks of a domain that is active on this host.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"xen-backup/internal/cli"
+	"xen-backup/internal/domain"
+)
+
+const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude TARGET]...
+                 [--all] [--json] DOMAIN
+       xb-locate [-c URI] [--exclude TARGET]... [--all] [--json] --xml FILE
+
+Print the disks of DOMAIN (a name, UUID or id), one TARGET<TAB>SOURCE a line,
+if it is active on this host; else say why not and exit with status 1. Its
+cdrom, floppy, empty, read-only, shareable and transient disks are left out.
+
+  -c, --connect URI      connect virsh to URI
+      --toolstack NAME   ask only virsh or xl; auto (the default) asks both
+      --exclude TARGET   leave out the disk TARGET (may be repeated)
+      --all              list all disks, with the reason why one is left out, or -
+      --json             print one JSON object
+      --xml FILE         list the disks of a libvirt document (- is stdin),
+                         whether or not the domain is active
+  -v, --verbose          say which toolstack answered
+  -q, --quiet            no warnings
+  -h, --help             this text
+  -V, --version          the version
+
+Exit status: 0 active here, 1 not active here, 64 usage, 65 bad document,
+66 cannot open FILE, 69 cannot ask, 74 I/O error, 75 not active but a disk is open,
+78 a disk can't be copied and is not excluded.
+`
+
+func main() { cli.Main("xb-locate", usage, run) }
+
+type options struct {
+	uri, toolstack, xml string
+	exclude             []string
+	all, json           bool
+}
+
+func run(env *cli.Env, args []string) error {
+	o := options{}
+	f := env.Flags()
+	f.String(&o.uri, "c,connect")
+	f.Func("toolstack", cli.OneOf(&o.toolstack, "auto", "virsh", "xl"))
+	f.String(&o.xml, "xml")
+	f.Func("exclude", func(target string) error {
+		if target == "" {
+			return errors.New("empty target")
+		}
+		o.exclude = append(o.exclude, target)
+		return nil
+	})
+	f.Bool(&o.all, "all")
+	f.Bool(&o.json, "json")
+	operands, err := f.Parse(args)
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	if o.xml != "" {
+		if len(operands) > 0 || o.toolstack != "" {
+			return cli.Fail(cli.Usage, "--xml goes without DOMAIN and --toolstack")
+		}
+		return listDocument(ctx, env, &o)
+	}
+	switch {
+	case len(operands) != 1:
+		return cli.Fail(cli.Usage, "want one DOMAIN or --xml FILE")
+	case strings.TrimSpace(operands[0]) == "" || operands[0] != cli.Printable(operands[0]):
+		return cli.Fail(cli.Usage, "bad name of a domain: %q", operands[0])
+	}
+	return locate(ctx, env, &o, operands[0])
+}
+
+// locate lists the disks of a domain that is active here.
+func locate(ctx context.Context, env *cli.Env, o *options, name string) error {
+	if o.toolstack == "" {
+		o.toolstack = "auto"
+	}
+	toolstacks, err := domain.Installed(o.toolstack, o.uri)
+	if err != nil {
+		return err
+	}
+	judge := newJudge(ctx, o)
+	l := domain.Locator{Toolstacks: toolstacks, InUse: judge.InUse, Pause: time.Second}
+	answer, err := l.Locate(ctx, name)
+	if err != nil {
+		return err
+	}
+	env.Info("%s: %s is %s", answer.Toolstack, name, answer.State)
+	return list(env, o, judge, answer)
+}
+
+// listDocument lists the disks of a libvirt document.
+func listDocument(ctx context.Context, env *cli.Env, o *options) error {
+	in, name := env.Stdin, "standard input"
+	if o.xml != "-" {
+		f, err := os.Open(o.xml)
+		if err != nil {
+			return cli.Fail(cli.NoInput, "cannot read: %w", err)
+		}
+		defer f.Close()
+		in, name = f, o.xml
+	}
+	d, err := domain.ParseXML(in)
+	var path *fs.PathError
+	switch {
+	case errors.As(err, &path):
+		return cli.Fail(cli.IOError, "cannot read: %w", err)
+	case err != nil:
+		return cli.Fail(cli.BadStream, "%s: %w", name, err)
+	}
+	return list(env, o, newJudge(ctx, o), domain.Answer{Domain: d})
+}
+
+func newJudge(ctx context.Context, o *options) *domain.Judge {
+	virsh := domain.NewVirsh(o.uri)
+	return &domain.Judge{
+		Resolver: domain.Resolver{Sys: "/sys", Dev: "/dev"},
+		Opens:    domain.Opens{Sys: "/sys", Proc: "/proc"},
+		VolumePath: func(pool, volume string) (string, error) {
+			return virsh.VolumePath(ctx, pool, volume)
+		},
+		Exclude: o.exclude,
+	}
+}
+
+// list prints the disks of a.Domain. If one of them can't be copied, nothing but
+// what --all asks for is printed: a list that looks whole and is not would become
+// a copy that is not.
+func list(env *cli.Env, o *options, judge *domain.Judge, a domain.Answer) error {
+	entries := judge.Disks(a.Domain)
+	chosen := []domain.Entry{}
+	var failed []string
+	for _, e := range entries {
+		switch {
+		case e.Failed:
+			failed = append(failed, e.Target+": "+e.Skip)
+		case e.Notice != "" && (o.xml == "" || e.Skip != ""): // a document may be another host's
+			env.Warn("%s: disk %s: %s", a.Domain.Name, e.Target, e.Notice)
+		}
+		if o.all || e.Skip == "" {
+			chosen = append(chosen, e)
+		}
+	}
+	for _, target := range o.exclude {
+		if !slices.ContainsFunc(entries, func(e domain.Entry) bool { return e.Target == target }) {
+			env.Warn("%s has no disk %s to exclude", a.Domain.Name, target)
+		}
+	}
+	if failed != nil && !o.all {
+		return cannotCopy(a.Domain.Name, failed)
+	}
+	if len(chosen) == 0 {
+		env.Warn("%s has no disk to copy", a.Domain.Name)
+	}
+	text, err := format(o, a, chosen)
+	if err != nil {
+		return err
+	}
+	if err := env.Print(text); err != nil || failed == nil {
+		return err
+	}
+	return cannotCopy(a.Domain.Name, failed)
+}
+
+func cannotCopy(name string, failed []string) error {
+	return cli.Fail(cli.Config, "%s has disks that cannot be copied; --exclude TARGET leaves one out\n%s",
+		name, strings.Join(failed, "\n"))
+}
+
+func format(o *options, a domain.Answer, entries []domain.Entry) (string, error) {
+	if o.json {
+		text, err := json.Marshal(struct {
+			Domain    string         `json:"domain"`
+			State     string         `json:"state,omitempty"`
+			Toolstack string         `json:"toolstack,omitempty"`
+			Disks     []domain.Entry `json:"disks"`
+		}{a.Domain.Name, a.State, a.Toolstack, entries})
+		if err != nil {
+			return "", cli.Fail(cli.Internal, "json: %w", err)
+		}
+		return string(text) + "\n", nil
+	}
+	var b strings.Builder
+	for _, e := range entries {
+		columns := []string{e.Target, e.Source}
+		if o.all {
+			columns = append(columns, e.Skip)
+		}
+		for i, c := range columns {
+			if columns[i] = cli.Printable(strings.ReplaceAll(c, "\t", " ")); c == "" {
+				columns[i] = "-" // a shell's read would join two tabs
+			}
+		}
+		b.WriteString(strings.Join(columns, "\t") + "\n")
+	}
+	return b.String(), nil
+}

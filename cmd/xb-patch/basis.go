@@ -1,0 +1,114 @@
+package main
+
+import (
+	"xen-backup/internal/cli"
+	"xen-backup/internal/rdiff"
+	"xen-backup/internal/state"
+)
+
+// judge proves, before the first write, that the target is the delta's basis and
+// that it still is what a sync left there: else the changes on it exist nowhere
+// else.
+func (p *patcher) judge(d rdiff.Delta) error {
+	if err := p.checkSize(d.Source.Size); err != nil {
+		return err
+	}
+	basis := imageRecord(d.Header, d.Basis)
+	if err := p.checkDiverged(basis, imageRecord(d.Header, d.Source)); err != nil {
+		return err
+	}
+	return p.proveBasis(d, basis)
+}
+
+// checkDiverged holds the basis against the images that this host knows to exist
+// elsewhere: the one it got last, and those it sent.
+func (p *patcher) checkDiverged(basis, source *state.Record) error {
+	known, err := p.remembered()
+	if err != nil {
+		return err
+	}
+	if len(known) == 0 {
+		if p.file != nil && !p.inPlace {
+			p.env.Warn("first contact with %s: no sync of it is remembered here, so nothing tells whether it was changed", p.target)
+			if tail := p.file.Size() - source.Size; p.file.IsBlock() && tail > 0 {
+				p.env.Warn("%s is larger than the image: its last %d bytes are left alone", p.target, tail)
+			}
+		}
+		return nil
+	}
+	comparable := false
+	for _, r := range known {
+		if r.SameImage(basis) {
+			return nil
+		}
+		comparable = comparable || r.Comparable(basis)
+	}
+	why := "it was changed since its last sync"
+	if known[0].SameImage(source) {
+		why += ", or this delta was applied already"
+	}
+	why += ": remembered is " + known[0].String()
+	if !comparable {
+		why = "the delta's digests cannot be compared with those remembered: use -b and --hash as before; remembered is " + known[0].String()
+	}
+	if p.force {
+		p.env.Warn("%s has diverged and is overwritten all the same (--force-diverged): %s", p.target, why)
+		return nil
+	}
+	return cli.Fail(cli.NotBasis, "%s has diverged: %s, the delta's basis is %s\n"+
+		"changes on it that exist nowhere else would be lost; to overwrite them: --force-diverged", p.target, why, basis)
+}
+
+// remembered returns the images of the target that exist elsewhere too.
+func (p *patcher) remembered() ([]*state.Record, error) {
+	sent, err := p.device.Sent()
+	if err != nil {
+		return nil, err
+	}
+	var known []*state.Record
+	if p.record.Phase == state.Clean {
+		known = append(known, p.record)
+	}
+	for _, r := range sent {
+		if r.Peer == p.peer {
+			// What this very peer has counts alone: an image that only a third host
+			// has is newer than what the peer may bring.
+			return append(known, r), nil
+		}
+	}
+	return append(known, sent...), nil
+}
+
+// proveBasis demands that the target's content is the basis now: by what a reader
+// found, if nobody wrote since, or by reading all of it.
+func (p *patcher) proveBasis(d rdiff.Delta, basis *state.Record) error {
+	if size := p.size(); size < basis.Size || (p.file == nil || !p.file.IsBlock()) && size != basis.Size {
+		return cli.Fail(cli.NotBasis, "%s is not the delta's basis: it has %d bytes, the basis %d", p.target, size, basis.Size)
+	}
+	if p.file == nil {
+		return nil // a basis of 0 bytes has one digest
+	}
+	witness := p.file.Witness()
+	for _, r := range []*state.Record{p.device.LoadSeen(), p.record} {
+		if (r.Phase == state.Seen || r.Phase == state.Clean) && r.SameImage(basis) && witness != "" && r.Witness == witness {
+			return nil
+		}
+	}
+	p.env.Info("%s: reading all of it to prove that it is the delta's basis", p.target)
+	image, err := p.file.Reread()
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	if err := image.Limit(basis.Size); err != nil {
+		return err
+	}
+	found, err := rdiff.DigestOf(image, d.Header)
+	if err != nil {
+		return err
+	}
+	if found != d.Basis {
+		return cli.Fail(cli.NotBasis, "%s is not the delta's basis: it holds %s, the basis is %s", p.target, imageRecord(d.Header, found), basis)
+	}
+	return nil
+}

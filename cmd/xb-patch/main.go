@@ -1,0 +1,133 @@
+// Command xb-patch applies a delta to a target so that the target is always a
+// whole image: see xb-patch(1).
+package main
+
+import (
+	"xen-backup/internal/cli"
+	"xen-backup/internal/rdiff"
+)
+
+const usage = `Usage: xb-patch [OPTION]... DEV|FILE < DELTA
+       xb-patch --dry-run [OPTION]... DEV|FILE < DELTA
+       xb-patch --recover DEV|FILE
+       xb-patch --state DEV|FILE
+       xb-patch --record ORIGIN --peer HOST < SUMMARY
+       xb-patch --info [--json] [FILE]
+
+Receive a delta, prove it and the target's content, and only then write: the
+target holds the old image or the new one, or is flagged until --recover has
+finished it.
+
+      --spool DIR        keep the delta in DIR until it is applied
+                         (default: below the state directory)
+      --in-place         write while the delta arrives, without a spool; only for
+                         a first copy, where there is nothing to lose
+      --create           create FILE if it does not exist; never below /dev
+      --dry-run          write nothing; prove everything and say what it would do
+      --recover          finish the apply that was interrupted on DEV
+      --abandon-apply    give an interrupted apply up, and with it the image on
+                         DEV: it needs a full copy then
+      --force-diverged   overwrite changes on DEV that exist nowhere else
+      --state            print what is remembered of DEV as JSON
+      --record           remember that the peer now has the image of ORIGIN that
+                         xb-delta's --summary on stdin describes
+      --peer HOST        the other host, for the state
+      --state-dir DIR    where this host remembers its devices
+                         (default $XB_STATE_DIR or /var/lib/xen-backup)
+      --info             describe the signature or delta in FILE or on stdin
+      --json             with --info: as a JSON object
+      --progress[=WHEN]  show progress: always, auto (default) or never
+      --summary FILE     write the figures of the run to FILE as JSON
+  -v, --verbose          say more
+  -q, --quiet            say only errors
+  -h, --help             print this help
+  -V, --version          print the version
+
+Exit status: 0 done, 64 usage, 65 bad or cut delta or wrong size, 66 no such
+device, 69 it cannot be told who uses DEV, 73 no room for the spool or state, 74
+I/O error, 75 busy, 76 not a delta, 78 unusable state, 80 not the basis or
+diverged, 83 an apply is unfinished: recover first. See xb-patch(1).
+`
+
+func main() { cli.Main("xb-patch", usage, run) }
+
+type options struct {
+	target   string
+	spool    string
+	inPlace  bool
+	create   bool
+	force    bool
+	peer     string
+	stateDir string
+	progress string
+	summary  string
+}
+
+func run(env *cli.Env, args []string) error {
+	var o options
+	var mode struct{ dryRun, recover, abandon, state, record, info, json bool }
+	f := env.Flags()
+	f.String(&o.spool, "spool")
+	f.Bool(&o.inPlace, "in-place")
+	f.Bool(&o.create, "create")
+	f.Bool(&mode.dryRun, "dry-run")
+	f.Bool(&mode.recover, "recover")
+	f.Bool(&mode.abandon, "abandon-apply")
+	f.Bool(&o.force, "force-diverged")
+	f.Bool(&mode.state, "state")
+	f.Bool(&mode.record, "record")
+	f.String(&o.peer, "peer")
+	f.String(&o.stateDir, "state-dir")
+	f.Bool(&mode.info, "info")
+	f.Bool(&mode.json, "json")
+	f.ProgressFlag(&o.progress)
+	f.String(&o.summary, "summary")
+	operands, err := f.Parse(args)
+	if err != nil {
+		return err
+	}
+	modes := 0
+	for _, m := range []bool{mode.dryRun, mode.recover, mode.abandon, mode.state, mode.record, mode.info} {
+		if m {
+			modes++
+		}
+	}
+	switch {
+	case modes > 1:
+		return cli.Fail(cli.Usage, "--dry-run, --recover, --abandon-apply, --state, --record and --info exclude each other")
+	case mode.info:
+		return rdiff.PrintInfo(env, operands, mode.json)
+	case mode.json:
+		return cli.Fail(cli.Usage, "--json goes with --info")
+	case len(operands) != 1:
+		return cli.Fail(cli.Usage, "want one device or file, got %d operands", len(operands))
+	case modes > 0 && !mode.dryRun && (o.spool != "" || o.inPlace || o.create || o.force):
+		return cli.Fail(cli.Usage, "--spool, --in-place, --create and --force-diverged go with a delta")
+	case o.spool != "" && o.inPlace:
+		return cli.Fail(cli.Usage, "--in-place uses no spool")
+	case o.force && o.inPlace:
+		return cli.Fail(cli.Usage, "--in-place is for first copies: what has diverged is overwritten through a spool")
+	case operands[0] == "-":
+		return cli.Fail(cli.Usage, "the target is a device or file, not a stream")
+	}
+	if err := cli.Distinct(operands[0], o.summary); err != nil {
+		return err
+	}
+	o.target = operands[0]
+	p := &patcher{env: env, options: o}
+	switch {
+	case mode.state:
+		return p.printState()
+	case mode.record:
+		return p.recordSent()
+	case mode.recover:
+		return p.recover()
+	case mode.abandon:
+		return p.abandon()
+	case mode.dryRun:
+		return p.dryRun()
+	case o.inPlace:
+		return p.copyInPlace()
+	}
+	return p.patch()
+}

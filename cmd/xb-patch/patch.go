@@ -1,0 +1,204 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/cli"
+	"xen-backup/internal/rdiff"
+	"xen-backup/internal/state"
+	"xen-backup/internal/stream"
+)
+
+// patch is the usual run: spool, verify, apply.
+func (p *patcher) patch() error {
+	in, err := p.env.BinaryIn()
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	if err := p.open(); err != nil {
+		return err
+	}
+	if err := p.checkFinished(); err != nil {
+		return err
+	}
+	// A spool left behind by a crash just after an apply was done.
+	os.Remove(p.device.SpoolFile(p.spool))
+
+	spool, err := createSpool(p.device, p.spool, in)
+	if err != nil {
+		return err
+	}
+	defer spool.discard()
+	d, err := rdiff.Verify(spool.tee(in), p.checkHeader, func(n int64) { p.read.Read.Add(n) })
+	if err != nil {
+		return err
+	}
+	if err := p.judge(d); err != nil {
+		return err
+	}
+	if p.file != nil {
+		if err := rdiff.ProveOld(spool.reader(), d, p.file); err != nil {
+			return p.notBasis(err)
+		}
+	}
+	if d.Frames == 0 && d.Basis == d.Source && p.file != nil {
+		if err := p.finish(d, spool); err != nil {
+			return err
+		}
+		return p.writeSummary(d)
+	}
+	defer cli.OnSignal(p.interrupted)()
+	if err := p.beginApply(d, spool); err != nil {
+		return err
+	}
+	if err := p.apply(d, spool); err != nil {
+		return p.unfinished(err)
+	}
+	return p.writeSummary(d)
+}
+
+func (p *patcher) checkHeader(h stream.Header) error { return p.checkSize(h.Size) }
+
+func (p *patcher) notBasis(err error) error {
+	if errors.Is(err, rdiff.ErrNotBasis) {
+		return cli.Fail(cli.NotBasis, "%s was changed since its signature was made: %w", p.target, err)
+	}
+	return err
+}
+
+// beginApply makes the spool durable and records it. From then on the target may
+// be a mix, and whoever finds it so can finish it.
+func (p *patcher) beginApply(d rdiff.Delta, s *spool) error {
+	if p.file != nil {
+		if err := p.checkUnused(); err != nil {
+			return err
+		}
+	}
+	if err := s.keep(); err != nil {
+		return err
+	}
+	r := imageRecord(d.Header, d.Source)
+	r.Phase, r.Peer, r.Spool = state.Applying, p.peerName(), s.path
+	if err := p.device.Save(r); err != nil {
+		// Where only the directory could not be synced the record stands: then the
+		// spool is needed.
+		if now, loadErr := p.device.Load(); loadErr == nil && now.Phase != state.Applying {
+			s.remove()
+		}
+		return err
+	}
+	if p.file == nil {
+		if err := p.createTarget(); err != nil {
+			return p.unfinished(err)
+		}
+	}
+	return nil
+}
+
+// apply writes the spooled delta, proves that it is on the disk, and only then
+// lets go of the spool.
+func (p *patcher) apply(d rdiff.Delta, s *spool) error {
+	if err := p.write(d, s.reader()); err != nil {
+		return err
+	}
+	image, err := p.file.Reread()
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	if err := rdiff.CheckWritten(s.reader(), d, image); err != nil {
+		return fmt.Errorf("%s: %w", p.target, err)
+	}
+	return p.finish(d, s)
+}
+
+// write applies the delta and makes it durable.
+func (p *patcher) write(d rdiff.Delta, delta io.Reader) error {
+	if err := rdiff.Apply(delta, d, p.file); err != nil {
+		return err
+	}
+	return errors.Join(p.file.Truncate(d.Source.Size), p.file.Sync())
+}
+
+func (p *patcher) finish(d rdiff.Delta, s *spool) error {
+	if err := p.file.CheckName(p.identity); err != nil {
+		// What has the name now must not get the spool.
+		return errors.Join(err, p.forget(s.path))
+	}
+	if err := p.checkUnused(); err != nil {
+		return err
+	}
+	if err := p.setClean(d); err != nil {
+		return err
+	}
+	s.remove()
+	return nil
+}
+
+// interrupted says what is left to do when a signal ends the run.
+func (p *patcher) interrupted() {
+	if r, err := p.device.Load(); err == nil && r.Phase == state.Applying {
+		p.env.Warn("%v", p.unfinished(errors.New("interrupted")))
+	}
+}
+
+// unfinished adds to an error what state the target is in, and the cure.
+func (p *patcher) unfinished(err error) error {
+	if r, loadErr := p.device.Load(); loadErr == nil && r.Phase != state.Applying {
+		return err
+	}
+	return cli.Fail(cli.StatusOf(err), "%w\n%s is neither the old image nor the new one now; finish it with: xb-patch --recover %s", err, p.target, p.target)
+}
+
+// dryRun proves the delta and the target and says what would be written.
+func (p *patcher) dryRun() error {
+	in, err := p.env.BinaryIn()
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	if err := p.identify(); err != nil {
+		return err
+	}
+	if !p.missing() {
+		if p.file, err = blockdev.Open(p.target); err != nil {
+			return err
+		}
+		if err := p.checkUnused(); err != nil {
+			return err
+		}
+	}
+	if p.record, err = p.device.Load(); err != nil {
+		return err
+	}
+	if err := p.checkFinished(); err != nil {
+		return err
+	}
+	if p.inPlace {
+		if err := p.checkFirstCopy(); err != nil {
+			return err
+		}
+	}
+	d, err := rdiff.Verify(in, p.checkHeader, func(int64) {})
+	if err != nil {
+		return err
+	}
+	if err := p.judge(d); err != nil {
+		return err
+	}
+	return p.env.Print(fmt.Sprintf("%s: would write %d blocks and zero %d of %d bytes each; image size %d, now %d\n",
+		p.target, d.Literals, d.Zeroes, d.BlockSize, d.Source.Size, d.Basis.Size))
+}
+
+// removeDurably removes a file whose name must not come back after a crash.
+func removeDurably(path string) {
+	if os.Remove(path) == nil {
+		cli.SyncDir(filepath.Dir(path))
+	}
+}

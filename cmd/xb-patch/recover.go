@@ -1,0 +1,90 @@
+package main
+
+import (
+	"os"
+
+	"xen-backup/internal/cli"
+	"xen-backup/internal/rdiff"
+	"xen-backup/internal/state"
+)
+
+// recover finishes an interrupted apply from its spool, without the source host.
+// To write a delta twice does no harm, so it does not matter how far the apply
+// had come.
+func (p *patcher) recover() error {
+	p.create = true // the crash may have come before the target was created
+	defer p.close()
+	if err := p.open(); err != nil {
+		return err
+	}
+	if p.record.Phase != state.Applying {
+		p.env.Warn("%s: there is no unfinished apply; nothing to recover", p.target)
+		return nil
+	}
+	s, err := openSpool(p.record.Spool)
+	if err != nil {
+		return cli.Fail(cli.Unfinished, "%s: the spool of the unfinished apply cannot be read: %w\n%s", p.target, err, p.lost())
+	}
+	defer s.Close()
+	d, err := rdiff.Verify(s.reader(), p.checkHeader, func(n int64) { p.read.Read.Add(n) })
+	if err != nil {
+		return cli.Fail(cli.StatusOf(err), "%s: the spool of the unfinished apply, %s, is damaged: %w\n%s", p.target, s.path, err, p.lost())
+	}
+	if want := imageRecord(d.Header, d.Source); !want.SameImage(p.record) {
+		return cli.Fail(cli.BadStream, "%s: %s is not the spool of the unfinished apply: it leads to %s, not to %s\n%s",
+			p.target, s.path, want, p.record, p.lost())
+	}
+	if err := p.checkSize(d.Source.Size); err != nil {
+		return err
+	}
+	if p.file == nil {
+		if d.Basis.Size != 0 {
+			return cli.Fail(cli.NoInput, "%s: no such device or file", p.target)
+		}
+		if err := p.createTarget(); err != nil {
+			return err
+		}
+	}
+	defer cli.OnSignal(p.interrupted)()
+	err = p.write(d, s.reader())
+	if err == nil {
+		err = p.proveSource(d)
+	}
+	if err != nil {
+		return p.unfinished(err)
+	}
+	if err := p.finish(d, s); err != nil {
+		return err
+	}
+	return p.writeSummary(d)
+}
+
+// lost says what is left to do when a spool is lost.
+func (p *patcher) lost() string {
+	return "if the spool is lost for good, so is the image: xb-patch --abandon-apply " + p.target + ", then a full copy"
+}
+
+// abandon forgets an unfinished apply. What is on the target is a mix, and is
+// remembered as one.
+func (p *patcher) abandon() error {
+	defer p.close()
+	if err := p.open(); err != nil {
+		return err
+	}
+	if p.record.Phase != state.Applying {
+		p.env.Warn("%s: there is no unfinished apply; nothing to abandon", p.target)
+		return nil
+	}
+	return p.forget(p.record.Spool)
+}
+
+// forget remembers the target as a mix that no spool leads out of.
+func (p *patcher) forget(spool string) error {
+	if err := p.device.Save(&state.Record{Phase: state.Incomplete, Peer: p.record.Peer}); err != nil {
+		return err
+	}
+	if _, err := os.Stat(spool); err == nil {
+		removeDurably(spool)
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"xen-backup/internal/cli"
+	"xen-backup/internal/state"
+)
+
+// spool is a delta that was received whole before any of it is applied.
+type spool struct {
+	*os.File
+	path   string // when it is complete
+	cancel func()
+}
+
+// createSpool begins the spool of a device. While it fills it has another name,
+// always the same, so that a killed run leaves at most one such file.
+func createSpool(device *state.Device, dir string, in io.Reader) (*spool, error) {
+	path := device.SpoolFile(dir)
+	if dir == "" {
+		dir = device.SpoolDir()
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, cli.Fail(cli.CantCreate, "cannot create the spool directory: %w", err)
+		}
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, cli.Fail(cli.CantCreate, "spool: %w", err)
+	}
+	if err := checkRoom(dir, in); err != nil {
+		return nil, err
+	}
+	s := &spool{path: path}
+	s.cancel, err = cli.Create(func() (remove func(), err error) {
+		s.File, err = os.OpenFile(path+".part", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+		return func() { os.Remove(path + ".part") }, err
+	})
+	if err != nil {
+		return nil, cli.Fail(cli.CantCreate, "cannot create the spool (see --spool): %w", err)
+	}
+	return s, nil
+}
+
+// openSpool opens the spool of an unfinished apply.
+func openSpool(path string) (*spool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return &spool{f, path, func() {}}, nil
+}
+
+// checkRoom refuses a delta that comes from a file and can't fit.
+func checkRoom(dir string, in io.Reader) error {
+	f, ok := in.(*os.File)
+	if !ok {
+		return nil
+	}
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	at, err := f.Seek(0, io.SeekCurrent)
+	var fs syscall.Statfs_t
+	if err != nil || syscall.Statfs(dir, &fs) != nil {
+		return nil
+	}
+	if need, room := info.Size()-at, int64(fs.Bavail)*fs.Bsize; need > room {
+		return noRoom(dir, fmt.Sprintf("it needs %s, there are %s", cli.FormatSize(need), cli.FormatSize(room)))
+	}
+	return nil
+}
+
+func noRoom(dir, what string) error {
+	return cli.Fail(cli.CantCreate, "no room for the spool in %s: %s; make room, or name another directory with --spool", dir, what)
+}
+
+// tee returns a reader that passes on what it reads from in and spools it.
+func (s *spool) tee(in io.Reader) io.Reader { return &spooler{in, s, 0} }
+
+type spooler struct {
+	in io.Reader
+	s  *spool
+	n  int64
+}
+
+func (t *spooler) Read(b []byte) (int, error) {
+	n, err := t.in.Read(b)
+	if n == 0 {
+		return n, err
+	}
+	m, writeErr := t.s.Write(b[:n])
+	t.n += int64(m)
+	if errors.Is(writeErr, syscall.ENOSPC) || errors.Is(writeErr, syscall.EDQUOT) || errors.Is(writeErr, syscall.EFBIG) {
+		return 0, noRoom(filepath.Dir(t.s.path), fmt.Sprintf("it needs more than the %s that fitted, up to about the size of what changed", cli.FormatSize(t.n)))
+	}
+	if writeErr != nil {
+		return 0, cli.Fail(cli.CantCreate, "cannot write the spool: %w", writeErr)
+	}
+	return n, err
+}
+
+// reader returns a reader of the whole spool, apart from other readers.
+func (s *spool) reader() io.Reader { return io.NewSectionReader(s.File, 0, 1<<62) }
+
+// keep makes the spool durable under its final name.
+func (s *spool) keep() error {
+	err := s.Sync()
+	if err == nil {
+		err = os.Rename(s.path+".part", s.path)
+	}
+	if err == nil {
+		err = cli.SyncDir(filepath.Dir(s.path))
+	}
+	if err != nil {
+		return cli.Fail(cli.CantCreate, "cannot keep the spool: %w", err)
+	}
+	s.cancel()
+	return nil
+}
+
+// discard removes the spool unless it was kept.
+func (s *spool) discard() {
+	os.Remove(s.path + ".part")
+	s.cancel()
+	s.Close()
+}
+
+// remove removes a kept spool that is not needed any more.
+func (s *spool) remove() { removeDurably(s.path) }

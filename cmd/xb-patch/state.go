@@ -1,0 +1,67 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+
+	"xen-backup/internal/cli"
+	"xen-backup/internal/state"
+	"xen-backup/internal/stream"
+)
+
+// printState is --state.
+func (p *patcher) printState() error {
+	if err := p.identify(); err != nil {
+		return err
+	}
+	record, err := p.device.Load()
+	if err != nil {
+		return err
+	}
+	if record.Phase == state.None {
+		record = p.device.LoadSeen()
+	}
+	sent, err := p.device.Sent()
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(struct {
+		*state.Record
+		Sent []*state.Record `json:"sent,omitempty"` // as the source of syncs, a record for each peer
+	}{record, sent})
+	if err != nil {
+		return cli.Fail(cli.Internal, "state: %w", err)
+	}
+	return p.env.Print(string(text) + "\n")
+}
+
+// recordSent is --record: it remembers which image of an origin a peer has, so
+// that both hosts know their last common image when the roles change.
+func (p *patcher) recordSent() error {
+	if p.peer == "" {
+		return cli.Fail(cli.Usage, "--record needs --peer HOST")
+	}
+	in, err := p.env.BinaryIn()
+	if err != nil {
+		return err
+	}
+	text, err := io.ReadAll(io.LimitReader(in, 1<<20))
+	if err != nil {
+		return err
+	}
+	var s cli.Summary
+	if err := json.Unmarshal(text, &s); err != nil {
+		return cli.Fail(cli.BadStream, "standard input is no summary of xb-delta: %w", err)
+	}
+	hash, err := stream.ParseHash(s.Hash)
+	if err == nil {
+		err = stream.CheckBlockSize(int64(s.BlockSize))
+	}
+	if err != nil || s.Command != "xb-delta" || s.BytesSent == 0 || len(s.Digest) != 2*hash.Size() {
+		return cli.Fail(cli.BadStream, "standard input is no summary of an xb-delta that sent a delta")
+	}
+	if err := p.identify(); err != nil {
+		return err
+	}
+	return p.device.SaveSent(p.peer, &state.Record{Size: s.ImageSize, BlockSize: s.BlockSize, Hash: s.Hash, Digest: s.Digest})
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/cli"
+	"xen-backup/internal/rdiff"
+	"xen-backup/internal/state"
+	"xen-backup/internal/stream"
+)
+
+// patcher is one run on one target.
+type patcher struct {
+	env *cli.Env
+	options
+
+	identity string
+	device   *state.Device
+	record   *state.Record  // as it was when the lock was taken
+	file     *blockdev.File // nil: to be created
+	release  func()         // the lock
+	start    time.Time
+	read     *cli.Progress
+}
+
+// open takes the lock on the target's state, opens the target and makes sure that
+// nobody uses it. The phase is left to the caller.
+func (p *patcher) open() (err error) {
+	p.start = time.Now()
+	if err := p.identify(); err != nil {
+		return err
+	}
+	if p.release, err = p.device.Lock(); err != nil {
+		return err
+	}
+	if !p.missing() {
+		if err := p.openTarget(); err != nil {
+			return err
+		}
+	}
+	if p.record, err = p.device.Load(); err != nil {
+		return err
+	}
+	p.read = p.env.StartProgress(p.progress)
+	return nil
+}
+
+// identify finds the target's state. A missing target is an error unless it may
+// be created.
+func (p *patcher) identify() error {
+	if err := blockdev.Check(p.target); err != nil && !(p.missing() && p.mayCreate()) {
+		return err
+	}
+	var err error
+	if p.identity, err = blockdev.Identity(p.target); err != nil {
+		return err
+	}
+	p.device = state.Find(p.stateDir).Device(p.identity, p.target)
+	return nil
+}
+
+func (p *patcher) missing() bool {
+	_, err := os.Stat(p.target)
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// mayCreate tells whether the missing target is one that --create is for: below
+// /dev a missing device is missing, and a file in its place would fill the RAM.
+func (p *patcher) mayCreate() bool {
+	if _, err := os.Lstat(p.target); err == nil {
+		return false // a link to nowhere, perhaps to a missing device
+	}
+	info, err := os.Stat(filepath.Dir(p.target))
+	return p.create && err == nil && info.IsDir() && !blockdev.BelowDev(p.target)
+}
+
+func (p *patcher) openTarget() error {
+	file, err := blockdev.OpenWrite(p.target)
+	if err == nil {
+		p.file = file
+		return p.checkUnused()
+	}
+	if cli.StatusOf(err) == cli.Busy {
+		// Say who it is, if that can be found out.
+		if f, openErr := blockdev.Open(p.target); openErr == nil {
+			defer f.Close()
+			if who := blockdev.CheckUnused(f.OS(), p.target); who != nil {
+				return who
+			}
+		}
+	}
+	return err
+}
+
+// checkUnused demands that nobody uses the target, and that a file still is what
+// its name stands for: what replaced it meanwhile is another image.
+func (p *patcher) checkUnused() error {
+	if err := p.file.CheckName(p.identity); err != nil {
+		return err
+	}
+	return blockdev.CheckUnused(p.file.OS(), p.target)
+}
+
+func (p *patcher) close() {
+	if p.read != nil {
+		p.read.Stop()
+	}
+	if p.file != nil {
+		p.file.Close()
+	}
+	if p.release != nil {
+		p.release()
+	}
+}
+
+// checkFinished refuses a target whose last apply is unfinished.
+func (p *patcher) checkFinished() error {
+	if p.record.Phase == state.Applying {
+		return cli.Fail(cli.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", p.target, p.target)
+	}
+	return nil
+}
+
+// createTarget makes the missing target an empty file.
+func (p *patcher) createTarget() error {
+	f, err := os.OpenFile(p.target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err == nil {
+		err = errors.Join(f.Close(), cli.SyncDir(filepath.Dir(p.target)))
+	}
+	if err != nil {
+		return cli.Fail(cli.CantCreate, "cannot create the target: %w", err)
+	}
+	p.file, err = blockdev.OpenWrite(p.target)
+	return err
+}
+
+// size returns the target's size, 0 if it doesn't exist.
+func (p *patcher) size() int64 {
+	if p.file == nil {
+		return 0
+	}
+	return p.file.Size()
+}
+
+// checkSize refuses an image that does not fit on a device. size -1 is not known.
+func (p *patcher) checkSize(size int64) error {
+	if p.file == nil || !p.file.IsBlock() || size <= p.file.Size() {
+		return nil
+	}
+	return cli.Fail(cli.BadStream, "%s is too small: it has %d bytes, the image %d", p.target, p.file.Size(), size)
+}
+
+// setClean remembers the target as the delta's source image. Everything before it
+// must be on the disk.
+func (p *patcher) setClean(d rdiff.Delta) error {
+	r := imageRecord(d.Header, d.Source)
+	r.Phase, r.Peer, r.Witness = state.Clean, p.peerName(), p.file.Witness()
+	return p.device.Save(r)
+}
+
+// imageRecord describes an image for the state.
+func imageRecord(h stream.Header, d stream.Digest) *state.Record {
+	return &state.Record{Size: d.Size, BlockSize: h.BlockSize, Hash: h.Hash.String(), Digest: h.Hash.FormatSum(d.Sum)}
+}
+
+// peerName is the source host as far as it is known.
+func (p *patcher) peerName() string {
+	if p.peer != "" {
+		return p.peer
+	}
+	address, _, _ := strings.Cut(os.Getenv("SSH_CONNECTION"), " ")
+	return address
+}
+
+func (p *patcher) writeSummary(d rdiff.Delta) error {
+	bs := int64(d.BlockSize)
+	changed := min((d.Literals+d.Zeroes)*bs, d.Blocks(d.Source.Size)*bs, max(d.Source.Size, 0))
+	s := cli.Summary{Command: p.env.Name, Version: cli.Version, ImageSize: d.Source.Size, BlockSize: d.BlockSize,
+		Hash: d.Hash.String(), Digest: d.Hash.FormatSum(d.Source.Sum), BytesRead: d.Bytes,
+		BytesChanged: changed, BlocksChanged: d.Literals + d.Zeroes, Seconds: time.Since(p.start).Seconds()}
+	return s.Write(p.summary)
+}

@@ -1,0 +1,182 @@
+// Command xb-sig writes the signature of a device or file: see xb-sig(1).
+package main
+
+import (
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/cli"
+	"xen-backup/internal/rdiff"
+	"xen-backup/internal/state"
+	"xen-backup/internal/stream"
+)
+
+const usage = `Usage: xb-sig [OPTION]... DEV|FILE|-
+       xb-sig --info [--json] [FILE]
+
+Read a block device, a file or standard input (-) and write its signature, one
+hash a block, to standard output, for xb-delta.
+
+  -b, --block-size SIZE  compare in blocks of SIZE, 4K (default) to 1M
+      --hash NAME        xxh64 (default), or sha256 where guests are hostile
+      --size SIZE        sign only the first SIZE bytes
+      --missing-ok       a target that does not exist has a signature of size 0
+      --state-dir DIR    where this host remembers its devices
+                         (default $XB_STATE_DIR or /var/lib/xen-backup)
+      --info             describe the signature or delta in FILE or on stdin
+      --json             with --info: as a JSON object
+      --progress[=WHEN]  show progress: always, auto (default) or never
+      --summary FILE     write the figures of the run to FILE as JSON
+  -v, --verbose          say more
+  -q, --quiet            say only errors
+  -h, --help             print this help
+  -V, --version          print the version
+
+Sizes are bytes, or have a unit K, M, G or T (powers of 1024).
+Exit status: 0 done, 64 usage, 65 wrong size or bad stream, 66 no such device,
+74 I/O error, 78 unusable state, 83 an apply on DEV is unfinished. See xb-sig(1).
+`
+
+func main() { cli.Main("xb-sig", usage, run) }
+
+type options struct {
+	blockSize int64
+	hash      stream.Hash
+	size      int64
+	missingOK bool
+	stateDir  string
+	info      bool
+	json      bool
+	progress  string
+	summary   string
+}
+
+func run(env *cli.Env, args []string) error {
+	o := options{blockSize: stream.DefaultBlockSize, hash: stream.XXH64, size: -1}
+	f := env.Flags()
+	f.Func("b,block-size", func(s string) (err error) {
+		if o.blockSize, err = cli.ParseSize(s); err == nil {
+			err = stream.CheckBlockSize(o.blockSize)
+		}
+		return err
+	})
+	f.Func("hash", func(s string) (err error) { o.hash, err = stream.ParseHash(s); return err })
+	f.Size(&o.size, "size")
+	f.Bool(&o.missingOK, "missing-ok")
+	f.String(&o.stateDir, "state-dir")
+	f.Bool(&o.info, "info")
+	f.Bool(&o.json, "json")
+	f.ProgressFlag(&o.progress)
+	f.String(&o.summary, "summary")
+	operands, err := f.Parse(args)
+	switch {
+	case err != nil:
+		return err
+	case o.info:
+		return rdiff.PrintInfo(env, operands, o.json)
+	case o.json:
+		return cli.Fail(cli.Usage, "--json goes with --info")
+	case len(operands) != 1:
+		return cli.Fail(cli.Usage, "want one device or file, got %d operands", len(operands))
+	case operands[0] == "-" && (o.size >= 0 || o.missingOK):
+		return cli.Fail(cli.Usage, "--size and --missing-ok need a device or file")
+	}
+	if err := cli.Distinct(operands[0], o.summary); err != nil {
+		return err
+	}
+	out, err := env.BinaryOut()
+	if err != nil {
+		return err
+	}
+	if operands[0] == "-" {
+		in, err := env.BinaryIn()
+		if err != nil {
+			return err
+		}
+		return sign(env, rdiff.FromPipe(in), out, o, nil)
+	}
+	return signFile(env, operands[0], out, o)
+}
+
+// signFile signs a device or file and records what it saw.
+func signFile(env *cli.Env, path string, out io.Writer, o options) error {
+	file, err := blockdev.Open(path)
+	if cli.StatusOf(err) == cli.NoInput && o.missingOK {
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			return sign(env, rdiff.FromImage(noImage{}), out, o, nil)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	identity, err := blockdev.Identity(path)
+	if err != nil {
+		return err
+	}
+	device := state.Find(o.stateDir).Device(identity, path)
+	record, err := device.Load()
+	if err != nil {
+		return err
+	}
+	if record.Phase == state.Applying {
+		return cli.Fail(cli.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", path, path)
+	}
+	// The image may be smaller than the device: what is behind it is not ours.
+	switch {
+	case o.size >= 0:
+		err = file.Limit(o.size)
+	case record.Phase == state.Clean && file.IsBlock():
+		err = file.Limit(record.Size)
+	}
+	if err != nil {
+		return err
+	}
+	before := file.Witness()
+	return sign(env, rdiff.FromImage(file), out, o, func(d stream.Digest) error {
+		// A hint for xb-patch, which saves it from reading the target again. It is
+		// only worth something if nobody wrote meanwhile.
+		if before == "" || before != file.Witness() {
+			return nil
+		}
+		seen := &state.Record{Size: d.Size, BlockSize: int(o.blockSize), Hash: o.hash.String(),
+			Digest: o.hash.FormatSum(d.Sum), Witness: before}
+		if err := device.SaveSeen(seen); err != nil {
+			env.Info("not recorded: %v", err)
+		}
+		return nil
+	})
+}
+
+func sign(env *cli.Env, src rdiff.Source, out io.Writer, o options, beforeEnd func(stream.Digest) error) error {
+	start := time.Now()
+	progress := env.StartProgress(o.progress)
+	defer progress.Stop()
+	progress.Total.Store(max(0, src.Size()))
+	read := int64(0)
+	h := stream.Header{BlockSize: int(o.blockSize), Hash: o.hash, Size: src.Size()}
+	w := stream.NewSignatureWriter(out, h)
+	digest, err := rdiff.Sign(src, h, w, rdiff.Options{BeforeEnd: beforeEnd, Count: func(done, data int64) {
+		progress.Read.Add(done)
+		read += data
+	}})
+	if err != nil {
+		return err
+	}
+	s := cli.Summary{Command: env.Name, Version: cli.Version, ImageSize: digest.Size, BlockSize: h.BlockSize,
+		Hash: h.Hash.String(), Digest: h.Hash.FormatSum(digest.Sum), BytesRead: read,
+		BytesSent: w.Written(), Seconds: time.Since(start).Seconds()}
+	return s.Write(o.summary)
+}
+
+// noImage is a target that does not exist yet.
+type noImage struct{}
+
+func (noImage) Size() int64                                { return 0 }
+func (noImage) Readers() int                               { return 1 }
+func (noImage) ReadRanges([]blockdev.Range) error          { return nil }
+func (noImage) ReadAt([]byte, int64) (int, error)          { return 0, io.EOF }
+func (noImage) NextData(int64) (start, end int64, _ error) { return 0, 0, nil }

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/cli"
+	"xen-backup/internal/lvm"
+	"xen-backup/internal/state"
+)
+
+// The tags of a logical volume that xb-snap made. Only what has the first one and
+// a name as lvm.Order gives it is ever removed.
+const (
+	tag      = "xen-backup"
+	ownerTag = "xen-backup.owner="
+)
+
+// A run has an id of eight characters, in the name of each of its snapshots.
+func newRunID() string { return strings.ToLower(rand.Text()[:8]) }
+
+var volumeName = regexp.MustCompile(`^xb-.+-[a-z2-7]{8}$`)
+
+const defaultSize = 1 << 30
+
+// snapshot is one to be taken. The methods are called in this order, each for all
+// snapshots before the next one; undo may come after any of them.
+type snapshot interface {
+	prepare() error // all that need not happen at the moment that counts
+	take() error
+	finish() error // now it is durable and can be opened
+	undo() error
+	path() string
+}
+
+func create(env *cli.Env, args []string) error {
+	var ownerWord, dir string
+	size := int64(defaultSize)
+	flags := env.Flags()
+	flags.Size(&size, "size")
+	flags.String(&ownerWord, "owner")
+	stateFlag(flags, &dir)
+	sources, err := flags.Parse(args)
+	if err != nil {
+		return err
+	}
+	if len(sources) == 0 {
+		return cli.Fail(cli.Usage, "create needs at least one SOURCE")
+	}
+	if size <= 0 {
+		return cli.Fail(cli.Usage, "--size must be more than 0")
+	}
+	owner, err := findOwner(ownerWord)
+	if err != nil {
+		return err
+	}
+	snapshots, err := plan(sources, size, owner, state.Find(dir))
+	if err != nil {
+		return err
+	}
+	b := new(batch)
+	defer cli.OnSignal(func() { b.undo() })()
+	span, err := b.takeAll(snapshots)
+	if err == nil {
+		err = printPaths(env, snapshots)
+	}
+	if err != nil {
+		return errors.Join(err, b.undo())
+	}
+	env.Info("all snapshots taken within %.1f s", span.Seconds())
+	return nil
+}
+
+func printPaths(env *cli.Env, snapshots []snapshot) error {
+	var paths strings.Builder
+	for _, s := range snapshots {
+		paths.WriteString(s.path() + "\n")
+	}
+	return env.Print(paths.String())
+}
+
+// plan finds out what each source is and checks all that can be checked.
+func plan(sources []string, size int64, owner owner, dir state.Dir) ([]snapshot, error) {
+	run := newRunID()
+	snapshots := make([]snapshot, len(sources))
+	var origins []*lvm.Volume
+	var places []int // of the volumes among the sources
+	var volumes *lvm.Volumes
+	seen := make(map[string]string)
+	for i, source := range sources {
+		f, err := blockdev.Open(source)
+		if err != nil {
+			return nil, err
+		}
+		var origin string
+		if f.IsBlock() {
+			f.Close()
+			if volumes == nil {
+				if volumes, err = lvm.List(); err != nil {
+					return nil, err
+				}
+			}
+			v, err := volumes.Find(source)
+			if err != nil {
+				return nil, err
+			}
+			origins, places = append(origins, v), append(places, i)
+			origin = v.Path()
+		} else {
+			s, err := newFileSnapshot(f.OS(), run, i, owner, dir)
+			if err != nil {
+				return nil, err
+			}
+			snapshots[i] = s
+			origin = s.Origin
+		}
+		if seen[origin] != "" {
+			return nil, cli.Fail(cli.Usage, "%s and %s are the same disk", seen[origin], source)
+		}
+		seen[origin] = source
+	}
+	if len(origins) == 0 {
+		return snapshots, nil
+	}
+	orders, err := volumes.Order(origins, size, run, []string{tag, ownerTag + string(owner)})
+	if err != nil {
+		return nil, err
+	}
+	for i, o := range orders {
+		snapshots[places[i]] = volumeSnapshot{o}
+	}
+	return snapshots, nil
+}
+
+// volumeSnapshot is one of a logical volume.
+type volumeSnapshot struct{ order *lvm.Order }
+
+func (s volumeSnapshot) prepare() error { return nil }
+func (s volumeSnapshot) take() error    { return s.order.Create() }
+func (s volumeSnapshot) finish() error  { return s.order.WaitForDevice() }
+func (s volumeSnapshot) undo() error    { return s.order.Undo() }
+func (s volumeSnapshot) path() string   { return s.order.Path() }
+
+// batch is all or nothing, whether a step fails or a signal comes in between.
+type batch struct {
+	sync.Mutex
+	begun  []snapshot
+	undone bool
+}
+
+// takeAll takes the snapshots and returns the time between the beginning of the
+// first one's and the end of the last one's.
+func (b *batch) takeAll(snapshots []snapshot) (span time.Duration, err error) {
+	for _, s := range snapshots {
+		if err := b.step(s, s.prepare); err != nil {
+			return 0, err
+		}
+	}
+	start := time.Now()
+	for _, s := range snapshots {
+		if err := b.step(s, s.take); err != nil {
+			return 0, err
+		}
+	}
+	span = time.Since(start)
+	for _, s := range snapshots {
+		if err := b.step(s, s.finish); err != nil {
+			return 0, err
+		}
+	}
+	return span, nil
+}
+
+// step holds the lock, so that a signal waits for a snapshot that is just being
+// taken: else it would appear after everything was undone.
+func (b *batch) step(s snapshot, do func() error) error {
+	b.Lock()
+	defer b.Unlock()
+	if b.undone {
+		return cli.Fail(cli.Internal, "interrupted")
+	}
+	if !slices.Contains(b.begun, s) {
+		b.begun = append(b.begun, s)
+	}
+	return do()
+}
+
+// undo removes every snapshot that was begun, newest first. It also closes the
+// batch.
+func (b *batch) undo() error {
+	b.Lock()
+	defer b.Unlock()
+	b.undone = true
+	var errs []error
+	for i := len(b.begun) - 1; i >= 0; i-- {
+		errs = append(errs, b.begun[i].undo())
+	}
+	b.begun = nil
+	return errors.Join(errs...)
+}

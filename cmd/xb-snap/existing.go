@@ -1,0 +1,210 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"xen-backup/internal/cli"
+	"xen-backup/internal/lvm"
+	"xen-backup/internal/state"
+)
+
+// existing is a snapshot that xb-snap took. Its fields are what list shows.
+type existing struct {
+	Snapshot string    `json:"snapshot"`
+	Origin   string    `json:"origin"`
+	Kind     string    `json:"kind"`                   // thick, thin or file
+	Size     int64     `json:"size"`                   // bytes: of a thick one what it may take, else of its image
+	Used     *float64  `json:"used_percent,omitempty"` // of Size, of a thick one
+	Valid    bool      `json:"valid"`
+	Owner    owner     `json:"owner"`
+	Dead     bool      `json:"owner_dead"`
+	Created  time.Time `json:"created"`
+
+	remove func() error
+}
+
+// taken returns all snapshots that xb-snap took. Even with an error, those that
+// it returns are there.
+func taken(dir state.Dir) ([]*existing, *lvm.Volumes, error) {
+	var all []*existing
+	files, fileErr := fileSnapshots(dir)
+	for _, s := range files {
+		all = append(all, s.existing())
+	}
+	volumes, err := lvm.List()
+	if errors.Is(err, exec.ErrNotFound) { // a host without LVM
+		return all, nil, fileErr
+	} else if err != nil {
+		return all, nil, errors.Join(fileErr, err)
+	}
+	for _, v := range volumes.Tagged(tag) {
+		if volumeName.MatchString(v.Name) {
+			all = append(all, existingVolume(v))
+		}
+	}
+	return all, volumes, fileErr
+}
+
+func existingVolume(v *lvm.Volume) *existing {
+	e := &existing{
+		Snapshot: v.Path(), Origin: "/dev/" + v.VG + "/" + v.Origin, Kind: "thick",
+		Size: v.Size, Valid: !v.Invalid(), Created: v.Created,
+		remove: func() error { return lvm.Remove(v, tag) },
+	}
+	if v.Thin() {
+		e.Kind = "thin"
+	} else {
+		e.Used = &v.DataUsed
+	}
+	for _, t := range v.Tags {
+		if word, ok := strings.CutPrefix(t, ownerTag); ok {
+			e.Owner = owner(word)
+		}
+	}
+	e.Dead = e.Owner.dead()
+	return e
+}
+
+func (s *fileSnapshot) existing() *existing {
+	e := &existing{
+		Snapshot: s.Snapshot, Origin: s.Origin, Kind: "file",
+		Owner: s.Owner, Dead: s.Owner.dead(), Created: s.Created, remove: s.remove,
+	}
+	if info, err := os.Stat(s.Snapshot); err == nil {
+		e.Size, e.Valid = info.Size(), true
+	}
+	return e
+}
+
+// line is what list prints of it.
+func (e *existing) line() string {
+	use := "-"
+	switch {
+	case !e.Valid:
+		use = "invalid"
+	case e.Used != nil:
+		use = fmt.Sprintf("%.1f %%", *e.Used)
+	}
+	return strings.Join([]string{e.Snapshot, e.Origin, e.Kind, cli.FormatSize(e.Size), use, e.Owner.String()}, "\t") + "\n"
+}
+
+func list(env *cli.Env, args []string) error {
+	var asJSON bool
+	var dir string
+	flags := env.Flags()
+	flags.Bool(&asJSON, "json")
+	stateFlag(flags, &dir)
+	if err := noOperands(flags, args, "list"); err != nil {
+		return err
+	}
+	all, _, err := taken(state.Find(dir))
+	var text strings.Builder
+	if asJSON {
+		json.NewEncoder(&text).Encode(append([]*existing{}, all...)) // [] if there is none
+	} else {
+		for _, e := range all {
+			text.WriteString(e.line())
+		}
+	}
+	return errors.Join(err, env.Print(text.String()))
+}
+
+func prune(env *cli.Env, args []string) error {
+	var dir string
+	flags := env.Flags()
+	stateFlag(flags, &dir)
+	if err := noOperands(flags, args, "prune"); err != nil {
+		return err
+	}
+	all, _, err := taken(state.Find(dir))
+	errs := []error{err}
+	for _, e := range all {
+		if !e.Dead {
+			continue
+		}
+		err := e.remove()
+		if err == nil {
+			err = env.Print(e.Snapshot + "\n")
+		} else if cli.StatusOf(err) == cli.NoInput { // only its record was left
+			err = nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func noOperands(flags *cli.Flags, args []string, command string) error {
+	operands, err := flags.Parse(args)
+	if err == nil && len(operands) > 0 {
+		err = cli.Fail(cli.Usage, "%s takes no operands", command)
+	}
+	return err
+}
+
+func remove(env *cli.Env, args []string) error {
+	var dir string
+	flags := env.Flags()
+	stateFlag(flags, &dir)
+	paths, err := flags.Parse(args)
+	if err != nil {
+		return err
+	}
+	if len(paths) == 0 {
+		return cli.Fail(cli.Usage, "remove needs at least one SNAP")
+	}
+	all, volumes, listErr := taken(state.Find(dir))
+	var errs []error
+	for _, path := range paths {
+		e, err := find(path, all, volumes)
+		if err == nil {
+			err = e.remove()
+		} else if cli.StatusOf(err) != cli.Refused {
+			err = errors.Join(listErr, err) // it may be among those that could not be read
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// find returns the snapshot at path, if it is one that xb-snap took.
+func find(path string, all []*existing, volumes *lvm.Volumes) (*existing, error) {
+	name, err := nameOf(path, volumes)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(all, func(e *existing) bool { return e.Snapshot == name })
+	if i >= 0 {
+		return all[i], nil
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && !strings.HasPrefix(name, "/dev/") {
+		return nil, cli.Fail(cli.NoInput, "%s: no such snapshot", path)
+	}
+	return nil, cli.Fail(cli.Refused, "%s was not made by xb-snap, which therefore does not remove it", path)
+}
+
+// nameOf returns the name that list would show of the device or file at path,
+// which may be inactive or gone.
+func nameOf(path string, volumes *lvm.Volumes) (string, error) {
+	info, err := os.Stat(path)
+	if strings.HasPrefix(path, "/dev/") || err == nil && !info.Mode().IsRegular() {
+		if volumes == nil {
+			return "", cli.Fail(cli.NoInput, "%s: no such snapshot: LVM is not installed", path)
+		}
+		v, err := volumes.Find(path)
+		if err != nil {
+			return "", err
+		}
+		return v.Path(), nil
+	}
+	dir, err := realPath(filepath.Dir(path))
+	return filepath.Join(dir, filepath.Base(path)), err
+}

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/cli"
+	"xen-backup/internal/state"
+)
+
+// fileSnapshot is a reflink copy of a file, beside it and hidden:
+// .NAME.xb-snap-RUN. A record in the state directory stands for the tag and the
+// owner that a logical volume has in its metadata. It is there before the copy
+// and goes after it, so that no copy is ever without one.
+type fileSnapshot struct {
+	Snapshot string    `json:"snapshot"`
+	Origin   string    `json:"origin"`
+	Owner    owner     `json:"owner"`
+	Created  time.Time `json:"created"`
+
+	record string // its path
+	source *os.File
+	clone  *os.File
+}
+
+var fileName = regexp.MustCompile(`^\..+\.xb-snap-[a-z2-7]{8}$`)
+
+var recordName = regexp.MustCompile(`^[a-z2-7]{8}-[0-9]+\.json$`)
+
+const nameMax = 255 // bytes, of a file name
+
+func newFileSnapshot(source *os.File, run string, number int, owner owner, dir state.Dir) (*fileSnapshot, error) {
+	origin, err := realPath(source.Name())
+	if err != nil {
+		return nil, err
+	}
+	if strings.ContainsAny(origin, "\n\t") { // what is printed is read line by line
+		return nil, cli.Fail(cli.Config, "%q: no snapshots of files with such a name", origin)
+	}
+	suffix := ".xb-snap-" + run
+	name := filepath.Base(origin)
+	name = "." + name[:min(len(name), nameMax-1-len(suffix))] + suffix
+	return &fileSnapshot{
+		Snapshot: filepath.Join(filepath.Dir(origin), name),
+		Origin:   origin,
+		Owner:    owner,
+		Created:  time.Now().Truncate(time.Second),
+		record:   filepath.Join(recordDir(dir), fmt.Sprintf("%s-%d.json", run, number)),
+		source:   source,
+	}, nil
+}
+
+func recordDir(dir state.Dir) string { return filepath.Join(string(dir), "snapshots") }
+
+// realPath returns a path without links, and absolute.
+func realPath(path string) (string, error) {
+	path, err := filepath.EvalSymlinks(path)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return "", cli.Fail(cli.NoInput, "cannot resolve the name: %w", err)
+	}
+	return path, nil
+}
+
+func (s *fileSnapshot) prepare() error {
+	if err := os.MkdirAll(filepath.Dir(s.record), 0o700); err != nil {
+		return cli.Fail(cli.CantCreate, "cannot create the state directory: %w", err)
+	}
+	p, err := cli.CreatePending(s.record)
+	if err != nil {
+		return err
+	}
+	defer p.Discard()
+	if err := json.NewEncoder(p).Encode(s); err != nil {
+		return cli.Fail(cli.CantCreate, "cannot write a record of the snapshot: %w", err)
+	}
+	if err := p.Commit(); err != nil {
+		return err
+	}
+	s.clone, err = os.OpenFile(s.Snapshot, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
+	if err != nil {
+		return cli.Fail(cli.CantCreate, "cannot create the snapshot: %w", err)
+	}
+	return nil
+}
+
+func (s *fileSnapshot) take() error {
+	err := blockdev.Clone(s.clone, s.source)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return cli.Fail(cli.CantCreate, "%s: its file system can't share blocks between files (reflink): "+
+			"put the image on btrfs, on XFS made with -m reflink=1, or on a logical volume: %w", s.Origin, err)
+	} else if err != nil {
+		return cli.Fail(cli.CantCreate, "cannot take a snapshot: %w", err)
+	}
+	return nil
+}
+
+func (s *fileSnapshot) finish() error {
+	err := errors.Join(s.clone.Sync(), s.clone.Close(), cli.SyncDir(filepath.Dir(s.Snapshot)))
+	if err != nil {
+		return cli.Fail(cli.CantCreate, "cannot make the snapshot durable: %w", err)
+	}
+	return nil
+}
+
+func (s *fileSnapshot) undo() error {
+	if s.clone == nil { // then the file of that name, if there is one, is not ours
+		return s.forget()
+	}
+	s.clone.Close()
+	return s.remove()
+}
+
+func (s *fileSnapshot) path() string { return s.Snapshot }
+
+// remove removes the snapshot and then the record of it. The status is NoInput if
+// the snapshot is gone already; then only the record is removed. But if the origin
+// is not there either, their file system may just not be mounted: then the record
+// stays.
+func (s *fileSnapshot) remove() error {
+	gone := os.Remove(s.Snapshot)
+	if gone != nil {
+		if _, err := os.Stat(s.Origin); err != nil || !errors.Is(gone, fs.ErrNotExist) {
+			return cli.Fail(cli.IOError, "cannot remove the snapshot: %w", gone)
+		}
+	} else if err := cli.SyncDir(filepath.Dir(s.Snapshot)); err != nil {
+		return err
+	}
+	if err := s.forget(); err != nil {
+		return err
+	}
+	if gone != nil {
+		return cli.Fail(cli.NoInput, "%s is gone already", s.Snapshot)
+	}
+	return nil
+}
+
+// forget removes the record, if it is there.
+func (s *fileSnapshot) forget() error {
+	if err := os.Remove(s.record); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return cli.Fail(cli.IOError, "cannot remove the record of a snapshot: %w", err)
+	}
+	return nil
+}
+
+// fileSnapshots reads all records. A record that can't be read is an error, but
+// keeps nobody from the others.
+func fileSnapshots(dir state.Dir) ([]*fileSnapshot, error) {
+	entries, err := os.ReadDir(recordDir(dir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, cli.Fail(cli.IOError, "cannot read the records: %w", err)
+	}
+	var all []*fileSnapshot
+	var errs []error
+	for _, entry := range entries {
+		if !recordName.MatchString(entry.Name()) { // one being written, or a stranger
+			continue
+		}
+		s, err := readRecord(filepath.Join(recordDir(dir), entry.Name()))
+		if err == nil {
+			all = append(all, s)
+		} else if !errors.Is(err, fs.ErrNotExist) { // else removed just now
+			errs = append(errs, cli.Fail(cli.IOError, "cannot read the record of a snapshot: %w", err))
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+func readRecord(path string) (*fileSnapshot, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &fileSnapshot{record: path}
+	if err := json.Unmarshal(text, s); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if !filepath.IsAbs(s.Snapshot) || !fileName.MatchString(filepath.Base(s.Snapshot)) {
+		return nil, fmt.Errorf("%s: %q is no name of a snapshot", path, s.Snapshot)
+	}
+	return s, nil
+}
+
+// checkFile describes the snapshot of a file; "" if path is not a file.
+func checkFile(path string, dir state.Dir) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", cli.Fail(cli.NoInput, "%s: no such snapshot", path)
+	}
+	if !info.Mode().IsRegular() {
+		return "", nil
+	}
+	if path, err = realPath(path); err != nil {
+		return "", err
+	}
+	files, err := fileSnapshots(dir)
+	for _, s := range files {
+		if s.Snapshot == path {
+			return "file of " + cli.FormatSize(info.Size()), nil
+		}
+	}
+	return "", errors.Join(err, cli.Fail(cli.Usage, "%s is not a snapshot that xb-snap took", path))
+}

@@ -1,0 +1,118 @@
+// Command xb-snap takes snapshots of the disks of running domains, so that there
+// is a frozen image to read, and takes them away again.
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"xen-backup/internal/cli"
+	"xen-backup/internal/lvm"
+	"xen-backup/internal/state"
+)
+
+const usage = `usage: xb-snap create [--size SIZE] [--owner PID|none] SOURCE...
+       xb-snap remove SNAP...
+       xb-snap list [--json]
+       xb-snap prune
+       xb-snap check SNAP
+       xb-snap changes --since OLD NEW
+
+Take snapshots of logical volumes, thick or thin, and of files on a file system
+with reflinks (XFS, btrfs).
+
+  create   take one of each SOURCE, one right after another, and print their
+           paths, one a line; if one fails, none remains
+  remove   remove snapshots that xb-snap took
+  list     show them: snapshot, origin, kind, size, use, owner
+  prune    remove those whose owner is dead, and print their paths
+  check    tell how full a snapshot is; status 82 if it is invalid
+  changes  print the extents that differ between two snapshots of a logical
+           volume, OFFSET LENGTH in bytes, one a line, from the records of LVM
+
+      --size SIZE      of each thick snapshot (1G); never more than it can need
+      --owner PID      the process that uses the snapshots (the parent process);
+                       "none" keeps them until they are removed by name
+      --since OLD      the older snapshot
+      --json           list as JSON
+      --state-dir DIR  where records are kept (XB_STATE_DIR, /var/lib/xen-backup)
+  -v, --verbose        say what is done
+  -q, --quiet          no warnings
+  -h, --help           show this help
+  -V, --version        show the version
+`
+
+func main() { cli.Main("xb-snap", usage, run) }
+
+var commands = map[string]func(*cli.Env, []string) error{
+	"create": create, "remove": remove, "list": list, "prune": prune, "check": check, "changes": changes,
+}
+
+func run(env *cli.Env, args []string) error {
+	at := slices.IndexFunc(args, func(arg string) bool { return !strings.HasPrefix(arg, "-") })
+	if at < 0 {
+		if _, err := env.Flags().Parse(args); err != nil {
+			return err
+		}
+		return cli.Fail(cli.Usage, "no command given")
+	}
+	command := commands[args[at]]
+	if command == nil {
+		return cli.Fail(cli.Usage, "unknown command %q", args[at])
+	}
+	return command(env, slices.Concat(args[:at], args[at+1:]))
+}
+
+// stateFlag registers --state-dir.
+func stateFlag(f *cli.Flags, dir *string) { f.String(dir, "state-dir") }
+
+func check(env *cli.Env, args []string) error {
+	var dir string
+	flags := env.Flags()
+	stateFlag(flags, &dir)
+	operands, err := flags.Parse(args)
+	if err != nil {
+		return err
+	}
+	if len(operands) != 1 {
+		return cli.Fail(cli.Usage, "check needs one SNAP")
+	}
+	use, err := checkFile(operands[0], state.Find(dir))
+	if err == nil && use == "" {
+		use, err = lvm.Check(operands[0])
+	}
+	if err != nil {
+		return err
+	}
+	return env.Print(use + "\n")
+}
+
+func changes(env *cli.Env, args []string) error {
+	var since, dir string
+	flags := env.Flags()
+	flags.String(&since, "since")
+	stateFlag(flags, &dir)
+	operands, err := flags.Parse(args)
+	if err != nil {
+		return err
+	}
+	if len(operands) != 1 || since == "" {
+		return cli.Fail(cli.Usage, "changes needs --since OLD and one NEW")
+	}
+	extents, err := lvm.Changes(since, operands[0], string(state.Find(dir)))
+	if err != nil {
+		return err
+	}
+	var lines []byte
+	for off, n := range extents.All {
+		lines = fmt.Appendln(lines, off, n)
+		if len(lines) > 1<<16 {
+			if err := env.Print(string(lines)); err != nil {
+				return err
+			}
+			lines = lines[:0]
+		}
+	}
+	return env.Print(string(lines))
+}

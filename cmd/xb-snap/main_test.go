@@ -1,0 +1,351 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// The tests run this test program as xb-snap, on file systems of their own.
+// scripts/lab/checks has those on logical volumes.
+func TestMain(m *testing.M) {
+	if os.Getenv("XB_SNAP_TEST") != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+type result struct {
+	status         int
+	stdout, stderr string
+}
+
+// host is a state directory.
+type host struct {
+	*testing.T
+	state string
+}
+
+func newHost(t *testing.T) host { return host{t, filepath.Join(t.TempDir(), "state")} }
+
+func (h host) command(args ...string) *exec.Cmd {
+	c := exec.Command("/proc/self/exe", args...)
+	c.Env = append(os.Environ(), "XB_SNAP_TEST=1", "XB_STATE_DIR="+h.state)
+	return c
+}
+
+func (h host) run(args ...string) result {
+	h.Helper()
+	c := h.command(args...)
+	var stdout, stderr bytes.Buffer
+	c.Stdout, c.Stderr = &stdout, &stderr
+	c.Run()
+	return result{c.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// ok runs it, demands success and silence, and returns the lines of its answer.
+func (h host) ok(args ...string) []string {
+	h.Helper()
+	r := h.run(args...)
+	if r.status != 0 || r.stderr != "" {
+		h.Fatalf("xb-snap %s: status %d: %s", strings.Join(args, " "), r.status, r.stderr)
+	}
+	return strings.Fields(r.stdout)
+}
+
+// fails demands a status and a word in the message.
+func (h host) fails(status int, word string, args ...string) {
+	h.Helper()
+	r := h.run(args...)
+	if r.status != status || !strings.Contains(r.stderr, word) || !strings.HasPrefix(r.stderr, "xb-snap: ") || r.stdout != "" {
+		h.Errorf("xb-snap %s: status %d, want %d: stdout %q, stderr %q", strings.Join(args, " "), r.status, status, r.stdout, r.stderr)
+	}
+}
+
+// files returns all files and records, to see whether anything is left.
+func (h host) files(dirs ...string) string {
+	h.Helper()
+	var all []string
+	for _, dir := range append(dirs, filepath.Join(h.state, "snapshots")) {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !os.IsNotExist(err) {
+			h.Fatal(err)
+		}
+		for _, e := range entries {
+			all = append(all, e.Name())
+		}
+	}
+	return strings.Join(all, " ")
+}
+
+func mount(t *testing.T, mkfs ...string) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to mount a file system")
+	}
+	image := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, 400<<20); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, c := range [][]string{append(mkfs, image), {"mount", "-o", "loop", image, dir}} {
+		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", c, err, out)
+		}
+	}
+	t.Cleanup(func() { exec.Command("umount", dir).Run() })
+	return dir
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func content(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestFiles(t *testing.T) {
+	for _, mkfs := range [][]string{{"mkfs.xfs", "-q", "-m", "reflink=1"}, {"mkfs.btrfs", "-q"}} {
+		t.Run(mkfs[0], func(t *testing.T) {
+			h, dir := newHost(t), mount(t, mkfs...)
+			a, b := filepath.Join(dir, "a disk.img"), filepath.Join(dir, strings.Repeat("b", 255))
+			link := filepath.Join(h.T.TempDir(), "link")
+			write(t, a, strings.Repeat("a", 100_000))
+			write(t, b, "b")
+			if err := os.Symlink(b, link); err != nil {
+				t.Fatal(err)
+			}
+			before := h.files(dir)
+
+			r := h.run("create", "--owner", fmt.Sprint(os.Getpid()), "--size=1G", a, link)
+			snaps := strings.Split(strings.TrimSuffix(r.stdout, "\n"), "\n")
+			if r.status != 0 || r.stderr != "" || len(snaps) != 2 {
+				t.Fatalf("create: %+v", r)
+			}
+			for i, pattern := range []string{`^\.a disk\.img\.xb-snap-[a-z2-7]{8}$`, `^\.b{237}\.xb-snap-[a-z2-7]{8}$`} {
+				if filepath.Dir(snaps[i]) != dir || !regexp.MustCompile(pattern).MatchString(filepath.Base(snaps[i])) {
+					t.Errorf("snapshot %d is called %s", i, snaps[i])
+				}
+			}
+			write(t, a, "changed")
+			write(t, b, "changed")
+			if content(t, snaps[0]) != strings.Repeat("a", 100_000) || content(t, snaps[1]) != "b" {
+				t.Error("the snapshots changed with their origins")
+			}
+			if info, err := os.Stat(snaps[0]); err != nil || info.Mode() != 0o400 {
+				t.Errorf("mode %v, %v", info.Mode(), err)
+			}
+			if got := h.run("check", snaps[0]); got.status != 0 || got.stdout != "file of 97.7 KiB\n" {
+				t.Errorf("check: %+v", got)
+			}
+			var listed []existing
+			if err := json.Unmarshal([]byte(h.run("list", "--json").stdout), &listed); err != nil || len(listed) != 2 ||
+				listed[0].Snapshot != snaps[0] || listed[0].Origin != a || listed[1].Origin != b || listed[0].Kind != "file" ||
+				listed[0].Size != 100_000 || !listed[0].Valid || listed[0].Dead {
+				t.Errorf("list --json: %+v, %v", listed, err)
+			}
+			want := fmt.Sprintf("%s\t%s\tfile\t1 B\t-\tprocess %d\n", snaps[1], b, os.Getpid())
+			if got := h.run("list").stdout; !strings.HasSuffix(got, want) {
+				t.Errorf("list: %q, want %q", got, want)
+			}
+			if pruned := h.ok("prune"); len(pruned) != 0 {
+				t.Errorf("prune removed %s", pruned)
+			}
+			h.fails(64, "same disk", "create", b, link)
+			h.ok("remove", snaps[0], snaps[1])
+			if after := h.files(dir); after != before {
+				t.Errorf("left: %s", after)
+			}
+			h.fails(66, "no such snapshot", "remove", snaps[0])
+			h.fails(66, "no such snapshot", "check", snaps[0])
+		})
+	}
+}
+
+func TestAllOrNothing(t *testing.T) {
+	h, dir, plain := newHost(t), mount(t, "mkfs.xfs", "-q", "-m", "reflink=1"), mount(t, "mkfs.ext4", "-q")
+	a, b := filepath.Join(dir, "a"), filepath.Join(plain, "b")
+	write(t, a, "a")
+	write(t, b, "b")
+	before := h.files(dir, plain)
+	h.fails(73, "reflink", "create", a, b)
+	h.fails(66, "no such", "create", a, filepath.Join(dir, "nothing"))
+	h.fails(66, "neither", "create", a, dir)
+	odd := filepath.Join(dir, "two\nlines")
+	write(t, odd, "")
+	h.fails(78, "such a name", "create", a, odd)
+	os.Remove(odd)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := h.command("create", a)
+	c.Stdout = full
+	if c.Run(); c.ProcessState.ExitCode() != 74 {
+		t.Errorf("stdout full: %v", c.ProcessState)
+	}
+	// Somebody else's file of the name is not ours to remove: there is none yet,
+	// so the record is the step that fails.
+	if err := os.Remove(filepath.Join(h.state, "snapshots")); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(h.state, "snapshots"), "")
+	h.fails(73, "state directory", "create", a)
+	os.Remove(filepath.Join(h.state, "snapshots"))
+	if after := h.files(dir, plain); after != before {
+		t.Errorf("left: %s", after)
+	}
+}
+
+func TestPrune(t *testing.T) {
+	h, dir := newHost(t), mount(t, "mkfs.btrfs", "-q")
+	a := filepath.Join(dir, "a")
+	write(t, a, "a")
+	sleeper := exec.Command("sleep", "1000")
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	theirs := h.ok("create", "--owner", fmt.Sprint(sleeper.Process.Pid), a)[0]
+	gone := h.ok("create", "--owner", fmt.Sprint(sleeper.Process.Pid), a)[0]
+	mine := h.ok("create", a)[0] // its parent: this test
+	kept := h.ok("create", "--owner", "none", a)[0]
+	if pruned := h.ok("prune"); len(pruned) != 0 {
+		t.Errorf("pruned %s, whose owner lives", pruned)
+	}
+	sleeper.Process.Kill() // and a zombie from now on
+	os.Remove(gone)
+	if pruned := h.ok("prune"); len(pruned) != 1 || pruned[0] != theirs {
+		t.Errorf("pruned %s, want %s", pruned, theirs)
+	}
+	sleeper.Wait()
+	if pruned := h.ok("prune"); len(pruned) != 0 {
+		t.Errorf("pruned %s", pruned)
+	}
+	if got := strings.Count(h.files(), ".json"); got != 2 {
+		t.Errorf("%d records, want 2", got)
+	}
+	h.fails(64, "not running", "create", "--owner", fmt.Sprint(sleeper.Process.Pid), a)
+
+	// Another boot: the number may be somebody else's now.
+	for _, record := range strings.Fields(h.files()) {
+		path := filepath.Join(h.state, "snapshots", record)
+		text := content(t, path)
+		write(t, path, regexp.MustCompile(`\.[0-9a-f]{8}"`).ReplaceAllString(text, `.00000000"`))
+	}
+	if pruned := h.ok("prune"); len(pruned) != 1 || pruned[0] != mine {
+		t.Errorf("pruned %s after a reboot, want %s", pruned, mine)
+	}
+	h.ok("remove", kept)
+}
+
+// A file system that is not mounted hides its snapshots: they are not gone.
+func TestNotMounted(t *testing.T) {
+	h, dir := newHost(t), mount(t, "mkfs.btrfs", "-q")
+	a := filepath.Join(dir, "a")
+	write(t, a, "a")
+	snap := h.ok("create", "--owner", "none", a)[0]
+	record := filepath.Join(h.state, "snapshots", h.files())
+	write(t, record, strings.Replace(content(t, record), `"none"`, `"1.1.00000000"`, 1))
+	away := dir + ".away"
+	if err := os.Mkdir(away, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mount", "--move", dir, away).CombinedOutput(); err != nil {
+		t.Skipf("cannot move a mount: %s", out)
+	}
+	h.fails(74, "no such file", "prune")
+	if out, err := exec.Command("mount", "--move", away, dir).CombinedOutput(); err != nil {
+		t.Fatalf("%s", out)
+	}
+	if pruned := h.ok("prune"); len(pruned) != 1 || pruned[0] != snap {
+		t.Errorf("pruned %s, want %s", pruned, snap)
+	}
+}
+
+func TestRemovesOnlyItsOwn(t *testing.T) {
+	h, dir := newHost(t), mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
+	a, lookalike := filepath.Join(dir, "a"), filepath.Join(dir, ".a.xb-snap-abcdefgh")
+	write(t, a, "a")
+	write(t, lookalike, "precious")
+	h.fails(77, "not made by xb-snap", "remove", a)
+	h.fails(77, "not made by xb-snap", "remove", lookalike)
+	h.fails(64, "not a snapshot", "check", lookalike)
+	snap := h.ok("create", a)[0]
+	// A record that names another file, and one that can't be read, do no harm.
+	write(t, filepath.Join(h.state, "snapshots", "aaaaaaaa-0.json"), `{"snapshot":"`+a+`","owner":"1.1.00000000"}`)
+	write(t, filepath.Join(h.state, "snapshots", "aaaaaaaa-1.json"), `{"snapsh`)
+	if r := h.run("prune"); r.status != 74 || r.stdout != "" || strings.Count(r.stderr, "aaaaaaaa-") != 2 {
+		t.Errorf("prune: %+v", r)
+	}
+	if r := h.run("list"); r.status != 74 || !strings.HasPrefix(r.stdout, snap+"\t") {
+		t.Errorf("list: %+v", r)
+	}
+	h.ok("remove", snap)
+	if content(t, a) != "a" || content(t, lookalike) != "precious" {
+		t.Error("harm done")
+	}
+}
+
+func TestUsage(t *testing.T) {
+	h := newHost(t)
+	for _, args := range [][]string{
+		{}, {"snap"}, {"create"}, {"create", "--size", "0", "/dev/null"}, {"create", "--size", "x", "/dev/null"},
+		{"create", "--owner", "0", "/dev/null"}, {"create", "--owner", "nobody", "/dev/null"}, {"create", "--since", "a", "b"},
+		{"remove"}, {"list", "x"}, {"prune", "x"}, {"check"}, {"check", "a", "b"},
+		{"changes", "a"}, {"changes", "--since", "a"}, {"changes", "--since", "a", "b", "c"}, {"--nonsense"},
+		{"changes", "--since", "/etc/passwd", "/etc/passwd"},
+	} {
+		h.fails(64, "try 'xb-snap --help'", args...)
+	}
+	for _, args := range [][]string{{"--help"}, {"create", "-h"}, {"-q", "list", "--help"}} {
+		if r := h.run(args...); r.status != 0 || r.stdout != usage || r.stderr != "" {
+			t.Errorf("%s: %+v", args, r)
+		}
+	}
+	h.fails(66, "no such", "changes", "--since", "/dev/nothing", "/dev/nothing")
+	h.fails(66, "no such", "remove", "/dev/nothing/there")
+	h.fails(66, "no such", "remove", "/nothing/there")
+}
+
+func TestOwner(t *testing.T) {
+	me, err := findOwner(fmt.Sprint(os.Getpid()))
+	if err != nil || me.dead() || !ownerWords.MatchString(string(me)) {
+		t.Fatalf("owner %q, %v", me, err)
+	}
+	words := strings.Split(string(me), ".")
+	for _, c := range []struct {
+		owner owner
+		dead  bool
+		text  string
+	}{
+		{me, false, "process " + words[0]},
+		{owner(words[0] + ".1." + words[2]), true, "dead " + words[0]},             // the number was used again
+		{owner(words[0] + "." + words[1] + ".00000000"), true, "dead " + words[0]}, // another boot
+		{owner("4194999.5." + words[2]), true, "dead 4194999"},
+		{nobody, false, "no owner"},
+		{"", false, "unknown owner"}, // no word of a death, so none
+		{"x", false, "unknown owner"},
+	} {
+		if c.owner.dead() != c.dead || c.owner.String() != c.text {
+			t.Errorf("%q: dead %v, %q", c.owner, c.owner.dead(), c.owner)
+		}
+	}
+}

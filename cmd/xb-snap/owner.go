@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"xen-backup/internal/cli"
+)
+
+// owner is the process that uses a snapshot: when it is dead, the snapshot is a
+// leftover. It is written as PID.START.BOOT: the process's start time in clock
+// ticks and the first eight characters of the kernel's boot id tell it from a
+// later one with the same number.
+type owner string
+
+const nobody owner = "none" // kept until somebody removes it by name
+
+// findOwner returns the owner that --owner stands for; by default the parent of
+// this process, which itself ends at once.
+func findOwner(word string) (owner, error) {
+	if word == string(nobody) {
+		return nobody, nil
+	}
+	pid := os.Getppid()
+	if word != "" {
+		var err error
+		if pid, err = strconv.Atoi(word); err != nil || pid <= 0 {
+			return "", cli.Fail(cli.Usage, "--owner %s: want a process id or none", word)
+		}
+	}
+	start, err := startTime(pid)
+	if err != nil {
+		return "", cli.Fail(cli.Usage, "the owner of the snapshots, process %d, is not running: see --owner", pid)
+	}
+	boot, err := bootID()
+	return owner(fmt.Sprintf("%d.%s.%s", pid, start, boot)), err
+}
+
+var ownerWords = regexp.MustCompile(`^([1-9][0-9]{0,9})\.([0-9]+)\.([0-9a-f]{8})$`)
+
+// dead tells whether the owner can never come back to its snapshot. Of an owner
+// that it can't read, it doesn't say so.
+func (o owner) dead() bool {
+	words := ownerWords.FindStringSubmatch(string(o))
+	if words == nil {
+		return false
+	}
+	boot, err := bootID()
+	if err != nil {
+		return false
+	}
+	pid, _ := strconv.Atoi(words[1])
+	start, err := startTime(pid)
+	return boot != words[3] || err != nil || start != words[2]
+}
+
+// String describes the owner for list.
+func (o owner) String() string {
+	switch pid, _, ok := strings.Cut(string(o), "."); {
+	case o == nobody:
+		return "no owner"
+	case !ok:
+		return "unknown owner"
+	case o.dead():
+		return "dead " + pid
+	default:
+		return "process " + pid
+	}
+}
+
+// startTime returns when a process started, in clock ticks since boot (field 22
+// of proc_pid_stat(5)). A zombie is an error: it uses nothing any more.
+func startTime(pid int) (string, error) {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", err
+	}
+	// The name, field 2, is in parentheses and may itself have some, and blanks.
+	fields := strings.Fields(string(line[strings.LastIndexByte(string(line), ')')+1:]))
+	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+		return "", os.ErrProcessDone
+	}
+	return fields[19], nil
+}
+
+func bootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil || len(id) < 8 {
+		return "", cli.Fail(cli.Internal, "cannot tell this boot from another: %v", err)
+	}
+	return string(id[:8]), nil
+}

@@ -1,0 +1,544 @@
+#!/bin/bash
+# xen-backup.sh - keep standby copies of the DomUs that run here on other Dom0s
+#
+# Run by cron, without arguments, on every Dom0. For each conf file it takes
+# snapshots of the DomU's disks and brings the same volumes of every other Dom0
+# in DOM0S up to date. Drop-in for the script of that name of 2009.
+#
+# shellcheck disable=SC2317 # functions called by traps look unreachable
+set -euo pipefail
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/sbin:/bin:/usr/sbin:/usr/bin
+
+usage() {
+	cat <<'EOF'
+Usage: xen-backup.sh [--dry-run] [--verify] [DOMU...]
+       xen-backup.sh --final|--force-diverged [--dry-run] [--verify] DOMU
+
+Bring the standby copies of the DomUs that run on this Dom0 up to date: of all
+that have a conf file, or only those named.
+
+  --dry-run  change nothing; say what would be done
+  --verify   compare each copy with its source afterwards
+  --final    last copy before a planned move: the DomU must be shut off
+             everywhere, and is read without a snapshot
+  --force-diverged
+             overwrite copies whose changes exist nowhere else, as after a
+             failover the image that the dead Dom0 came back with
+  -h, --help
+
+Settings, in the environment or (*) in a conf file, which holds shell variables:
+  CONF_DIR        conf files, *.conf (/etc/xen-backup.d, else
+                  /root/Works/Xen-Backup/xen-backup.d)
+  XML_DIR         where DOMU.xml is written (CONF_DIR)
+  DOMU, DOM0S *   the DomU, and the Dom0s that keep its image
+  SNAPSHOT_SIZE * of each COW snapshot (1G)
+  EXCLUDE *       disks to leave out: "xvdb xvdc"
+  MAP *           other names: "dom0b:/dev/vg/a=/dev/vg2/b ..."
+  BWLIMIT *       bytes a second to each Dom0: 20M
+  BLOCK_SIZE *, HASH *  for xb-sig (4K, xxh64)
+  PAUSE *         no, or auto: pause a DomU of several disks for their snapshots
+  FIRST_COPY *    in-place: write a first copy while it arrives (spool)
+  CREATE_LV *     volume group in which a missing standby is created
+  LOCAL_DOM0      this host's name in DOM0S, if it is not found out right
+  VIRSH_URI       libvirt connection
+  JOBS            Dom0s served at the same time (4)
+  LOG_FACILITY, LOG_OPTION  for logger (local3, "")
+  STATE_DIR       where hosts remember their devices (/var/lib/xen-backup)
+  RUN_DIR         lock and ssh connections (/run)
+
+Exit status: 0 done or nothing to do, 3 at least one DomU or Dom0 failed, 64
+usage, 75 another run is at work, 78 configuration.
+EOF
+}
+
+CONF_DIR=${CONF_DIR:-}
+SNAPSHOT_SIZE=${SNAPSHOT_SIZE:-1G}
+LOG_FACILITY=${LOG_FACILITY:-local3}
+LOG_OPTION=${LOG_OPTION:-}
+STATE_DIR=${STATE_DIR:-/var/lib/xen-backup}
+RUN_DIR=${RUN_DIR:-/run}
+JOBS=${JOBS:-4}
+export XB_STATE_DIR=$STATE_DIR
+
+dry_run='' verify='' final='' force='' work=''
+declare -i failed=0
+
+# --- messages -----------------------------------------------------------------
+
+log_mesg() { # LEVEL MESSAGE: to syslog, to a terminal, and errors to cron's mail
+	local level=$1
+	shift
+	# LOG_OPTION is a list of options.
+	# shellcheck disable=SC2086
+	logger -t "xen-backup.sh[$$]" -p "$LOG_FACILITY.$level" $LOG_OPTION -- "$*" 2>/dev/null || :
+	if [[ $level = err || -n $dry_run || -t 2 ]]; then
+		printf '%s\n' "$*" >&2
+	fi
+}
+
+log_file() { # LEVEL PREFIX FILE: what a command said
+	local line
+	while IFS= read -r line; do
+		log_mesg "$1" "$2$line"
+	done <"$3"
+}
+
+die() { # STATUS MESSAGE
+	log_mesg err "$2"
+	exit "$1"
+}
+
+fail() { # STATUS MESSAGE: this part is lost, the others go on
+	log_mesg err "### ERROR $1: $2"
+	failed=1
+	return 1
+}
+
+# first_cause prints the status, of those of a pipeline, that tells what went
+# wrong: a stage that only saw its neighbour end says 65 or, writing, 74.
+first_cause() {
+	local cause status all=' ' other=0
+	for status; do
+		case $status in
+		127 | 255) status=69 ;; # no such command; ssh
+		0 | 65 | 74) ;;
+		*) other=$status ;;
+		esac
+		all+="$status "
+	done
+	for cause in 82 83 80 75 66 76 69 "$other" 74 65; do
+		if [[ $cause != 0 && $all = *" $cause "* ]]; then
+			echo "$cause"
+			return
+		fi
+	done
+	echo 0
+}
+
+# --- the other Dom0s ----------------------------------------------------------
+
+valid_name() { [[ $1 =~ ^[A-Za-z0-9_/.+:@][A-Za-z0-9_/.+:@-]*$ ]]; }
+
+ssh_options=(-T -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=10 -o ServerAliveCountMax=30)
+gcm=Ciphers=^aes128-gcm@openssh.com,aes256-gcm@openssh.com # a third fewer cycles than ssh's first choice
+if ssh -G -o "$gcm" localhost >/dev/null 2>&1; then
+	ssh_options+=(-o "$gcm")
+fi
+
+remote() { # DOM0 COMMAND...: standard input is the caller's
+	local dom0=$1
+	shift
+	ssh "${ssh_options[@]}" -o "ControlPath=$work/%C" "$dom0" XB_STATE_DIR="$STATE_DIR" "$@"
+}
+
+ask() { # DOM0 COMMAND...: what it says is logged if it fails
+	local status=0
+	remote "$@" </dev/null >"$work/ask.$1" 2>&1 || status=$?
+	((status == 0)) || log_file err "### remote Dom0 $1: " "$work/ask.$1"
+	return "$status"
+}
+
+# connect opens the one connection to a Dom0 that all commands share. Its stderr
+# is a file: a master that keeps cron's pipe open keeps cron waiting.
+connect() {
+	local dom0=$1
+	if ssh "${ssh_options[@]}" -o "ControlPath=$work/%C" -O check "$dom0" >/dev/null 2>&1; then
+		return
+	fi
+	echo "$dom0" >>"$work/masters" # before it is there: whoever is killed meanwhile leaves none unknown
+	if ! ssh "${ssh_options[@]}" -o "ControlPath=$work/%C" -M -N -f "$dom0" \
+		</dev/null >/dev/null 2>"$work/ssh.$dom0" 9>&-; then
+		log_file err "### remote Dom0 $dom0: " "$work/ssh.$dom0"
+		return 1
+	fi
+}
+
+# leave closes the connections that were opened under a work directory, and
+# removes it.
+leave() { # DIRECTORY
+	local dom0
+	if [[ -f $1/masters ]]; then
+		while read -r dom0; do
+			timeout 5 ssh -o "ControlPath=$1/%C" -O exit "$dom0" </dev/null >/dev/null 2>&1 || :
+		done <"$1/masters"
+	fi
+	pkill -f -- " ControlPath=$1/" || : # one that waits for a dead host does not exit when told
+	rm -rf "$1"
+}
+
+is_myname() { # DOM0: does one of its addresses lead to this host?
+	if [[ -n ${LOCAL_DOM0:-} ]]; then
+		[[ $1 = "$LOCAL_DOM0" ]]
+		return
+	fi
+	local address
+	for address in $(getent ahosts "$1" | awk '{ print $1 }' | sort -u); do
+		# not only those of its interfaces: Debian's /etc/hosts has 127.0.1.1
+		if [[ $(ip route get "$address" 2>/dev/null) = local* ]]; then
+			return
+		fi
+	done
+	return 1
+}
+
+# runs_elsewhere asks a Dom0 whether the DomU is active there too.
+runs_elsewhere() { # DOM0
+	local status=0
+	remote "$1" xb-locate "$DOMU" </dev/null >/dev/null 2>"$work/ask.$1" || status=$?
+	case $status in
+	0 | 78) return 0 ;; # active; 78: with a disk that can't be copied
+	1) return 1 ;;
+	esac
+	log_file err "### remote Dom0 $1: " "$work/ask.$1"
+	fail "$(first_cause "$status")" "remote Dom0 $1 cannot tell whether DomU $DOMU runs there" || return 2
+}
+
+# --- one disk to one Dom0 -----------------------------------------------------
+
+target_of() { # DOM0 SOURCE: the standby's device there
+	local rule
+	for rule in ${MAP:-}; do
+		if [[ $rule = "$1:$2="* ]]; then
+			echo "${rule#*=}"
+			return
+		fi
+	done
+	echo "$2"
+}
+
+# prepare_target looks at the standby before anything is sent and sets how it is
+# to be written: patch_options and sig_options. For a missing or small volume it
+# names the command that mends it.
+prepare_target() { # DOM0 SOURCE TARGET
+	local dom0=$1 source=$2 target=$3 size state status=0 lv=${3##*/} vg=${3%/*}
+	patch_options=(--peer "$local_dom0") sig_options=()
+	size=$(blockdev --getsize64 "$source" 2>/dev/null || stat -L -c %s "$source")
+	state=$(remote "$dom0" "xb-patch --state $target && { [ ! -b $target ] || blockdev --getsize64 $target; }" \
+		</dev/null 2>"$work/state.$dom0") || status=$?
+	if ((status == 66)); then
+		if [[ $target != /dev/* ]]; then # a file is made on the way
+			patch_options+=(--create) sig_options+=(--missing-ok)
+			if [[ -n $force ]]; then patch_options+=(--force-diverged); else patch_options+=(--in-place); fi
+		elif [[ -z ${CREATE_LV:-} ]]; then
+			fail 66 "$dom0:$target is missing; on $dom0: lvcreate -y -L ${size}b -n $lv ${vg##*/}"
+		elif [[ $vg != "/dev/$CREATE_LV" ]]; then
+			fail 78 "$dom0:$target is not in CREATE_LV=$CREATE_LV: set MAP"
+		else
+			log_mesg info "### remote Dom0 $dom0: ${dry_run:+would }create $target of $size bytes"
+			patch_options+=(--in-place)
+			[[ -n $dry_run ]] || ask "$dom0" lvcreate -y -W n -L "${size}b" -n "$lv" "$CREATE_LV" ||
+				fail 73 "cannot create $dom0:$target"
+		fi
+		return
+	elif ((status != 0)); then
+		log_file err "### remote Dom0 $dom0: " "$work/state.$dom0"
+		fail "$(first_cause "$status")" "cannot look at $dom0:$target"
+		return
+	elif [[ $state = *$'\n'* ]] && ((${state#*$'\n'} < size)); then
+		fail 65 "$dom0:$target is too small; on $dom0: lvextend -L ${size}b $target"
+		return
+	fi
+	case $state in
+	*'"phase":"applying"'*)
+		log_mesg info "### remote Dom0 $dom0: ${dry_run:+would }finish the interrupted apply on $target"
+		[[ -n $dry_run ]] || ask "$dom0" xb-patch --recover "$target" || status=$?
+		if ((status != 0)); then
+			fail "$(first_cause "$status")" "cannot finish the apply on $dom0:$target"
+			return
+		fi
+		;;
+	*'"phase":"incomplete"'*) patch_options+=(--in-place) ;;
+	*'"phase":"clean"'* | *'"sent":'*) ;;
+	*) [[ ${FIRST_COPY:-spool} != in-place ]] || patch_options+=(--in-place) ;;
+	esac
+	[[ -z $force || " ${patch_options[*]} " = *' --in-place '* ]] || patch_options+=(--force-diverged)
+}
+
+sync_disk() { # DOM0 SOURCE SNAPSHOT
+	local dom0=$1 source=$2 snapshot=$3 target t status
+	local -a patch_options sig_options stages=(0)
+	target=$(target_of "$dom0" "$source")
+	valid_name "$target" || { fail 78 "bad name in MAP: $target" || return 1; }
+	prepare_target "$dom0" "$source" "$target" || return 1
+	if [[ -n $dry_run ]]; then
+		log_mesg info "### would sync $DOMU from $local_dom0 to $dom0: $source to $target" "${patch_options[@]:2}"
+		return
+	fi
+	log_mesg info "### sync $DOMU from $local_dom0 to $dom0: $source to $target"
+	t=$(mktemp -d "$work/sync.XXXXXX")
+	remote "$dom0" xb-sig -b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}" "${sig_options[@]}" "$target" \
+		</dev/null 2>"$t/xb-sig" |
+		xb-delta ${BWLIMIT:+--bwlimit "$BWLIMIT"} --summary "$t/summary" "$snapshot" 2>"$t/xb-delta" |
+		remote "$dom0" xb-patch "${patch_options[@]}" "$target" 2>"$t/xb-patch" || stages=("${PIPESTATUS[@]}")
+	status=$(first_cause "${stages[@]}")
+	local level=info stage
+	((status == 0)) || level=err
+	for stage in xb-sig xb-delta xb-patch; do
+		log_file "$level" "#### $dom0:$target: " "$t/$stage"
+	done
+	if ((status != 0)); then
+		fail "$status" "$source was not copied to $dom0:$target (${stages[*]})"
+		return 1
+	fi
+	xb-patch --record "$source" --peer "$dom0" <"$t/summary" || fail $? "cannot remember what $dom0 has of $source" || return 1
+	log_mesg info "#### $dom0:$target: $(sed -E 's/.*"bytes_changed":([0-9]+),"bytes_sent":([0-9]+).*/\1 bytes changed, \2 sent/' "$t/summary")"
+	if [[ -n $verify ]]; then
+		verify_disk "$dom0" "$target" "$snapshot" || return 1
+	fi
+	rm -r "$t"
+}
+
+verify_disk() { # DOM0 TARGET SNAPSHOT
+	local -a stages=(0)
+	remote "$1" xb-sig -b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}" "$2" </dev/null |
+		xb-delta --check "$3" >"$work/verify.$1" || stages=("${PIPESTATUS[@]}")
+	if [[ ${stages[*]} != 0 ]]; then
+		fail "$(first_cause "${stages[@]}")" "$1:$2 is not equal to its source: $(cat "$work/verify.$1")"
+		return 1
+	fi
+	log_mesg info "#### $1:$2: verified, $(cat "$work/verify.$1")"
+}
+
+# sync_to brings one Dom0 up to date: its document and every disk.
+sync_to() { # DOM0
+	local dom0=$1 i
+	local there=$STATE_DIR/xml/$DOMU.xml
+	if [[ -z $dry_run && -s $work/xml ]]; then
+		remote "$dom0" "umask 077; mkdir -p '${there%/*}' && cat >'$there.$dom0' && mv '$there.$dom0' '$there'" <"$work/xml" ||
+			fail 69 "remote Dom0 $dom0: cannot store $there" || :
+	fi
+	for i in "${!sources[@]}"; do
+		sync_disk "$dom0" "${sources[i]}" "${snapshots[i]:-${sources[i]}}" || :
+	done
+	exit "$failed"
+}
+
+# --- one DomU -----------------------------------------------------------------
+
+# locate sets sources to the disks, or returns the reason why there are none.
+locate() {
+	local options=() target source status=0
+	if [[ -n ${VIRSH_URI:-} ]]; then options+=(--connect "$VIRSH_URI"); fi
+	for target in ${EXCLUDE:-}; do options+=(--exclude "$target"); done
+	xb-locate "${options[@]}" "$DOMU" >"$work/disks" 2>"$work/locate" || status=$?
+	if [[ -n $final ]]; then
+		case $status in
+		0) echo "it still runs here: shut it down for --final" >"$work/locate" && return 75 ;;
+		1) ;;
+		*) return "$status" ;;
+		esac
+	elif ((status != 0)); then
+		return "$status"
+	fi
+	virsh ${VIRSH_URI:+-c "$VIRSH_URI"} dumpxml "$DOMU" >"$work/xml" 2>/dev/null ||
+		xl list -l "$DOMU" >"$work/xml" 2>/dev/null || : >"$work/xml"
+	if [[ -n $final ]]; then
+		[[ -s $work/xml ]] || cp "$xml" "$work/xml" || return 66
+		xb-locate "${options[@]}" --xml "$work/xml" >"$work/disks" 2>"$work/locate" || return
+	fi
+	sources=()
+	while IFS=$'\t' read -r target source; do
+		valid_name "$source" || { fail 78 "DomU $DOMU: bad name of disk $target: $source" || return 78; }
+		sources+=("$source")
+	done <"$work/disks"
+}
+
+# pause_domain and resume_domain bracket the snapshots of several disks. A process
+# of its own resumes the DomU after 10 s whatever becomes of this one.
+pause_domain() {
+	[[ ${PAUSE:-no} = auto && ${#sources[@]} -gt 1 ]] || return 0
+	if [[ $(virsh ${VIRSH_URI:+-c "$VIRSH_URI"} domstate "$DOMU" 2>/dev/null) = running ]]; then
+		resume=(virsh ${VIRSH_URI:+-c "$VIRSH_URI"} resume "$DOMU")
+		pause=(virsh ${VIRSH_URI:+-c "$VIRSH_URI"} suspend "$DOMU")
+	elif [[ $(xl list "$DOMU" 2>/dev/null | awk 'NR == 2 { print substr($5, 3, 1) }') = - ]]; then
+		resume=(xl unpause "$DOMU") pause=(xl pause "$DOMU")
+	else
+		return 0 # paused already, or going away: not ours to resume
+	fi
+	log_mesg info "## pause DomU $DOMU with ${pause[0]}"
+	setsid bash -c 'sleep 10; exec "$@"' watchdog "${resume[@]}" </dev/null >/dev/null 2>&1 9>&- &
+	watchdog=$!
+	"${pause[@]}" >/dev/null || { fail 69 "cannot pause DomU $DOMU" || return 1; }
+}
+
+is_paused() {
+	[[ $(virsh ${VIRSH_URI:+-c "$VIRSH_URI"} domstate "$DOMU" 2>/dev/null) = paused ||
+		$(xl list "$DOMU" 2>/dev/null | awk 'NR == 2 { print substr($5, 3, 1) }') = p ]]
+}
+
+resume_domain() {
+	((${#resume[@]})) || return 0
+	if "${resume[@]}" >/dev/null 2>"$work/resume" || ! is_paused; then
+		kill -- "-$watchdog" 2>/dev/null || kill "$watchdog" 2>/dev/null || log_mesg warning "## DomU $DOMU ran again before all snapshots were taken"
+	else
+		log_file err "## cannot resume DomU $DOMU: " "$work/resume" # the watchdog tries again
+	fi
+	resume=()
+}
+
+take_snapshots() {
+	local status=0 i
+	pause_domain || return 1
+	xb-snap create --owner "$BASHPID" --size "$SNAPSHOT_SIZE" "${sources[@]}" >"$work/snapshots" 2>"$work/snap" || status=$?
+	resume_domain
+	log_file "$( ((status)) && echo err || echo info)" "## " "$work/snap"
+	((status == 0)) || fail "$status" "DomU $DOMU: no snapshots" || return 1
+	mapfile -t snapshots <"$work/snapshots"
+	for i in "${!sources[@]}"; do
+		log_mesg info "### local Dom0 $local_dom0: take snapshot ${snapshots[i]##*/} for ${sources[i]} with size $SNAPSHOT_SIZE"
+	done
+}
+
+leave_domu() { # whatever happened, nothing stays behind
+	trap '' TERM INT HUP
+	resume_domain
+	# from the file: a signal may come before they are in the variable
+	mapfile -t snapshots <"$work/snapshots"
+	if ((${#snapshots[@]})) && ! xb-snap remove "${snapshots[@]}" 2>"$work/snap"; then
+		log_file err "## " "$work/snap"
+		exit 3
+	fi
+}
+
+# backup_domu does one conf file. It runs in a subshell: what the file sets is
+# gone afterwards.
+backup_domu() { # CONF
+	DOMU='' DOM0S=''
+	local -a sources=() snapshots=() remotes=() resume=() pause=() reachable=() jobs=()
+	local dom0 local_dom0='' status=0 watchdog='' xml
+	set +u # as the script of 2009 did
+	# shellcheck source=/dev/null
+	. "$1"
+	set -u
+	((${#only[@]} == 0)) || [[ " ${only[*]} " = *" $DOMU "* ]] || exit 0
+	echo "$DOMU" >>"$work/found"
+	log_mesg info "## checking DomU $DOMU"
+	for dom0 in "$DOMU" $DOM0S; do
+		if ! valid_name "$dom0" || [[ $dom0 = */* ]]; then
+			fail 78 "$1: bad or missing name in DOMU or DOM0S: '$dom0'" || exit 3
+		fi
+	done
+	xml=${XML_DIR:-$CONF_DIR}/$DOMU.xml
+	: >"$work/snapshots"
+	trap 'leave_domu' EXIT
+	trap 'exit 143' TERM INT HUP
+
+	locate || status=$?
+	case $status in
+	0) log_file info "## " "$work/locate" ;; # disks that are left out
+	1)
+		log_mesg info "## SKIP: DomU $DOMU is not running on this host: $(head -n 1 "$work/locate")"
+		exit 0
+		;;
+	*)
+		log_file err "## " "$work/locate"
+		fail "$status" "DomU $DOMU is not backed up" || exit 3
+		;;
+	esac
+	for dom0 in $DOM0S; do
+		if is_myname "$dom0"; then local_dom0=$dom0; else remotes+=("$dom0"); fi
+	done
+	if [[ -z $local_dom0 ]]; then
+		log_mesg info "## SKIP: DOM0S does not include this host"
+		exit 0
+	fi
+	log_mesg info "## BACKUP: DomU $DOMU to remote Dom0(s): [${remotes[*]}]"
+	if [[ -z $dry_run && -s $work/xml ]]; then
+		cp "$work/xml" "$xml.tmp" && mv "$xml.tmp" "$xml" || fail 73 "cannot write $xml" || :
+	fi
+
+	# Before anything is touched: does it run elsewhere too? Then neither image is
+	# known to be the right one.
+	for dom0 in "${remotes[@]}"; do
+		connect "$dom0" || { fail 69 "remote Dom0 $dom0 cannot be reached" || continue; }
+		status=0
+		runs_elsewhere "$dom0" || status=$?
+		case $status in
+		0) fail 81 "DomU $DOMU runs on $dom0 too: nothing is touched" || exit 3 ;;
+		1) reachable+=("$dom0") ;;
+		esac
+	done
+	((${#reachable[@]} && ${#sources[@]})) || exit $((failed ? 3 : 0))
+
+	if [[ -z $dry_run && -z $final ]]; then
+		take_snapshots || exit 3
+	fi
+	for dom0 in "${reachable[@]}"; do
+		while (($(jobs -pr | wc -l) >= JOBS)); do wait -n || :; done
+		sync_to "$dom0" &
+		jobs+=($!)
+	done
+	for dom0 in "${jobs[@]}"; do
+		wait "$dom0" || failed=1
+	done
+	exit $((failed ? 3 : 0))
+}
+
+# --- the run ------------------------------------------------------------------
+
+backup_all() {
+	local conf name
+	set +m # all in one process group
+	trap 'exit 143' TERM INT HUP
+	if [[ -z $dry_run ]]; then # leftovers of runs that were killed
+		xb-snap prune >"$work/pruned" 2>"$work/snap" || { log_file err "## " "$work/snap" && failed=1; }
+		log_file info "## removed leftover snapshot " "$work/pruned"
+	fi
+	for conf in "$CONF_DIR"/*.conf; do
+		[[ -e $conf ]] || die 78 "no conf file in $CONF_DIR"
+		(backup_domu "$conf") || failed=1
+	done
+	for name in "${only[@]}"; do
+		grep -qsxF -- "$name" "$work/found" || fail 78 "no conf file for DomU $name" || :
+	done
+	exit $((failed ? 3 : 0))
+}
+
+only=()
+while (($#)); do
+	case $1 in
+	--dry-run) dry_run=1 ;;
+	--verify) verify=1 ;;
+	--final) final=1 ;;
+	--force-diverged) force=1 ;;
+	-h | --help) usage && exit 0 ;;
+	-*) usage >&2 && exit 64 ;;
+	*) only+=("$1") ;;
+	esac
+	shift
+done
+if [[ -n $final$force ]] && ((${#only[@]} != 1)); then usage >&2 && exit 64; fi
+for dir in "$CONF_DIR" /etc/xen-backup.d /root/Works/Xen-Backup/xen-backup.d; do
+	if [[ -n $dir && (-d $dir || $dir = "$CONF_DIR") ]]; then CONF_DIR=$dir && break; fi
+done
+[[ -d $CONF_DIR ]] || die 78 "no directory of conf files: ${CONF_DIR:-/etc/xen-backup.d}"
+
+log_mesg info "# Start $0 $(date)"
+# The lock is held by an open file, not by a file's existence: it can't go stale.
+exec 9>>"$RUN_DIR/xen-backup.lock" || die 73 "cannot create $RUN_DIR/xen-backup.lock"
+if ! flock -n 9; then
+	log_mesg info "## another process is running"
+	exit 75
+fi
+for dir in "$RUN_DIR"/xen-backup.??????; do # of runs that were killed: nobody else has the lock
+	if [[ -d $dir ]]; then leave "$dir"; fi
+done
+work=$(mktemp -d "$RUN_DIR/xen-backup.XXXXXX")
+trap 'leave "$work"' EXIT
+# The run is a process group of its own, so that TERM reaches every command of it
+# at once; this shell only waits and passes it on.
+run='' stopped=''
+stop() {
+	stopped=1
+	if [[ -n $run ]]; then kill -TERM -- "-$run" 2>/dev/null || :; fi
+}
+trap stop TERM INT HUP
+set -m
+backup_all &
+run=$!
+set +m
+if [[ -n $stopped ]]; then stop; fi
+status=0
+while wait "$run" || status=$?; kill -0 "$run" 2>/dev/null; do status=0; done
+log_mesg info "# end backup script $(date)"
+exit "$status"

@@ -1,0 +1,126 @@
+package e2e
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// TestLock runs a second xb-patch on a target, and an xb-sig.
+func TestLock(t *testing.T) {
+	h := twoImages(t)
+	in, out := pipeIn(t)
+	first := h.start(in, "xb-patch target")
+	eventually(t, "a spool", func() bool { return exists(h.part()) })
+	check := h.untouched("target")
+	h.must("ln -s target link && ln target name")
+	for _, command := range []string{"xb-patch target <delta", "xb-patch link <delta", "xb-patch --recover target",
+		"xb-patch --abandon-apply target", "xb-patch --in-place target <delta"} {
+		h.sh(command).fails(t, busy, "another xb-patch")
+	}
+	h.must("rm link name")
+	check()
+	h.must("xb-sig target >/dev/null && xb-patch --state target >/dev/null")
+	out.Close()
+	if status := first.wait()[0]; status != badStream {
+		t.Errorf("the first xb-patch ends with %d", status)
+	}
+	h.must("xb-patch -q target <delta")
+}
+
+// inUse demands that every way to write to the target is refused, and that the
+// user is named.
+func (h *host) inUse(target, who string) {
+	h.Helper()
+	h.must("cp source ../notes/source && truncate -s 1M ../notes/source")
+	check := h.untouched(target)
+	h.sync("../notes/source", target, "").fails(h, busy, "in use", who)
+	h.sync("../notes/source", target, "--in-place").fails(h, busy, "in use", who)
+	h.sync("../notes/source", target, "--dry-run").fails(h, busy, "in use", who)
+	check()
+}
+
+func TestMounted(t *testing.T) {
+	h := newHost(t)
+	h.image("source", 8*mib, 1)
+	h.must("truncate -s 8M disk && mkfs.ext4 -q disk && mkdir mnt")
+	target := h.loop("disk")
+	h.must("mount -o ro " + target + " mnt")
+	defer h.must("umount mnt")
+	h.inUse(target, "mounted on "+h.path("mnt"))
+}
+
+func TestSwap(t *testing.T) {
+	h := newHost(t)
+	h.image("source", mib, 1)
+	h.must("dd if=/dev/zero of=disk bs=1M count=1 status=none && chmod 600 disk")
+	target := h.loop("disk")
+	if r := h.sh("mkswap -q " + target + " && swapon " + target); r.status != 0 {
+		t.Skip("no swapon here: " + r.err)
+	}
+	defer h.must("swapoff " + target)
+	h.inUse(target, "swap on "+target)
+}
+
+// TestBackingFile has the target used through a loop device.
+func TestBackingFile(t *testing.T) {
+	h := newHost(t)
+	h.image("source", mib, 1)
+	h.image("target", mib, 2)
+	dev := h.loop("target")
+	h.inUse("target", "backs "+dev)
+}
+
+// TestOpenElsewhere has a process with the target open for writing.
+func TestOpenElsewhere(t *testing.T) {
+	for _, kind := range []string{"file", "loop device"} {
+		t.Run(kind, func(t *testing.T) {
+			h := newHost(t)
+			h.image("source", mib, 1)
+			h.image("target", mib, 2)
+			target := "target"
+			if kind != "file" {
+				target = h.loop("target")
+			}
+			user := exec.Command("sh", "-c", "exec sleep 100 9<>"+target)
+			user.Dir = h.dir
+			if err := user.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer user.Wait()
+			defer user.Process.Kill()
+			who := fmt.Sprintf("process %d (sleep) has it open", user.Process.Pid)
+			eventually(t, who, func() bool {
+				return strings.Contains(h.must(fmt.Sprintf("ls -l /proc/%d/fd", user.Process.Pid)), target)
+			})
+			check := h.untouched("target")
+			h.sync("source", target, "").fails(t, busy, "in use", who)
+			check()
+		})
+	}
+}
+
+// TestUsedMeanwhile has somebody begin to use the target while the delta arrives,
+// one that changes it and one that does not.
+func TestUsedMeanwhile(t *testing.T) {
+	h := twoImages(t)
+	h.must("xb-sig target | xb-delta target >same")
+	for _, name := range []string{"delta", "same"} {
+		check := h.untouched("target")
+		delta := h.read(name)
+		in, out := pipeIn(t)
+		r := h.start(in, "xb-patch -q target")
+		eventually(t, "a spool", func() bool { return exists(h.part()) })
+		dev := h.loop("target")
+		if _, err := out.Write(delta); err != nil {
+			t.Fatal(err)
+		}
+		out.Close()
+		if status := r.wait()[0]; status != busy || !strings.Contains(r.said(0), "backs "+dev) {
+			t.Errorf("%s: status %d: %s", name, status, r.said(0))
+		}
+		h.must("losetup --detach " + dev)
+		check()
+	}
+}

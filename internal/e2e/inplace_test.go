@@ -1,0 +1,167 @@
+package e2e
+
+import (
+	"fmt"
+	"testing"
+)
+
+func TestInPlace(t *testing.T) {
+	h := newHost(t)
+	h.sparse("source", 5*mib+33, 1)
+	h.must("truncate -s 5M target && cp source same")
+	h.sync("source", "target", "--in-place").silent(t)
+	h.sameBytes("source", "target")
+	h.wantPhase("target", "clean")
+	if exists(h.state + "/spool*") {
+		t.Error("there is a spool")
+	}
+	h.sync("source", "same", "--in-place").silent(t) // nothing to write
+	h.wantPhase("same", "clean")
+	h.change("source", 3, 3)
+	h.sync("source", "target", "").silent(t)
+	h.sameBytes("source", "target")
+
+	// From now on there is something to lose.
+	h.change("source", 3, 4)
+	check := h.untouched("target")
+	h.sync("source", "target", "--in-place").fails(t, notBasis, "without --in-place")
+	check()
+}
+
+func TestInPlaceLoopDevice(t *testing.T) {
+	h := newHost(t)
+	h.sparse("source", 5*mib+33, 1)
+	h.image("disk", 6*mib, 2)
+	tail := h.read("disk")[5*mib+33:]
+	target := h.loop("disk")
+	h.sync("source", target, "--in-place").fails(t, 0)
+	h.must(fmt.Sprintf("blockdev --flushbufs %s && cmp -n %d source %[1]s", target, 5*mib+33))
+	if string(h.read("disk")[5*mib+33:]) != string(tail) {
+		t.Error("what is behind the image was changed")
+	}
+	h.sync("source", target, "").silent(t)
+}
+
+// TestInPlaceCut cuts a first copy, again and again, and runs it again.
+func TestInPlaceCut(t *testing.T) {
+	h := newHost(t)
+	h.image("source", 8*mib, 1)
+	for _, target := range []string{"target", "created"} {
+		if target == "target" {
+			h.image(target, 8*mib, 2)
+		}
+		for _, n := range []int{3_000_000, 4_500_000} {
+			r := h.pipe("xb-sig --missing-ok "+target, "xb-delta source", fmt.Sprintf("head -c %d", n), "xb-patch --in-place --create "+target)
+			r.fails(t, badStream, "cut", "incomplete first copy")
+			h.wantPhase(target, "incomplete")
+		}
+		h.sync("source", target, "--in-place").silent(t)
+		h.sameBytes("source", target)
+		h.wantPhase(target, "clean")
+	}
+}
+
+// TestInPlaceRefused demands that what is wrong is seen before it is written,
+// frame by frame if the delta comes by a pipe.
+func TestInPlaceRefused(t *testing.T) {
+	h := twoImages(t)
+	h.must("cp target other && printf other | dd of=other conv=notrunc status=none")
+	h.must("xb-sig other | xb-delta source >wrong")
+	h.must("cat target target >other && cp target source && xb-sig other | xb-delta source >larger")
+	h.must("xb-sig target >../notes/sig && cat source | xb-delta --signature ../notes/sig - >unsized")
+	check := h.untouched("target")
+	for _, script := range []string{"xb-patch --in-place target <%s", "cat %s | xb-patch --in-place target"} {
+		h.sh(fmt.Sprintf(script, "wrong")).fails(t, notBasis)
+		h.sh(fmt.Sprintf(script, "sig")).fails(t, notOurs)
+		h.sh(fmt.Sprintf(script, "/dev/null")).fails(t, badStream)
+		h.sh(fmt.Sprintf(script, "unsized")).fails(t, badStream, "--in-place")
+		h.sh(fmt.Sprintf(script, "larger")).fails(t, notBasis)
+		check()
+	}
+	// A file is proved as a whole, wherever the damage is.
+	h.must("truncate -s -1 delta")
+	check = h.untouched("target")
+	h.sh("xb-patch --in-place target <delta").fails(t, badStream, "cut")
+	check()
+	h.wantPhase("target", "seen")
+}
+
+// TestInPlaceRefusedCreate demands that no file is left where nothing was copied.
+func TestInPlaceRefusedCreate(t *testing.T) {
+	h := twoImages(t)
+	h.must("head -c 40 delta >cut && : >nothing && xb-sig target | xb-delta nothing >shrink")
+	for _, input := range []string{"delta", "cut", "shrink", "sig", "/dev/null"} {
+		h.sh("cat " + input + " | xb-patch --in-place --create created")
+		if exists(h.path("created")) {
+			t.Errorf("%s: the target was created", input)
+			h.must("rm created")
+		}
+	}
+}
+
+// TestInPlaceRemoved demands a word before a file that held a standby is created
+// again: it may just not be mounted.
+func TestInPlaceRemoved(t *testing.T) {
+	h := newHost(t)
+	h.image("source", 2*mib, 1)
+	again := func(options string) result {
+		return h.pipe("xb-sig --missing-ok target", "xb-delta source", "xb-patch --create "+options+" target")
+	}
+	again("--in-place").silent(t)
+	h.must("rm target")
+	again("--in-place").fails(t, notBasis, "not mounted", "--force-diverged")
+	if exists(h.path("target")) {
+		t.Error("the target was created")
+	}
+	again("--force-diverged").fails(t, 0)
+	h.sameBytes("source", "target")
+}
+
+func TestCreate(t *testing.T) {
+	h := newHost(t)
+	h.sparse("source", 2*mib+5, 1)
+	for i, options := range []string{"--create", "--create --in-place"} {
+		target := fmt.Sprintf("created%d", i)
+		check := h.untouched("source")
+		h.sync("source", target, "").fails(t, noInput, target)
+		h.pipe("xb-sig --missing-ok "+target, "xb-delta source", "xb-patch "+target).fails(t, noInput, target)
+		check()
+		h.pipe("xb-sig --missing-ok "+target, "xb-delta source", "xb-patch "+options+" "+target).silent(t)
+		h.sameBytes("source", target)
+		h.sync("source", target, "--create").silent(t)
+	}
+	h.must("xb-sig --missing-ok empty | xb-delta source >delta && : >nothing")
+	h.pipe("xb-sig --missing-ok empty", "xb-delta nothing", "xb-patch --create empty").silent(t)
+	h.sameBytes("nothing", "empty")
+	check := h.untouched("source")
+	h.sh("xb-patch --create missing/created <delta").fails(t, noInput)
+	h.sh("xb-patch --create source/created <delta").fails(t, noInput)
+	check()
+	h.must("ln -s /dev/xb-e2e-none link && ln -s /dev devices")
+	check = h.untouched("source")
+	for _, target := range []string{"link", "devices/xb-e2e-none", "/dev/../dev/xb-e2e-none"} {
+		h.sh("xb-patch --create "+target+" <delta").fails(t, noInput)
+		h.sh("xb-patch --create --in-place "+target+" <delta").fails(t, noInput)
+	}
+	check()
+	if exists("/dev/xb-e2e-none") {
+		t.Error("a file was made below /dev by way of a link")
+	}
+}
+
+// TestHoles demands that a sparse image stays sparse, and that what becomes zero
+// becomes a hole.
+func TestHoles(t *testing.T) {
+	h := newHost(t)
+	h.must("truncate -s 64M source && printf data | dd of=source bs=1M seek=20 conv=notrunc status=none")
+	h.image("target", 8*mib, 1)
+	h.mustSync("source", "target", "-q")
+	h.pipe("xb-sig --missing-ok created", "xb-delta source", "xb-patch -q --create created").silent(t)
+	for _, target := range []string{"target", "created"} {
+		var kib int
+		fmt.Sscan(h.must("du -k "+target), &kib)
+		if kib > 64 {
+			t.Errorf("%s takes %d KiB, want a few", target, kib)
+		}
+	}
+}

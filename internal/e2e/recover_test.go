@@ -1,0 +1,179 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// interrupted returns a host on which xb-patch was killed in its apply.
+func interrupted(t *testing.T) *host {
+	h := newHost(t)
+	h.image("source", 12*mib, 1)
+	h.image("target", 12*mib, 2)
+	h.must("xb-sig target | xb-delta --level 0 source >delta")
+	h.killInApply("target", "delta")
+	return h
+}
+
+// TestRecover demands that every command on the target says 83 and names the
+// cure, and that the cure needs nothing but what is on the host.
+func TestRecover(t *testing.T) {
+	h := interrupted(t)
+	h.must("cp source ../notes/source && rm source")
+	check := h.untouched("target")
+	for _, command := range []string{"xb-sig target >/dev/null", "xb-patch target <delta", "xb-patch --force-diverged target <delta",
+		"xb-patch --in-place target <delta", "xb-patch --dry-run target <delta", "xb-patch target </dev/null", "xb-sig --missing-ok target"} {
+		h.sh(command).fails(t, unfinished, "xb-patch --recover target")
+	}
+	h.wantPhase("target", "applying")
+	check()
+	h.sh("xb-patch --recover target").silent(t)
+	h.sameBytes("../notes/source", "target")
+	h.wantPhase("target", "clean")
+	if exists(h.state + "/spool/*") {
+		t.Error("the spool is still there")
+	}
+	h.sync("../notes/source", "target", "").silent(t)
+	h.sh("xb-patch --recover target").fails(t, 0, "nothing to recover")
+	h.sh("xb-patch --abandon-apply target").fails(t, 0, "nothing to abandon")
+	h.wantPhase("target", "clean")
+}
+
+// TestRecoverKilled kills the recovery too, more than once.
+func TestRecoverKilled(t *testing.T) {
+	h := interrupted(t)
+	for i := range 5 {
+		r := h.start(nil, "xb-patch --recover target")
+		time.Sleep(time.Duration(i*4) * time.Millisecond)
+		r.signal(0, syscall.SIGKILL)
+		if status := r.wait()[0]; status != 128+9 && status != 0 {
+			t.Errorf("status %d: %s", status, r.said(0))
+		}
+	}
+	h.must("xb-patch --recover target")
+	h.sameBytes("source", "target")
+	h.wantPhase("target", "clean")
+}
+
+// TestRecoverSizes kills applies that grow, shrink and create the target.
+func TestRecoverSizes(t *testing.T) {
+	for _, size := range []int64{0, 5*mib + 17, 20*mib + 5} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			h := newHost(t)
+			h.image("source", 12*mib+99, 1)
+			h.image("target", size, 2)
+			h.must("xb-sig target | xb-delta source >delta")
+			h.killInApply("target", "delta")
+			if size == 0 { // as if killed before the target was created
+				h.must("rm target")
+			}
+			h.must("xb-patch --recover target")
+			h.sameBytes("source", "target")
+			h.sync("source", "target", "").silent(t)
+		})
+	}
+}
+
+func TestRecoverLoopDevice(t *testing.T) {
+	h := newHost(t)
+	h.image("source", 12*mib+99, 1)
+	h.image("disk", 13*mib, 2)
+	target := h.loop("disk")
+	h.must("xb-sig " + target + " | xb-delta source >delta")
+	h.killInApply(target, "delta")
+	h.sync("source", target, "").fails(t, unfinished, "xb-patch --recover "+target)
+	h.must("xb-patch --recover " + target)
+	h.must("blockdev --flushbufs " + target + fmt.Sprintf(" && cmp -n %d source %s", 12*mib+99, target))
+	h.sync("source", target, "").silent(t)
+}
+
+// TestTerminatedApply demands that a polite signal in the apply tells what is to
+// be done.
+func TestTerminatedApply(t *testing.T) {
+	h := newHost(t)
+	h.image("source", 24*mib, 1)
+	h.image("target", 24*mib, 2)
+	h.must("xb-sig target | xb-delta --level 0 source >delta")
+	said := h.interruptApply("target", "delta", syscall.SIGTERM)
+	if !strings.Contains(said, "xb-patch --recover target") {
+		t.Errorf("it says %q", said)
+	}
+	h.wantPhase("target", "applying")
+	h.must("xb-patch --recover target")
+	h.sameBytes("source", "target")
+}
+
+// TestDamagedSpool takes away what --recover needs: it must say so, touch nothing,
+// and keep what is there, until the image is given up by name.
+func TestDamagedSpool(t *testing.T) {
+	h := interrupted(t)
+	spool := h.state + "/spool/" + escaped(h.path("target")) + ".delta"
+	h.must("cp " + spool + " ../notes/spool && xb-sig source | xb-delta delta >../notes/other")
+	for damage, status := range map[string]int{
+		"printf x | dd of=%s bs=1 seek=5000000 conv=notrunc status=none": badStream,
+		"truncate -s 5000000 %s": badStream,
+		": >%s":                  badStream,
+		"echo noise >%s":         notOurs,
+		"cp ../notes/other %s":   badStream,
+		"rm %s":                  unfinished,
+	} {
+		h.must(fmt.Sprintf(damage, spool))
+		check := h.untouched("target")
+		h.sh("xb-patch --recover target").fails(t, status, spool, "xb-patch --abandon-apply target")
+		check()
+		h.wantPhase("target", "applying")
+		h.must("cp ../notes/spool " + spool)
+	}
+	h.must("truncate -s 5000000 " + spool)
+	h.sh("xb-patch --abandon-apply target").silent(t)
+	h.wantPhase("target", "incomplete")
+	if exists(spool) {
+		t.Error("the spool is still there")
+	}
+	h.mustSync("source", "target", "--in-place")
+	h.wantPhase("target", "clean")
+}
+
+// TestRecoverBusy demands that a recovery looks for users as an apply does, and that
+// this comes first.
+func TestRecoverBusy(t *testing.T) {
+	h := interrupted(t)
+	dev := h.loop("target")
+	check := h.untouched("target")
+	h.sh("xb-patch --recover target").fails(t, busy, "backs "+dev)
+	h.sh("xb-patch target </dev/null").fails(t, busy, "backs "+dev) // before the phase and the stream
+	h.wantPhase("target", "applying")
+	check()
+	h.must("losetup --detach " + dev)
+	h.must("xb-patch --recover target")
+	h.sameBytes("source", "target")
+}
+
+// TestRecoverTampered lets somebody write where the delta does not, between the
+// crash and the recovery: what results is no whole image.
+func TestRecoverTampered(t *testing.T) {
+	h := newHost(t)
+	h.image("source", 12*mib, 1)
+	h.must("cp source target")
+	h.must("dd if=/dev/urandom of=target bs=1M count=8 conv=notrunc status=none")
+	h.must("xb-sig target | xb-delta --level 0 source >delta")
+	h.killInApply("target", "delta")
+	f, err := os.OpenFile(h.path("target"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte("tampered"), 10*mib); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	h.sh("xb-patch --recover target").fails(t, notBasis, "does not hold the source's image")
+	h.wantPhase("target", "applying")
+	if !exists(h.state + "/spool/*.delta") {
+		t.Error("the spool is gone")
+	}
+}

@@ -1,0 +1,215 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+)
+
+// twoImages makes a source, a target, the target's signature and the delta.
+func twoImages(t *testing.T) *host {
+	h := newHost(t)
+	h.sparse("source", 2*mib+77, 1)
+	h.must("cp source target")
+	h.change("target", 12, 2)
+	h.must("xb-sig target >sig && xb-delta source <sig >delta")
+	return h
+}
+
+// refused demands that xb-patch refuses what it is given on stdin and touches
+// nothing.
+func (h *host) refused(what string, stdin []byte, status int, texts ...string) {
+	h.Helper()
+	h.note(h.notes+"/stdin", string(stdin))
+	check := h.untouched("target")
+	// As a file and by a pipe: a file may be looked at first.
+	for _, script := range []string{"xb-patch target <../notes/stdin", "cat ../notes/stdin | xb-patch target"} {
+		r := h.sh(script)
+		if r.status != status {
+			h.Errorf("%s: status %d, want %d\n%s", what, r.status, status, r.err)
+		}
+		r.fails(h, r.status, texts...)
+		check()
+	}
+}
+
+func TestDamagedDelta(t *testing.T) {
+	h := twoImages(t)
+	delta := h.read("delta")
+	random := rand.New(rand.NewPCG(1, 1))
+	h.refused("empty", nil, badStream, "empty")
+	h.refused("part of the magic", delta[:5], badStream, "cut")
+	h.refused("last byte missing", delta[:len(delta)-1], badStream, "cut")
+	h.refused("a byte more", append(bytes.Clone(delta), 0), badStream, "more")
+	for range 8 {
+		n := random.IntN(len(delta))
+		h.refused(fmt.Sprintf("cut at %d", n), delta[:n], badStream)
+		n = random.IntN(len(delta))
+		damaged := bytes.Clone(delta)
+		damaged[n] ^= 1 << random.IntN(8)
+		status := badStream
+		if n < 10 { // magic and version
+			status = notOurs
+		}
+		h.refused(fmt.Sprintf("bit flipped at %d", n), damaged, status)
+	}
+	for n := range 10 {
+		damaged := bytes.Clone(delta)
+		damaged[n] ^= 0x20
+		h.refused(fmt.Sprintf("flipped at %d", n), damaged, notOurs)
+	}
+	h.refused("noise", append([]byte("Welcome\x1b[2J\r\nmore\n"), delta...), notOurs, `begins: Welcome\x1b[2J`)
+	h.refused("signature", h.read("sig"), notOurs, "this is a signature, not a delta")
+	h.must("xb-patch -q target <delta")
+	h.sameBytes("source", "target")
+}
+
+func TestDamagedSignature(t *testing.T) {
+	h := twoImages(t)
+	sig := h.read("sig")
+	random := rand.New(rand.NewPCG(2, 2))
+	try := func(what string, stdin []byte, status int) {
+		t.Helper()
+		h.note(h.notes+"/stdin", string(stdin))
+		check := h.untouched("target")
+		r := h.pipe("cat ../notes/stdin", "xb-delta source", "xb-patch target")
+		if r.statuses[1] != status || r.status != badStream {
+			t.Errorf("%s: statuses %d, want %d from xb-delta and 65 from xb-patch\n%s", what, r.statuses, status, r.err)
+		}
+		check()
+	}
+	try("empty", nil, badStream)
+	try("a byte more", append(bytes.Clone(sig), 0), badStream)
+	try("delta", h.read("delta"), notOurs)
+	for range 10 {
+		n := random.IntN(len(sig))
+		try(fmt.Sprintf("cut at %d", n), sig[:n], badStream)
+		n = random.IntN(len(sig)-10) + 10
+		damaged := bytes.Clone(sig)
+		damaged[n] ^= 1 << random.IntN(8)
+		try(fmt.Sprintf("bit flipped at %d", n), damaged, badStream)
+	}
+}
+
+// TestOtherBasis gives a target deltas that were made for another image.
+func TestOtherBasis(t *testing.T) {
+	h := twoImages(t)
+	delta := h.read("delta")
+	h.must("cp target same && cp target other && cp target larger && echo >>larger && cp target unlike && truncate -s 1M unlike")
+	h.change("other", 1, 9)
+	for _, basis := range []string{"other", "larger", "unlike", "source"} {
+		h.must("xb-sig " + basis + " | xb-delta source >d")
+		h.refused("made for "+basis, h.read("d"), notBasis, "not the delta's basis")
+	}
+	h.must("xb-sig other | xb-delta other >empty")
+	h.refused("an empty delta", h.read("empty"), notBasis, "not the delta's basis")
+	h.must("xb-sig -b 64K other | xb-delta source >d")
+	h.refused("other blocks", h.read("d"), notBasis)
+
+	h.must("xb-patch -q target <delta")
+	h.refused("applied twice", delta, notBasis, "diverged")
+	h.must("xb-sig -b 64K target | xb-delta source >d")
+	h.refused("other blocks on a clean target", h.read("d"), notBasis, "-b and --hash", "blocks of 4096")
+	h.must("cp same target") // somebody brings the old image back
+	h.refused("the clean state is of another image", delta, notBasis, "diverged")
+	h.must("xb-patch -q --force-diverged target <delta")
+	h.sameBytes("source", "target")
+}
+
+// TestSwapped confuses the roles of files and streams.
+func TestSwapped(t *testing.T) {
+	h := twoImages(t)
+	check := h.untouched("target")
+	h.sh("xb-patch source <delta").fails(t, notBasis)
+	h.sh("xb-patch delta <target").fails(t, notOurs)
+	h.sh("xb-patch sig <delta").fails(t, notBasis)
+	h.sh("xb-sig target | xb-patch target").fails(t, notOurs)
+	h.sh("xb-delta target <delta >/dev/null").fails(t, notOurs, "this is a delta, not a signature")
+	h.sh("xb-delta sig <source >/dev/null").fails(t, notOurs)
+	h.sh("xb-delta --signature target source >/dev/null").fails(t, notOurs)
+	h.sh("xb-delta --signature sig - <target | xb-patch source").fails(t, notBasis)
+	check()
+}
+
+// TestChangedMeanwhile changes the target between its signature and the delta.
+func TestChangedMeanwhile(t *testing.T) {
+	for _, known := range []bool{false, true} {
+		t.Run(fmt.Sprintf("known %v", known), func(t *testing.T) {
+			h := newHost(t)
+			h.image("source", mib, 1)
+			h.must("cp source target")
+			if known {
+				h.mustSync("source", "target", "-q")
+			}
+			h.must("printf new | dd of=source bs=1 seek=5000 conv=notrunc status=none && xb-sig target | xb-delta source >delta && cp target before")
+			for _, place := range []int{5002, 500000} { // in the block to be replaced, and elsewhere
+				h.must(fmt.Sprintf("printf changed | dd of=target bs=1 seek=%d conv=notrunc status=none", place))
+				h.refused(fmt.Sprintf("changed at %d", place), h.read("delta"), notBasis)
+				h.must("cp before target")
+			}
+			h.must("xb-patch -q target <delta")
+			h.sameBytes("source", "target")
+		})
+	}
+}
+
+// TestDiverged lets a standby be used, as in a failover, and then the old source
+// come back.
+func TestDiverged(t *testing.T) {
+	h := newHost(t)
+	h.sparse("source", mib, 1)
+	h.must("truncate -s 1M target")
+	h.mustSync("source", "target", "-q")
+	h.change("target", 2, 3)
+	h.change("source", 2, 4)
+	check := h.untouched("target")
+	r := h.sync("source", "target", "")
+	r.fails(t, notBasis, "diverged", "--force-diverged")
+	check()
+	r = h.sync("source", "target", "--force-diverged")
+	r.fails(t, 0, "diverged")
+	h.sameBytes("source", "target")
+	h.sync("source", "target", "").silent(t)
+}
+
+func TestMissingDevice(t *testing.T) {
+	h := twoImages(t)
+	name := fmt.Sprintf("/dev/xb-e2e-%d", rand.Uint64())
+	for _, target := range []string{name, "/dev/mapper/" + name[5:], "/dev/shm/none/missing", "missing", "none/missing", "target/missing"} {
+		check := h.untouched("target")
+		for _, options := range []string{"", "--create", "--in-place", "--create --in-place"} {
+			if target == "missing" && options != "" {
+				continue // that is what --create is for
+			}
+			h.sh(fmt.Sprintf("xb-patch %s %s <delta", options, target)).fails(t, noInput, target)
+		}
+		h.sh("xb-sig "+target).fails(t, noInput, target)
+		h.sh("xb-sig --missing-ok "+target+" | xb-delta source | xb-patch "+target).fails(t, noInput)
+		check()
+		if exists(target) || exists(h.path(target)) {
+			t.Errorf("%s was made", target)
+		}
+	}
+	h.sh("xb-patch /dev/null <delta").fails(t, noInput, "neither")
+	h.sh("xb-patch . <delta").fails(t, noInput, "neither")
+	h.sh("xb-delta missing <sig >/dev/null").fails(t, noInput, "missing")
+	h.sh("xb-delta --signature missing source >/dev/null").fails(t, noInput, "missing")
+}
+
+func TestSmallDevice(t *testing.T) {
+	h := newHost(t)
+	h.image("source", 2*mib+512, 1)
+	h.image("disk", 2*mib, 2)
+	target := h.loop("disk")
+	check := h.untouched("disk")
+	for _, options := range []string{"", "--in-place", "--dry-run"} {
+		h.sync("source", target, options).fails(t, badStream, "too small", "2097152", "2097664")
+		check()
+	}
+	// Its size not known beforehand, the delta has to come to its end.
+	h.must("xb-sig " + target + " >../notes/sig")
+	r := h.pipe("cat source", "xb-delta --signature ../notes/sig -", "xb-patch "+target)
+	r.fails(t, badStream, "too small")
+	check()
+}

@@ -1,0 +1,109 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// startSSHD starts an sshd of the test's own on loopback, with keys, port and
+// configuration of its own, and returns the command that reaches it: "ssh -F CONF
+// standby". What runs there works in the user's home, with the host's state
+// directory. extra is added to the server's configuration.
+func (h *host) startSSHD(extra string) string {
+	h.Helper()
+	server, err := exec.LookPath("/usr/sbin/sshd")
+	if err != nil {
+		h.Skip("needs openssh-server")
+	}
+	if os.Geteuid() == 0 {
+		// What sshd wants for its unprivileged part; systemd makes it where it runs one.
+		if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
+			h.Fatal(err)
+		}
+	}
+	dir, err := os.MkdirTemp(h.notes, "sshd")
+	if err != nil {
+		h.Fatal(err)
+	}
+	h.must(fmt.Sprintf("cd %s && ssh-keygen -q -t ed25519 -N '' -f host && ssh-keygen -q -t ed25519 -N '' -f user && cp user.pub authorized", dir))
+	port := freePort(h)
+	h.note(dir+"/sshd_config", fmt.Sprintf(`ListenAddress 127.0.0.1:%d
+HostKey %s/host
+AuthorizedKeysFile %[2]s/authorized
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+PermitUserRC no
+PermitRootLogin prohibit-password
+AcceptEnv XB_STATE_DIR
+SetEnv PATH=%[3]s:/usr/bin:/bin
+%[4]s
+`, port, dir, bin, extra))
+	h.note(dir+"/known_hosts", fmt.Sprintf("[127.0.0.1]:%d %s", port, h.must("cut -d' ' -f1,2 "+dir+"/host.pub")))
+	h.note(dir+"/ssh_config", fmt.Sprintf(`Host standby
+HostName 127.0.0.1
+Port %d
+IdentityFile %s/user
+IdentitiesOnly yes
+UserKnownHostsFile %[2]s/known_hosts
+GlobalKnownHostsFile none
+BatchMode yes
+RequestTTY no
+SendEnv XB_STATE_DIR
+LogLevel ERROR
+`, port, dir))
+	sshd := exec.Command(server, "-D", "-e", "-f", dir+"/sshd_config")
+	log, err := os.Create(dir + "/log")
+	if err != nil {
+		h.Fatal(err)
+	}
+	defer log.Close()
+	sshd.Stderr = log
+	if err := sshd.Start(); err != nil {
+		h.Fatal(err)
+	}
+	h.Cleanup(func() {
+		sshd.Process.Kill()
+		sshd.Wait()
+	})
+	ssh := "ssh -F " + dir + "/ssh_config standby"
+	for end := time.Now().Add(10 * time.Second); h.sh(ssh+" true").status != 0; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			text, _ := os.ReadFile(dir + "/log")
+			h.Fatalf("no answer from sshd:\n%s%s", h.sh(ssh+" true").err, text)
+		}
+	}
+	return ssh
+}
+
+func (h *host) note(path, text string) {
+	h.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		h.Fatal(err)
+	}
+}
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// overSSH is the usual pipeline with the target at the other end of ssh.
+func (h *host) overSSH(ssh, source, target, sigOptions string) result {
+	h.Helper()
+	if !filepath.IsAbs(target) {
+		target = h.path(target)
+	}
+	return h.pipe(fmt.Sprintf("%s xb-sig %s %s", ssh, sigOptions, target), "xb-delta "+source, ssh+" xb-patch "+target)
+}

@@ -1,0 +1,6 @@
+#!/bin/bash
+# udev, which opens each device after it is closed, is no user; with it all others are found just the same.
+# lab: udev
+# lab: limit 200
+modprobe loop
+blockdev.test -test.v -test.run 'LV|Device|Snapshot|Thin|Unused|Moment'

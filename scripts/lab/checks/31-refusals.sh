@@ -1,0 +1,68 @@
+#!/bin/bash
+# What must stop a copy stops it, with its status, and leaves the standby as it was: an overflowed snapshot, a standby
+# that is in use or too small, a DomU that runs on both hosts, a toolstack that does not answer, nonsense in a conf file.
+# lab: limit 300
+for vm in a b c; do
+	mklv dom0a xblab0/$vm 8M
+	mklv dom0b xblab0/$vm 4M
+done
+onb 'lvextend -q -L 8M xblab0/a; lvextend -q -L 8M xblab0/b'
+mkfs.ext4 -q /dev/xblab0/a
+testdomain dom0a web1 /dev/xblab0/a /dev/xblab0/b
+testdomain dom0a web2 /dev/xblab0/c
+conf dom0a 1 DOMU=web1 'DOM0S="dom0a dom0b"' FIRST_COPY=in-place SNAPSHOT_SIZE=4M BWLIMIT=2M
+backup dom0a web1
+old=$(digest dom0b /dev/xblab0/b)
+
+echo "--- a snapshot overflows" # row "snapshot overflow"
+dd if=/dev/urandom of=/dev/xblab0/b bs=1M count=6 oflag=direct status=none
+: >/run/syslog
+backup dom0a web1 >/dev/null &
+until grep -q 'sync.*xblab0/b' /run/syslog; do sleep 0.1; done
+dd if=/dev/urandom of=/dev/xblab0/b bs=1M count=6 oflag=direct status=none
+status 3 wait $!
+logged dom0a '^local3.err #### dom0b:/dev/xblab0/b: xb-delta: .*snapshot.* invalid'
+logged dom0a '^local3.err ### ERROR 82: /dev/xblab0/b was not copied to dom0b:/dev/xblab0/b '
+equal "$(digest dom0b /dev/xblab0/b)" "$old" "the standby of the overflowed one"
+same /dev/xblab0/a
+nothing_left
+
+echo "--- standbys in use" # row "target mounted while its copy is written"
+dd if=/dev/urandom of=/dev/xblab0/a bs=1k count=1 oflag=dsync status=none # where ext4 has nothing
+onb 'mount -o ro,noload /dev/xblab0/a /mnt; dmsetup create xblabdev-above --table "0 8 linear /dev/xblab0/b 0"'
+status 3 backup dom0a web1
+logged dom0a '### ERROR 75: /dev/xblab0/a was not copied'
+logged dom0a 'dom0b:/dev/xblab0/a: xb-patch: /dev/xblab0/a is in use: mounted on /mnt$'
+logged dom0a '### ERROR 75: /dev/xblab0/b was not copied'
+logged dom0a 'dom0b:/dev/xblab0/b: xb-patch: /dev/xblab0/b is in use: held by .*xblabdev-above'
+onb 'umount /mnt; dmsetup remove xblabdev-above'
+equal "$(digest dom0b /dev/xblab0/b)" "$old" "the standby that was in use"
+
+echo "--- the DomU runs on dom0b too"
+testdomain dom0b web1 /dev/xblab0/a /dev/xblab0/b
+: >/run/syslog
+status 3 backup dom0a web1
+logged dom0a '^local3.err ### ERROR 81: DomU web1 runs on dom0b too: nothing is touched$'
+! grep -q 'take snapshot' /run/syslog || fail "snapshots were taken"
+equal "$(digest dom0b /dev/xblab0/b)" "$old" "the standby of the DomU that runs twice"
+RUNSTATE=5 testdomain dom0b web1 /dev/xblab0/a /dev/xblab0/b # as it stays from now on
+
+echo "--- too small, cannot ask, nonsense: the others go on"
+conf dom0a 1 DOMU=web1 'DOM0S="dom0a dom0b"' BWLIMIT=20M
+conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"'
+conf dom0a 3 DOMU=web3 'DOM0S="dom0a dom0b"' VIRSH_URI=test:///nowhere # row "virsh domstate failing"
+conf dom0a 4 DOMU=../web4 'DOM0S="dom0a dom0b"'
+conf dom0a 5 DOMU=web5 'DOM0S="dom0a -oProxyCommand=reboot"'
+conf dom0a 6 'DOMU=web6 DOM0S="dom0a' # no end
+status 3 backup dom0a
+logged dom0a '### ERROR 65: dom0b:/dev/xblab0/c is too small; on dom0b: lvextend -L 8388608b /dev/xblab0/c$'
+logged dom0a '### ERROR 69: DomU web3 is not backed up$'
+logged dom0a "### ERROR 78: .*4.conf: bad or missing name in DOMU or DOM0S: '../web4'"
+logged dom0a "### ERROR 78: .*5.conf: .* '-oProxyCommand=reboot'"
+logged dom0a "### ERROR 78: .*6.conf: "
+same /dev/xblab0/a
+same /dev/xblab0/b
+onb "$(sed -n 's/.* on dom0b: //p' mail)"
+backup dom0a web2
+same /dev/xblab0/c
+nothing_left

@@ -3,4 +3,4 @@
 # swapped on or open. These are the tests of internal/blockdev, on devices of their own.
 # lab: limit 200
 modprobe loop
-blockdev.test -test.v
+blockdev.test -test.v -test.run 'LV|Mapper|Snapshot|Thin|LongTable|Unused'

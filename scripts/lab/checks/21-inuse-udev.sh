@@ -3,4 +3,4 @@
 # lab: udev
 # lab: limit 200
 modprobe loop
-blockdev.test -test.v -test.run 'LV|Device|Snapshot|Thin|Unused|Moment'
+blockdev.test -test.v -test.run 'LVUnused|LVMounted|LVOpenByProcess|OpenForAMoment'

@@ -40,7 +40,8 @@ Settings, in the environment or (*) in a conf file, which holds shell variables:
   FIRST_COPY *    in-place: write a first copy while it arrives (spool)
   CREATE_LV *     volume group in which a missing standby is created
   LOCAL_DOM0      this host's name in DOM0S, if it is not found out right
-  VIRSH_URI       libvirt connection
+  VIRSH_URI       libvirt connection of this host
+  TOOLSTACK       whom xb-locate asks, on every Dom0: auto, virsh or xl (auto)
   JOBS            Dom0s served at the same time (4)
   LOG_FACILITY, LOG_OPTION  for logger (local3, "")
   STATE_DIR       where hosts remember their devices (/var/lib/xen-backup)
@@ -184,7 +185,7 @@ is_myname() { # DOM0: does one of its addresses lead to this host?
 # runs_elsewhere asks a Dom0 whether the DomU is active there too.
 runs_elsewhere() { # DOM0
 	local status=0
-	remote "$1" xb-locate "$DOMU" </dev/null >/dev/null 2>"$work/ask.$1" || status=$?
+	remote "$1" xb-locate ${TOOLSTACK:+--toolstack "$TOOLSTACK"} "$DOMU" </dev/null >/dev/null 2>"$work/ask.$1" || status=$?
 	case $status in
 	0 | 78) return 0 ;; # active; 78: with a disk that can't be copied
 	1) return 1 ;;
@@ -320,7 +321,7 @@ locate() {
 	local options=() target source status=0
 	if [[ -n ${VIRSH_URI:-} ]]; then options+=(--connect "$VIRSH_URI"); fi
 	for target in ${EXCLUDE:-}; do options+=(--exclude "$target"); done
-	xb-locate "${options[@]}" "$DOMU" >"$work/disks" 2>"$work/locate" || status=$?
+	xb-locate ${TOOLSTACK:+--toolstack "$TOOLSTACK"} "${options[@]}" "$DOMU" >"$work/disks" 2>"$work/locate" || status=$?
 	if [[ -n $final ]]; then
 		case $status in
 		0) echo "it still runs here: shut it down for --final" >"$work/locate" && return 75 ;;
@@ -379,7 +380,7 @@ resume_domain() {
 take_snapshots() {
 	local status=0 i
 	pause_domain || return 1
-	xb-snap create --owner "$BASHPID" --size "$SNAPSHOT_SIZE" "${sources[@]}" >"$work/snapshots" 2>"$work/snap" || status=$?
+	xb-snap create -v --owner "$BASHPID" --size "$SNAPSHOT_SIZE" "${sources[@]}" >"$work/snapshots" 2>"$work/snap" || status=$?
 	resume_domain
 	log_file "$( ((status)) && echo err || echo info)" "## " "$work/snap"
 	((status == 0)) || fail "$status" "DomU $DOMU: no snapshots" || return 1

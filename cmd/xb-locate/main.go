@@ -28,8 +28,8 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --exclude TARGET   leave out the disk TARGET (may be repeated)
       --all              list all disks, with the reason why one is left out, or -
       --json             print one JSON object
-      --xml FILE         list the disks of a libvirt document (- is stdin),
-                         whether or not the domain is active
+      --xml FILE         list the disks of what virsh dumpxml or xl list -l has
+                         printed (- is stdin), active or not
   -v, --verbose          say which toolstack answered
   -q, --quiet            no warnings
   -h, --help             this text
@@ -102,7 +102,7 @@ func locate(ctx context.Context, env *cli.Env, o *options, name string) error {
 	return list(env, o, judge, answer)
 }
 
-// listDocument lists the disks of a libvirt document.
+// listDocument lists the disks of a document of libvirt or xl.
 func listDocument(ctx context.Context, env *cli.Env, o *options) error {
 	in, name := env.Stdin, "standard input"
 	if o.xml != "-" {
@@ -113,7 +113,7 @@ func listDocument(ctx context.Context, env *cli.Env, o *options) error {
 		defer f.Close()
 		in, name = f, o.xml
 	}
-	d, err := domain.ParseXML(in)
+	d, err := domain.ParseDocument(in)
 	var path *fs.PathError
 	switch {
 	case errors.As(err, &path):

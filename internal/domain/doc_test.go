@@ -45,6 +45,28 @@ func TestParseXMLCaptured(t *testing.T) {
 	}
 }
 
+func TestParseDocument(t *testing.T) {
+	want := []Disk{{Target: "xvda", Device: "disk", Format: "raw", Source: "/dev/VolGroupXX/LogVolDomU1"}}
+	for _, name := range []string{"running-dumpxml.out", "running-xl-list-l.out"} {
+		d, err := ParseDocument(strings.NewReader(captured(t, name)))
+		if err != nil || d.Name != "domu1" || !reflect.DeepEqual(d.Disks, want) {
+			t.Errorf("%s: %v, %+v", name, err, d)
+		}
+	}
+	for text, want := range map[string]string{
+		"":                                       "no domain document",
+		"[":                                      "no JSON list of domains",
+		"[]":                                     "0 domains",
+		"[{}]":                                   "want one",
+		captured(t, "running-xl-list-l-all.out"): "2 domains",
+		"[" + strings.Repeat(" ", maxXML):        "longer than 4 MiB",
+	} {
+		if d, err := ParseDocument(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.70q: %+v, %v; want %q", text, d, err, want)
+		}
+	}
+}
+
 const smallest = `<domain type='kvm'><name>d</name><devices><disk><source file='/f'/><target dev='vda'/></disk></devices></domain>`
 
 func TestParseXMLBad(t *testing.T) {

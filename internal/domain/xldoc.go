@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strconv"
 	"strings"
@@ -93,6 +94,24 @@ func parseXL(text []byte) ([]xlDomain, error) {
 		return nil, fmt.Errorf("xl list -l prints no JSON list of domains: %w", err)
 	}
 	return list, nil
+}
+
+func parseXLDocument(r io.Reader) (*Domain, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxXML+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(text) > maxXML:
+		return nil, fmt.Errorf("longer than %d MiB: no domain document", maxXML>>20)
+	}
+	list, err := parseXL(text)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) != 1 || list[0].Config.Info.Name == "" {
+		return nil, fmt.Errorf("a list of %d domains: want one", len(list))
+	}
+	return list[0].domain()
 }
 
 func (x *xlDomain) domain() (*Domain, error) {

@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/xml"
 	"errors"
@@ -50,6 +51,16 @@ type xmlDisk struct {
 	ReadOnly  *struct{} `xml:"readonly"`
 	Shareable *struct{} `xml:"shareable"`
 	Transient *struct{} `xml:"transient"`
+}
+
+// ParseDocument reads one domain's document of at most 4 MiB: libvirt's XML, or
+// what `xl list -l DOMAIN` prints.
+func ParseDocument(r io.Reader) (*Domain, error) {
+	b := bufio.NewReader(r)
+	if first, err := b.Peek(1); err == nil && first[0] == '[' {
+		return parseXLDocument(b)
+	}
+	return ParseXML(b)
 }
 
 // ParseXML reads one libvirt domain document of at most 4 MiB. Entities of the

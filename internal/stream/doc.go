@@ -75,7 +75,7 @@
 //	                     22     H    sum of the old terms (see below) of the
 //	                                 frame's blocks
 //	                     22+H   T    table
-//	                     ...    P    payload: the literal data, one zstd frame if zstd
+//	                     ...    P    payload: the literal data, as zstd data (RFC 8878) if zstd
 //	                     ...    8    xxh64 of the frame up to here
 //
 // The table has two numbers for each run, as unsigned LEB128 in the shortest form:

@@ -62,6 +62,24 @@ backup dom0b --final web1
 same /dev/xblab0/vm1
 ! onb grep 'take.snapshot' /run/syslog || fail "--final took a snapshot"
 
+echo "--- the same where only xl is: the document of the last run tells the disks"
+for host in dom0a dom0b; do
+	on $host "cat >/usr/local/sbin/xl; chmod 755 /usr/local/sbin/xl; ln -s /bin/false /usr/local/sbin/virsh" <<'X'
+#!/bin/sh
+[ "$*" = list ] || exit 1
+echo "Name                                        ID   Mem VCPUs	State	Time(s)"
+echo "Domain-0                                     0  2048     2     r-----     505.8"
+X
+done
+onb 'cat >/etc/xen-backup.d/web1.xml' <<'X'
+[{"config": {"c_info": {"type": "pv", "name": "web1"}, "disks": [
+  {"pdev_path": "/dev/xblab0/vm1", "vdev": "xvda", "format": "raw", "readwrite": 1}]}}]
+X
+write dom0b 50
+backup dom0b TOOLSTACK=xl --final web1
+same /dev/xblab0/vm1
+for host in dom0a dom0b; do on $host rm /usr/local/sbin/xl /usr/local/sbin/virsh; done
+
 echo "--- dom0a again, without force; and a failover with nothing unsent needs none"
 runs_on dom0a
 write dom0a 60

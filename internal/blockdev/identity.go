@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,9 +57,10 @@ func settled(stat *unix.Stat_t) {
 }
 
 // Witness returns a text that changes when somebody writes to the file: of a
-// regular file its inode and times in this boot, of a device the kernel's count of sectors
-// written and discarded since it booted (flushes are among its writes, but have no
-// sectors). It is "" where neither is to be had; then nothing is known. Writes still
+// regular file its inode and times in this boot, of a device the kernel's count of
+// sectors written and discarded since it booted (flushes are among its writes, but
+// have no sectors), of a partition that of its disk too, of a loop device also the
+// inode and times of the file below. It is "" where neither is to be had; then nothing is known. Writes still
 // in the page cache are synced first, so that they count.
 func (f *File) Witness() string {
 	if f.Sync() != nil {
@@ -75,11 +77,37 @@ func (f *File) Witness() string {
 		return ""
 	}
 	if !f.block {
-		settled(&stat)
-		return fmt.Sprintf("file %s %d:%d %d %d.%09d %d.%09d", strings.TrimSpace(string(boot)), stat.Dev, stat.Ino, stat.Size,
-			stat.Mtim.Sec, stat.Mtim.Nsec, stat.Ctim.Sec, stat.Ctim.Nsec)
+		return "file " + strings.TrimSpace(string(boot)) + " " + fileWitness(&stat)
 	}
 	sys := "/sys/dev/block/" + majorMinor(stat.Rdev)
+	parts := []string{"device", strings.TrimSpace(string(boot)), majorMinor(stat.Rdev), deviceWitness(sys)}
+	disk := sys
+	if _, err := os.Stat(sys + "/partition"); err == nil { // writes to its disk count only there
+		disk = sys + "/.."
+		parts = append(parts, deviceWitness(disk))
+	}
+	if path, err := os.ReadFile(disk + "/loop/backing_file"); err == nil { // writes below a loop device count nowhere
+		if unix.Stat(strings.TrimSuffix(string(path), "\n"), &stat) != nil {
+			return ""
+		}
+		parts = append(parts, fileWitness(&stat))
+	}
+	if slices.Contains(parts, "") {
+		return ""
+	}
+	return strings.Join(parts, " ")
+}
+
+// fileWitness tells a state of a regular file from those before and after it.
+func fileWitness(stat *unix.Stat_t) string {
+	settled(stat)
+	return fmt.Sprintf("%d:%d %d %d.%09d %d.%09d", stat.Dev, stat.Ino, stat.Size,
+		stat.Mtim.Sec, stat.Mtim.Nsec, stat.Ctim.Sec, stat.Ctim.Nsec)
+}
+
+// deviceWitness is what the kernel counts of the device with this folder in sysfs;
+// "" if it doesn't count.
+func deviceWitness(sys string) string {
 	for _, queue := range []string{"/queue", "/../queue"} { // of a device, of a partition
 		if on, err := os.ReadFile(sys + queue + "/iostats"); err == nil && strings.TrimSpace(string(on)) == "0" {
 			return "" // the counters stand still
@@ -91,6 +119,5 @@ func (f *File) Witness() string {
 		return ""
 	}
 	seq, _ := os.ReadFile(sys + "/diskseq") // tells a reused number apart, on kernels that have it
-	return fmt.Sprintf("device %s %s %s sectors written %s discarded %s", strings.TrimSpace(string(boot)),
-		majorMinor(stat.Rdev), strings.TrimSpace(string(seq)), fields[6], fields[13])
+	return fmt.Sprintf("%s sectors written %s discarded %s", strings.TrimSpace(string(seq)), fields[6], fields[13])
 }

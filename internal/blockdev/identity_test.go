@@ -3,6 +3,7 @@ package blockdev
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"xen-backup/internal/cli"
@@ -142,6 +143,45 @@ func TestWitness(t *testing.T) {
 			}
 		}
 		seen[path] = last
+	}
+}
+
+// TestWitnessBelow: writes to the file below a loop device, and to the disk of a
+// partition, count not among those to the device.
+func TestWitnessBelow(t *testing.T) {
+	device, p1, _ := partitioned(t)
+	path, err := os.ReadFile("/sys/block/" + filepath.Base(device) + "/loop/backing_file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := strings.TrimSpace(string(path))
+	open := func(path string) *File {
+		f, err := Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	partition, disk := open(p1), open(device)
+	for below, seen := range map[string][]*File{file: {disk, partition}, device: {partition}} {
+		var before []string
+		for _, f := range seen {
+			before = append(before, f.Witness())
+		}
+		f, err := os.OpenFile(below, os.O_WRONLY|os.O_SYNC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(make([]byte, 4096), 2<<20); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		for i, f := range seen {
+			if now := f.Witness(); now == before[i] || now == "" {
+				t.Errorf("%s written: still %q", below, now)
+			}
+		}
 	}
 }
 

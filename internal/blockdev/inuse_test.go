@@ -163,7 +163,16 @@ func partitioned(t *testing.T) (device, p1, p2 string) {
 	device, _ = loopDevice(t, 4<<20, "--partscan")
 	command(t, "", "addpart", device, "1", "2048", "2048")
 	command(t, "", "addpart", device, "2", "4096", "2048")
-	t.Cleanup(func() { command(t, "", "partx", "--delete", device) })
+	t.Cleanup(func() { // a busy host may look into them for a moment
+		var err error
+		for i := 0; i < 50; i++ {
+			if err = exec.Command("partx", "--delete", device).Run(); err == nil {
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		t.Errorf("partx --delete %s: %v", device, err)
+	})
 	return device, device + "p1", device + "p2"
 }
 

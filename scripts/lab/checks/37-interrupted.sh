@@ -29,7 +29,7 @@ equal "$(phase)" clean "the phase"
 echo "--- while the delta arrives: the old image"
 old=$(digest dom0b /dev/xblab1/vm1)
 write 2
-conf dom0a 1 DOMU=web1 'DOM0S="dom0a dom0b"' "$rule" BWLIMIT=512K
+conf dom0a 1 DOMU=web1 'DOM0S="dom0a dom0b"' "$rule" BWLIMIT=64K
 start
 onb 'until [ -s /var/lib/xen-backup/spool/*.part ]; do sleep 0.1; done'
 spill dom0b

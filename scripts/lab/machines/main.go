@@ -2,6 +2,8 @@
 // cable. It shows the lines that the machines mark for the operator, keeps their whole consoles in files,
 // and ends with the status that dom0a printed, or 70 if the machines failed.
 //
+// It runs where / is the kernel's own folder (see ../run).
+//
 // Checks switch dom0b's power by a file WORK/power-dom0b holding "off" or "on"; the file is removed when
 // that has been done.
 package main
@@ -49,7 +51,7 @@ func (m *machine) start() error {
 	if m.ended != nil {
 		return nil // is on
 	}
-	cmd := exec.Command(filepath.Join(m.tree, "usr/bin/linux.uml"),
+	cmd := exec.Command("/usr/bin/linux.uml",
 		"mem="+m.memory, "quiet", "panic=1", "noreboot",
 		"con=null", "con0=null,fd:1",
 		"umid="+m.name, "uml_dir="+m.work+"/uml/",

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 
+	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
@@ -31,25 +32,36 @@ func (p *patcher) copyInPlace() error {
 	if err := p.proveFile(in); err != nil {
 		return err
 	}
-	var target lateTarget
+	c := &inPlace{patcher: p}
 	if p.file != nil {
-		target.Target = p.file
+		c.target.Target = p.file
 	}
-	begin := p.beginInPlace(&target)
-	d, err := p.applyInPlace(in, &target, begin)
+	defer c.stop()
+	c.begin = sync.OnceValue(c.beginOnce)
+	d, err := c.receive(in)
 	if err == nil && d.Frames == 0 {
 		// No frame has proved the basis.
 		if err = p.judge(d); err == nil {
-			err = begin()
+			err = c.begin()
 		}
 	}
 	if err == nil {
-		err = p.finishInPlace(d)
+		err = c.complete(d)
 	}
 	if err != nil {
 		return p.incomplete(err)
 	}
 	return p.writeSummary(d)
+}
+
+// inPlace is a copy that is written while it arrives.
+type inPlace struct {
+	*patcher
+	begin  func() error // has to be called before each write
+	header stream.Header
+	target lateTarget
+	image  *blockdev.File // the target, read from the disk
+	trail  *rdiff.Trail   // reads image; nil: it is read at the end
 }
 
 // checkFirstCopy demands that there is nothing to lose.
@@ -94,53 +106,101 @@ func (p *patcher) proveFile(in io.Reader) error {
 	return err
 }
 
-// beginInPlace returns what has to happen once, before the first write.
-func (p *patcher) beginInPlace(target *lateTarget) func() error {
-	return sync.OnceValue(func() error {
-		if p.file != nil {
-			if err := p.checkUnused(); err != nil {
-				return err
-			}
-		}
-		if err := p.device.Save(&state.Record{Phase: state.Incomplete, Peer: p.peerName()}); err != nil {
+// beginOnce does what has to happen once, before the first write.
+func (c *inPlace) beginOnce() error {
+	created := c.file == nil
+	if !created {
+		if err := c.checkUnused(); err != nil {
 			return err
 		}
-		if p.file != nil {
-			return nil
-		}
-		err := p.createTarget()
-		target.Target = p.file
+	}
+	if err := c.device.Save(&state.Record{Phase: state.Incomplete, Peer: c.peerName()}); err != nil {
 		return err
-	})
+	}
+	if created {
+		if err := c.createTarget(); err != nil {
+			return err
+		}
+		if err := c.file.Truncate(c.header.Size); err != nil {
+			return err
+		}
+		c.target.Target = c.file
+	}
+	return c.startTrail()
 }
 
-func (p *patcher) applyInPlace(in io.Reader, target *lateTarget, begin func() error) (rdiff.Delta, error) {
+// startTrail has what is written read back meanwhile, if it can be read from the
+// disk and already has the size that it is to have.
+func (c *inPlace) startTrail() (err error) {
+	if c.file.Size() < c.header.Size {
+		return nil
+	}
+	if c.image, err = c.file.Reread(); err != nil || !c.image.Direct() {
+		return err
+	}
+	if err := c.image.Limit(c.header.Size); err != nil {
+		return err
+	}
+	c.trail = rdiff.StartTrail(c.image, c.header, c.file.Sync)
+	return nil
+}
+
+func (c *inPlace) stop() {
+	if c.trail != nil {
+		c.trail.Stop()
+	}
+	if c.image != nil {
+		c.image.Close()
+	}
+}
+
+func (c *inPlace) receive(in io.Reader) (rdiff.Delta, error) {
 	header := func(h stream.Header) error {
 		if h.Size < 0 {
 			return cli.Fail(cli.BadStream, "a delta whose source's size was not known beforehand cannot be applied in place: leave --in-place out")
 		}
-		return p.checkSize(h.Size)
+		c.header = h
+		return c.checkSize(h.Size)
 	}
-	d, err := rdiff.ApplyInPlace(in, target, p.size(), header, begin, func(n int64) { p.read.Read.Add(n) })
-	return d, p.notBasis(err)
+	done := func(literal, end int64) {
+		c.read.Read.Add(literal)
+		if c.trail != nil {
+			c.trail.Written(end)
+		}
+	}
+	d, err := rdiff.ApplyInPlace(in, &c.target, c.size(), header, c.begin, done)
+	return d, c.notBasis(err)
 }
 
 // lateTarget is a target that may be created only when a frame has proved right.
 // Until then nothing is read of it: it has no blocks.
 type lateTarget struct{ rdiff.Target }
 
-// finishInPlace demands that the whole target now is the source.
-func (p *patcher) finishInPlace(d rdiff.Delta) error {
-	if err := errors.Join(p.file.Truncate(d.Source.Size), p.file.Sync()); err != nil {
+// complete demands that the whole target now is the source.
+func (c *inPlace) complete(d rdiff.Delta) error {
+	if err := errors.Join(c.file.Truncate(d.Source.Size), c.file.Sync()); err != nil {
 		return err
 	}
-	if err := p.proveSource(d); err != nil {
+	prove := c.proveSource
+	if c.trail != nil && d.Source.Size == c.header.Size {
+		prove = c.proveTrail
+	}
+	if err := prove(d); err != nil {
 		return err
 	}
-	if err := p.checkUnused(); err != nil {
+	if err := c.checkUnused(); err != nil {
 		return err
 	}
-	return p.setClean(d)
+	return c.setClean(d)
+}
+
+// proveTrail demands the digest of the delta's source of what was read back.
+func (c *inPlace) proveTrail(d rdiff.Delta) error {
+	found, err := c.trail.Digest()
+	if err != nil {
+		return err
+	}
+	return c.isSource(d, found)
 }
 
 // proveSource reads the whole target from the disk and demands the digest of the
@@ -158,6 +218,10 @@ func (p *patcher) proveSource(d rdiff.Delta) error {
 	if err != nil {
 		return err
 	}
+	return p.isSource(d, found)
+}
+
+func (p *patcher) isSource(d rdiff.Delta, found stream.Digest) error {
 	if found != d.Source {
 		return cli.Fail(cli.NotBasis, "%s does not hold the source's image: it holds %s, the source is %s",
 			p.target, imageRecord(d.Header, found), imageRecord(d.Header, d.Source))

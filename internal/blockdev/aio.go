@@ -24,7 +24,7 @@ const maxBatch = 128
 func (f *File) ReadRanges(ranges []Range) error {
 	for len(ranges) > 0 {
 		n := 0
-		for n < min(len(ranges), maxBatch) && f.align > 0 && f.directPart(ranges[n].Buf, ranges[n].Off) == len(ranges[n].Buf) {
+		for n < min(len(ranges), maxBatch) && f.align > 0 && directPart(ranges[n].Buf, ranges[n].Off, f.align) == len(ranges[n].Buf) {
 			n++
 		}
 		if n < 2 || f.readBatch(ranges[:n]) != nil {

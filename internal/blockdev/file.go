@@ -31,6 +31,8 @@ type File struct {
 	block bool
 	align int64 // what O_DIRECT demands of offsets, lengths and addresses; 0: no O_DIRECT
 
+	direct *os.File // the same regular file with O_DIRECT, for large writes; nil: none
+
 	discard     int64 // see discardable; 0: not found out yet
 	discardOnce sync.Once
 }
@@ -38,6 +40,11 @@ type File struct {
 // directReads is how many reads a device should have under way: with two,
 // O_DIRECT is half as fast as readahead.
 const directReads = 8
+
+// directWrite is from how many bytes on a write to a file goes past the page cache: to fill
+// the cache with what nobody will read costs more than the disk does, and a Dom0 has other
+// uses for its memory. Smaller writes are better gathered there.
+const directWrite = 128 << 10
 
 // Open opens a device or file for reading. A path that doesn't exist or is
 // neither of the two has status NoInput.
@@ -112,6 +119,11 @@ func open(path string, mode int) (*File, error) {
 		f.Close()
 		return nil, err
 	}
+	if !block && mode&os.O_RDWR != 0 {
+		if direct, err := file.reopen(os.O_WRONLY | unix.O_DIRECT); err == nil { // else the file system has none
+			file.direct = direct
+		}
+	}
 	return file, nil
 }
 
@@ -167,8 +179,18 @@ func (f *File) measure(info os.FileInfo) error {
 	return nil
 }
 
+// reopen opens the same file, whatever its name is by now.
+func (f *File) reopen(mode int) (*os.File, error) {
+	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.f.Fd()), mode, 0)
+}
+
 // Close closes the file.
-func (f *File) Close() error { return f.f.Close() }
+func (f *File) Close() error {
+	if f.direct != nil {
+		f.direct.Close() // it has no error of its own: Sync has told all of them
+	}
+	return f.f.Close()
+}
 
 // Path returns the path that the file was opened by.
 func (f *File) Path() string { return f.path }
@@ -181,6 +203,10 @@ func (f *File) Size() int64 { return f.size }
 
 // IsBlock tells whether it is a block device.
 func (f *File) IsBlock() bool { return f.block }
+
+// Direct tells whether reads come from the disk, and not from a cache that may
+// have become stale.
+func (f *File) Direct() bool { return f.align > 0 }
 
 // Readers returns how many reads should be under way at once.
 func (f *File) Readers() int {
@@ -230,7 +256,7 @@ func (f *File) ReadAt(b []byte, off int64) (int, error) {
 	if f.align == 0 {
 		return f.f.ReadAt(b, off)
 	}
-	direct := f.directPart(b, off)
+	direct := directPart(b, off, f.align)
 	n, err := readDirect(f.f, b[:direct], off)
 	if err != nil || n < direct || n == len(b) {
 		return n, err
@@ -245,9 +271,9 @@ func (f *File) ReadAt(b []byte, off int64) (int, error) {
 // WriteAt writes like io.WriterAt.
 func (f *File) WriteAt(b []byte, off int64) (int, error) {
 	if f.align == 0 {
-		return f.f.WriteAt(b, off)
+		return f.writeFile(b, off)
 	}
-	n, err := f.f.WriteAt(b[:f.directPart(b, off)], off)
+	n, err := f.f.WriteAt(b[:directPart(b, off, f.align)], off)
 	if err != nil || n == len(b) {
 		return n, err
 	}
@@ -265,12 +291,25 @@ func (f *File) WriteAt(b []byte, off int64) (int, error) {
 	return n + copied, nil
 }
 
-// directPart returns how much of b can be read or written as it is.
-func (f *File) directPart(b []byte, off int64) int {
-	if len(b) == 0 || off%f.align != 0 || uintptr(unsafe.Pointer(&b[0]))%uintptr(f.align) != 0 {
+// writeFile writes to a regular file: what is large and aligned past the page cache, and
+// all else, also what the file system refuses to write so, through it.
+func (f *File) writeFile(b []byte, off int64) (n int, err error) {
+	if part := directPart(b, off, maxAlign); f.direct != nil && part >= directWrite {
+		n, err = f.direct.WriteAt(b[:part], off)
+		if err != nil && !errors.Is(err, unix.EINVAL) || n == len(b) {
+			return n, err
+		}
+	}
+	m, err := f.f.WriteAt(b[n:], off+int64(n))
+	return n + m, err
+}
+
+// directPart returns how much of b O_DIRECT can read or write as it is.
+func directPart(b []byte, off, align int64) int {
+	if len(b) == 0 || off%align != 0 || uintptr(unsafe.Pointer(&b[0]))%uintptr(align) != 0 {
 		return 0
 	}
-	return len(b) - len(b)%int(f.align)
+	return len(b) - len(b)%int(align)
 }
 
 // readSectors reads the whole sectors around n bytes at off, which begin skip
@@ -325,11 +364,11 @@ func (f *File) Sync() error { return f.f.Sync() }
 // cache: with O_DIRECT, or, on file systems that have none, after dropping the
 // file from the page cache. What was written must be synced before.
 func (f *File) Reread() (*File, error) {
-	again, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.f.Fd()), os.O_RDONLY|unix.O_DIRECT, 0)
-	r := &File{path: f.path, size: f.size, block: f.block, align: max(f.align, 4096)}
+	again, err := f.reopen(os.O_RDONLY | unix.O_DIRECT)
+	r := &File{path: f.path, size: f.size, block: f.block, align: max(f.align, maxAlign)}
 	if err == nil && !f.block && r.size > 0 {
 		// The file system may take O_DIRECT and then refuse the reads.
-		_, err = readDirect(again, Buffer(4096), 0)
+		_, err = readDirect(again, Buffer(maxAlign), 0)
 		if err == io.EOF {
 			err = nil
 		}
@@ -338,7 +377,7 @@ func (f *File) Reread() (*File, error) {
 		}
 	}
 	if err != nil {
-		if again, err = os.Open(fmt.Sprintf("/proc/self/fd/%d", f.f.Fd())); err != nil {
+		if again, err = f.reopen(os.O_RDONLY); err != nil {
 			return nil, err
 		}
 		r.align = 0
@@ -351,10 +390,12 @@ func (f *File) Reread() (*File, error) {
 	return r, nil
 }
 
+// maxAlign satisfies O_DIRECT on any device and file system.
+const maxAlign = 4096
+
 // Buffer returns n bytes that O_DIRECT can use on any device.
 func Buffer(n int) []byte {
-	const page = 4096
-	b := make([]byte, n+page)
-	skip := int(-uintptr(unsafe.Pointer(&b[0])) % page)
+	b := make([]byte, n+maxAlign)
+	skip := int(-uintptr(unsafe.Pointer(&b[0])) % maxAlign)
 	return b[skip : skip+n : skip+n]
 }

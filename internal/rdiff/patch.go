@@ -295,14 +295,15 @@ func errReadBack(off int64) error {
 // frame is proved, and compared with the blocks that it replaces, before any of it
 // is written; begin is called before each write, and a target of 0 bytes is not
 // touched before. check may refuse the header, which must tell the source's size.
-// The caller must set the target's size, sync, and then demand the source's digest
+// done is told the bytes of each frame's literal data, and the byte before which
+// all is written. The caller must set the target's size, sync, and then demand the source's digest
 // of the whole target.
-func ApplyInPlace(in io.Reader, target Target, basisSize int64, check func(stream.Header) error, begin func() error, count func(int64)) (Delta, error) {
+func ApplyInPlace(in io.Reader, target Target, basisSize int64, check func(stream.Header) error, begin func() error, done func(literal, end int64)) (Delta, error) {
 	var old stream.Sum
 	p := pass{header: check, decode: true,
 		count: func(h stream.Header, f *frameJob) {
 			old = h.Hash.Add(old, f.Old)
-			count(int64(f.RawSize))
+			done(int64(f.RawSize), f.Runs[len(f.Runs)-1].End()*int64(h.BlockSize))
 		},
 		work: func(h stream.Header, f *frameJob, raw []byte) error {
 			if !f.fits(h) {

@@ -161,15 +161,26 @@ func inPlace(t *testing.T, delta, basis, source []byte) {
 			t.Fatal(err)
 		}
 	}
-	begun, counted := make(chan bool, 1<<16), int64(0)
+	begun, counted, trail := make(chan bool, 1<<16), int64(0), (*Trail)(nil)
 	d, err := ApplyInPlace(bytes.NewReader(delta), target, int64(len(basis)), func(h stream.Header) error {
 		if h.Size != int64(len(source)) {
 			t.Errorf("header %+v", h)
 		}
+		image := openImage(t, target.Path())
+		if err := image.Limit(h.Size); err != nil {
+			return err
+		}
+		trail = startTrail(image, h, image.Sync, 2*int64(h.BlockSize))
 		return nil
-	}, func() error { begun <- true; return nil }, func(n int64) { counted += n })
+	}, func() error { begun <- true; return nil }, func(n, end int64) {
+		counted += n
+		trail.Written(end)
+	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if read, err := trail.Digest(); err != nil || read != d.Source {
+		t.Errorf("in place: read back behind the writer: %v, %v, not %v", read, err, d.Source)
 	}
 	if err := target.Truncate(d.Source.Size); err != nil {
 		t.Fatal(err)

@@ -62,19 +62,19 @@ type Source interface {
 }
 
 // FromImage returns a source that reads an image.
-func FromImage(img Image) Source { return &imageSource{Image: img} }
+func FromImage(img Image) Source { return &imageSource{Image: img, limit: img.Size()} }
 
 type imageSource struct {
 	Image
-	pos                int64
+	pos, limit         int64 // what is before limit may be read: a multiple of the block size, or all
 	dataStart, dataEnd int64 // the extent that pos is in or before
 }
 
 func (s *imageSource) readers() int { return s.Readers() }
 
 func (s *imageSource) next(p *piece, blockSize int, maxHole int64) error {
-	size, block := s.Size(), int64(blockSize)
-	if s.pos >= size {
+	block := int64(blockSize)
+	if s.pos >= s.limit {
 		return io.EOF
 	}
 	if s.pos >= s.dataEnd {
@@ -82,8 +82,8 @@ func (s *imageSource) next(p *piece, blockSize int, maxHole int64) error {
 		if err != nil {
 			return err
 		}
-		s.dataStart = max(s.pos, start-start%block)
-		s.dataEnd = min(size, (end+block-1)/block*block)
+		s.dataStart = min(s.limit, max(s.pos, start-start%block))
+		s.dataEnd = min(s.limit, (end+block-1)/block*block)
 	}
 	*p = piece{off: s.pos, buf: p.buf}
 	if p.hole = s.pos < s.dataStart; p.hole {

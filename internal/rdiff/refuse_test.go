@@ -99,7 +99,7 @@ func TestInPlaceProvesBeforeItWrites(t *testing.T) {
 				return test.check
 			}
 			return accept(h)
-		}, func() error { return test.begin }, func(int64) {})
+		}, func() error { return test.begin }, func(int64, int64) {})
 		if !errors.Is(err, test.want) {
 			t.Errorf("%s: %v", test.name, err)
 		}
@@ -111,7 +111,7 @@ func TestInPlaceProvesBeforeItWrites(t *testing.T) {
 	// A dropped block that differs is found only at the end.
 	other := bytes.Clone(basis)
 	other[20*testBlock] ^= 1
-	_, err := ApplyInPlace(bytes.NewReader(delta), imageFile(t, other, true), int64(len(basis)), accept, func() error { return nil }, func(int64) {})
+	_, err := ApplyInPlace(bytes.NewReader(delta), imageFile(t, other, true), int64(len(basis)), accept, func() error { return nil }, func(int64, int64) {})
 	wantStatus(t, "dropped block", err, cli.NotBasis)
 }
 
@@ -136,7 +136,7 @@ func TestInPlaceStaysInImage(t *testing.T) {
 		target := imageFile(t, device, true)
 		// The end record, which shows that it is wrong, comes late.
 		slow := io.MultiReader(bytes.NewReader(delta[:len(delta)-73]), &lateReader{bytes.NewReader(delta[len(delta)-73:])})
-		_, err := ApplyInPlace(slow, target, 0, func(stream.Header) error { return nil }, func() error { return nil }, func(int64) {})
+		_, err := ApplyInPlace(slow, target, 0, func(stream.Header) error { return nil }, func() error { return nil }, func(int64, int64) {})
 		wantStatus(t, "beyond the image", err, cli.BadStream)
 		if !bytes.Equal(content(t, target), device) {
 			t.Errorf("%+v: bytes beyond the image were written", test.run)
@@ -239,7 +239,7 @@ func TestEveryPrefix(t *testing.T) {
 	for n := 0; n < len(delta); n += 997 {
 		target := imageFile(t, basis, true)
 		_, err := ApplyInPlace(bytes.NewReader(delta[:n]), target, int64(len(basis)),
-			func(stream.Header) error { return nil }, func() error { return nil }, func(int64) {})
+			func(stream.Header) error { return nil }, func() error { return nil }, func(int64, int64) {})
 		wantStatus(t, "ApplyInPlace", err, cli.BadStream)
 	}
 }

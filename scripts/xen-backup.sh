@@ -273,7 +273,10 @@ sync_disk() { # DOM0 SOURCE SNAPSHOT
 		remote "$dom0" xb-patch "${patch_options[@]}" "$target" 2>"$t/xb-patch" || stages=("${PIPESTATUS[@]}")
 	status=$(first_cause "${stages[@]}")
 	local level=info stage
-	((status == 0)) || level=err
+	if ((status)); then
+		level=err
+		sed -i '/: standard output: broken pipe$/d' "$t/xb-delta" # xb-patch has told why it ended
+	fi
 	for stage in xb-sig xb-delta xb-patch; do
 		log_file "$level" "#### $dom0:$target: " "$t/$stage"
 	done

@@ -163,7 +163,7 @@ func (c *inPlace) receive(in io.Reader) (rdiff.Delta, error) {
 		return c.checkSize(h.Size)
 	}
 	done := func(literal, end int64) {
-		c.read.Read.Add(literal)
+		c.count(literal)
 		if c.trail != nil {
 			c.trail.Written(end)
 		}

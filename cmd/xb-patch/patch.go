@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
@@ -35,7 +36,7 @@ func (p *patcher) patch() error {
 		return err
 	}
 	defer spool.discard()
-	d, err := rdiff.Verify(spool.tee(in), p.checkHeader, func(n int64) { p.read.Read.Add(n) })
+	d, err := rdiff.Verify(spool.tee(in), p.checkHeader, p.count)
 	if err != nil {
 		return err
 	}
@@ -64,6 +65,9 @@ func (p *patcher) patch() error {
 }
 
 func (p *patcher) checkHeader(h stream.Header) error { return p.checkSize(h.Size) }
+
+// count has the progress show n more bytes of literal data.
+func (p *patcher) count(n int64) { p.read.Read.Add(n) }
 
 func (p *patcher) notBasis(err error) error {
 	if errors.Is(err, rdiff.ErrNotBasis) {
@@ -163,6 +167,7 @@ func (p *patcher) dryRun() error {
 		return err
 	}
 	defer p.close()
+	p.start = time.Now()
 	if err := p.identify(); err != nil {
 		return err
 	}
@@ -185,15 +190,19 @@ func (p *patcher) dryRun() error {
 			return err
 		}
 	}
-	d, err := rdiff.Verify(in, p.checkHeader, func(int64) {})
+	p.read = p.env.StartProgress(p.progress)
+	d, err := rdiff.Verify(in, p.checkHeader, p.count)
 	if err != nil {
 		return err
 	}
 	if err := p.judge(d); err != nil {
 		return err
 	}
-	return p.env.Print(fmt.Sprintf("%s: would write %d blocks and zero %d of %d bytes each; image size %d, now %d\n",
-		p.target, d.Literals, d.Zeroes, d.BlockSize, d.Source.Size, d.Basis.Size))
+	if err := p.env.Print(fmt.Sprintf("%s: would write %d blocks and zero %d of %d bytes each; image size %d, now %d\n",
+		p.target, d.Literals, d.Zeroes, d.BlockSize, d.Source.Size, d.Basis.Size)); err != nil {
+		return err
+	}
+	return p.writeSummary(d)
 }
 
 // removeDurably removes a file whose name must not come back after a crash.

@@ -26,7 +26,7 @@ func (p *patcher) recover() error {
 		return cli.Fail(cli.Unfinished, "%s: the spool of the unfinished apply cannot be read: %w\n%s", p.target, err, p.lost())
 	}
 	defer s.Close()
-	d, err := rdiff.Verify(s.reader(), p.checkHeader, func(n int64) { p.read.Read.Add(n) })
+	d, err := rdiff.Verify(s.reader(), p.checkHeader, p.count)
 	if err != nil {
 		return cli.Fail(cli.StatusOf(err), "%s: the spool of the unfinished apply, %s, is damaged: %w\n%s", p.target, s.path, err, p.lost())
 	}

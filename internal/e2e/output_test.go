@@ -214,6 +214,10 @@ func TestDryRun(t *testing.T) {
 			t.Errorf("it says %q", out)
 		}
 	}
+	h.must("xb-patch --dry-run -q --summary ../notes/summary target <delta")
+	if summary := h.must("cat ../notes/summary"); !strings.Contains(summary, `"blocks_changed":4`) {
+		t.Errorf("summary %s", summary)
+	}
 	h.sh("head -c -1 delta | xb-patch --dry-run target").fails(t, badStream)
 	h.sh("xb-patch --dry-run source <delta").fails(t, notBasis)
 	h.must("xb-sig --missing-ok created | xb-delta source | xb-patch -q --dry-run --create created")

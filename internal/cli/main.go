@@ -50,6 +50,8 @@ func limitMemory() {
 // Stderr as "name: message".
 func (e *Env) Run(usage string, args []string, run func(*Env, []string) error) int {
 	err := run(e, args)
+	lockUnlessEnded() // what a signal has broken is no error to tell
+	undo.Unlock()
 	switch {
 	case errors.Is(err, errHelp):
 		_, err = io.WriteString(e.Stdout, usage)

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,7 +27,11 @@ const (
 // TestMain is also the command that the tests send signals to.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("XB_TEST_DIR"); dir != "" {
-		Main("xb-test", "", func(env *Env, args []string) error { return pendingCommand(env, dir) })
+		command := pendingCommand
+		if os.Getenv("XB_TEST_LOCKED") != "" {
+			command = lockedCommand
+		}
+		Main("xb-test", "", func(env *Env, args []string) error { return command(env, dir) })
 	}
 	os.Exit(m.Run())
 }
@@ -52,6 +58,29 @@ func pendingCommand(env *Env, dir string) error {
 	}
 	_, err := io.Copy(env.Stdout, env.Stdin)
 	return err
+}
+
+// lockedCommand makes files one after another under a lock that undoing needs, too.
+func lockedCommand(env *Env, dir string) error {
+	var mu sync.Mutex
+	defer OnSignal(func() {
+		mu.Lock()
+		os.Remove(filepath.Join(dir, "file"))
+	})()
+	if err := env.Print("ready\n"); err != nil {
+		return err
+	}
+	for {
+		mu.Lock()
+		p, err := CreatePending(filepath.Join(dir, "file"))
+		if err == nil {
+			err = p.Commit()
+		}
+		mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
 }
 
 func names(t *testing.T, dir string) string {
@@ -119,6 +148,28 @@ func TestSignals(t *testing.T) {
 		}
 		if stderr.Len() > 0 {
 			t.Errorf("%v: %s", s, stderr)
+		}
+	}
+}
+
+// TestSignalLocked: undoing may wait for a lock under which files are made.
+func TestSignalLocked(t *testing.T) {
+	t.Setenv("XB_TEST_LOCKED", "1")
+	for range 20 {
+		c, dir, _, _, stderr := startPending(t)
+		time.Sleep(time.Duration(rand.IntN(3000)) * time.Microsecond)
+		if err := c.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		hangs := time.AfterFunc(10*time.Second, func() { c.Process.Kill() })
+		err := c.Wait()
+		hangs.Stop()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM || stderr.Len() > 0 {
+			t.Fatalf("ended with %v: %s", err, stderr)
+		}
+		if got := names(t, dir); got != "replaced" {
+			t.Fatalf("leaves %s", got)
 		}
 	}
 }

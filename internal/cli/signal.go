@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"sync"
@@ -11,13 +12,15 @@ import (
 var undo struct {
 	sync.Mutex
 	stack []*func()
+	ended bool // by a signal: what is on the stack is being undone
 }
 
 // OnSignal has f run if SIGINT, SIGTERM or SIGHUP ends the process; the returned
 // function takes that back. f runs while other goroutines still do: it may only
-// remove things that nobody else needs.
+// remove things that nobody else needs. After such a signal OnSignal does not
+// return.
 func OnSignal(f func()) (cancel func()) {
-	undo.Lock()
+	lockUnlessEnded()
 	defer undo.Unlock()
 	return push(f)
 }
@@ -39,16 +42,30 @@ func push(f func()) (cancel func()) {
 }
 
 // Create runs create and has remove run if a signal ends the process; a signal
-// that comes during create waits until there is something to remove. The returned
-// function takes that back.
+// that comes during create waits until there is something to remove, and after
+// one Create fails: it never waits, since what is undone may wait for a lock of
+// its caller. The returned function takes that back.
 func Create(create func() (remove func(), err error)) (cancel func(), err error) {
 	undo.Lock()
 	defer undo.Unlock()
+	if undo.ended {
+		return nil, errors.New("interrupted")
+	}
 	remove, err := create()
 	if err != nil {
 		return nil, err
 	}
 	return push(remove), nil
+}
+
+// lockUnlessEnded locks undo. After a signal it does not return: the process is
+// about to end as that signal ends one, and its caller shall do nothing else.
+func lockUnlessEnded() {
+	undo.Lock()
+	if undo.ended {
+		undo.Unlock()
+		select {}
+	}
 }
 
 // handleSignals makes a deadly signal clean up and then end the process as that
@@ -65,9 +82,12 @@ func handleSignals() {
 	}
 	go func() {
 		s := <-signals
-		undo.Lock() // kept: nothing may be registered any more
-		for i := len(undo.stack) - 1; i >= 0; i-- {
-			(*undo.stack[i])()
+		undo.Lock()
+		stack := undo.stack
+		undo.stack, undo.ended = nil, true
+		undo.Unlock()
+		for i := len(stack) - 1; i >= 0; i-- {
+			(*stack[i])()
 		}
 		signal.Reset(s)
 		syscall.Kill(syscall.Getpid(), s.(syscall.Signal))

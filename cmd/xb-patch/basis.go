@@ -52,7 +52,7 @@ func (p *patcher) checkDiverged(basis, source *state.Record) error {
 		why = "the delta's digests cannot be compared with those remembered: use -b and --hash as before; remembered is " + known[0].String()
 	}
 	if p.force {
-		p.env.Warn("%s has diverged and is overwritten all the same (--force-diverged): %s", p.target, why)
+		p.env.Warn("%s has diverged and may be overwritten all the same (--force-diverged): %s", p.target, why)
 		return nil
 	}
 	return cli.Fail(cli.NotBasis, "%s has diverged: %s, the delta's basis is %s\n"+

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"sync"
@@ -37,7 +36,13 @@ func (p *patcher) copyInPlace() error {
 		c.target.Target = p.file
 	}
 	defer c.stop()
-	c.begin = sync.OnceValue(c.beginOnce)
+	once := sync.OnceValue(c.beginOnce)
+	c.begin = func() error {
+		if err := once(); err != nil || c.trail == nil {
+			return err
+		}
+		return c.trail.Failed()
+	}
 	d, err := c.receive(in)
 	if err == nil && d.Frames == 0 {
 		// No frame has proved the basis.
@@ -114,17 +119,22 @@ func (c *inPlace) beginOnce() error {
 			return err
 		}
 	}
-	if err := c.device.Save(&state.Record{Phase: state.Incomplete, Peer: c.peerName()}); err != nil {
-		return err
-	}
-	if created {
+	if created { // first: the state must not speak of a file that is not ours
 		if err := c.createTarget(); err != nil {
 			return err
 		}
+		c.target.Target = c.file
+	}
+	if err := c.device.Save(&state.Record{Phase: state.Incomplete, Peer: c.peerName()}); err != nil {
+		if created {
+			err = errors.Join(err, c.uncreateTarget())
+		}
+		return err
+	}
+	if created {
 		if err := c.file.Truncate(c.header.Size); err != nil {
 			return err
 		}
-		c.target.Target = c.file
 	}
 	return c.startTrail()
 }
@@ -181,26 +191,23 @@ func (c *inPlace) complete(d rdiff.Delta) error {
 	if err := errors.Join(c.file.Truncate(d.Source.Size), c.file.Sync()); err != nil {
 		return err
 	}
-	prove := c.proveSource
-	if c.trail != nil && d.Source.Size == c.header.Size {
-		prove = c.proveTrail
-	}
-	if err := prove(d); err != nil {
+	// What the trail has read may have been written since by somebody who is gone by
+	// now: then there is no witness that it was not.
+	witness := ""
+	if c.trail == nil {
+		if err := c.proveSource(d); err != nil {
+			return err
+		}
+		witness = c.file.Witness()
+	} else if found, err := c.trail.Digest(); err != nil {
+		return err
+	} else if err := c.isSource(d, found); err != nil {
 		return err
 	}
 	if err := c.checkUnused(); err != nil {
 		return err
 	}
-	return c.setClean(d)
-}
-
-// proveTrail demands the digest of the delta's source of what was read back.
-func (c *inPlace) proveTrail(d rdiff.Delta) error {
-	found, err := c.trail.Digest()
-	if err != nil {
-		return err
-	}
-	return c.isSource(d, found)
+	return c.setClean(d, witness)
 }
 
 // proveSource reads the whole target from the disk and demands the digest of the
@@ -235,5 +242,5 @@ func (p *patcher) incomplete(err error) error {
 	if loadErr != nil || r.Phase != state.Incomplete {
 		return err
 	}
-	return cli.Fail(cli.StatusOf(err), "%w\n%s", err, fmt.Sprintf("%s holds an incomplete first copy now: run it again", p.target))
+	return cli.Fail(cli.StatusOf(err), "%w\n%s holds an incomplete first copy now: run it again", err, p.target)
 }

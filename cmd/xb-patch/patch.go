@@ -83,26 +83,42 @@ func (p *patcher) beginApply(d rdiff.Delta, s *spool) error {
 		if err := p.checkUnused(); err != nil {
 			return err
 		}
+		return p.recordApply(d, s)
 	}
+	// Before the state speaks of it: a file that somebody else makes meanwhile must
+	// not get the spool.
+	if err := p.createTarget(); err != nil {
+		return err
+	}
+	err := p.recordApply(d, s)
+	if err != nil && p.phase() != state.Applying {
+		err = errors.Join(err, p.uncreateTarget())
+	}
+	return err
+}
+
+func (p *patcher) recordApply(d rdiff.Delta, s *spool) error {
 	if err := s.keep(); err != nil {
 		return err
 	}
 	r := imageRecord(d.Header, d.Source)
 	r.Phase, r.Peer, r.Spool = state.Applying, p.peerName(), s.path
-	if err := p.device.Save(r); err != nil {
-		// Where only the directory could not be synced the record stands: then the
-		// spool is needed.
-		if now, loadErr := p.device.Load(); loadErr == nil && now.Phase != state.Applying {
-			s.remove()
-		}
-		return err
+	err := p.device.Save(r)
+	// Where only the directory could not be synced the record stands: then the
+	// spool is needed.
+	if err != nil && p.phase() != state.Applying {
+		s.remove()
 	}
-	if p.file == nil {
-		if err := p.createTarget(); err != nil {
-			return p.unfinished(err)
-		}
+	return err
+}
+
+// phase returns what is remembered now; what can't be read may be an apply.
+func (p *patcher) phase() state.Phase {
+	r, err := p.device.Load()
+	if err != nil {
+		return state.Applying
 	}
-	return nil
+	return r.Phase
 }
 
 // apply writes the spooled delta, proves that it is on the disk, and only then
@@ -132,29 +148,45 @@ func (p *patcher) write(d rdiff.Delta, delta io.Reader) error {
 
 func (p *patcher) finish(d rdiff.Delta, s *spool) error {
 	if err := p.file.CheckName(p.identity); err != nil {
-		// What has the name now must not get the spool.
-		return errors.Join(err, p.forget(s.path))
+		return errors.Join(err, p.disown(s))
 	}
 	if err := p.checkUnused(); err != nil {
 		return err
 	}
-	if err := p.setClean(d); err != nil {
+	if err := p.setClean(d, p.file.Witness()); err != nil {
 		return err
 	}
 	s.remove()
 	return nil
 }
 
+// disown ends an apply on a file that has lost its name: what has that name now must
+// not get the spool, and is judged by what was remembered before.
+func (p *patcher) disown(s *spool) error {
+	if p.phase() != state.Applying {
+		return nil
+	}
+	if p.record.Phase != state.Clean {
+		return p.forget(s.path)
+	}
+	p.record.Witness = ""
+	err := p.device.Save(p.record)
+	if err == nil {
+		s.remove()
+	}
+	return err
+}
+
 // interrupted says what is left to do when a signal ends the run.
 func (p *patcher) interrupted() {
-	if r, err := p.device.Load(); err == nil && r.Phase == state.Applying {
+	if p.phase() == state.Applying {
 		p.env.Warn("%v", p.unfinished(errors.New("interrupted")))
 	}
 }
 
 // unfinished adds to an error what state the target is in, and the cure.
 func (p *patcher) unfinished(err error) error {
-	if r, loadErr := p.device.Load(); loadErr == nil && r.Phase != state.Applying {
+	if p.phase() != state.Applying {
 		return err
 	}
 	return cli.Fail(cli.StatusOf(err), "%w\n%s is neither the old image nor the new one now; finish it with: xb-patch --recover %s", err, p.target, p.target)

@@ -12,13 +12,12 @@ import (
 // To write a delta twice does no harm, so it does not matter how far the apply
 // had come.
 func (p *patcher) recover() error {
-	p.create = true // the crash may have come before the target was created
 	defer p.close()
 	if err := p.open(); err != nil {
 		return err
 	}
 	if p.record.Phase != state.Applying {
-		p.env.Warn("%s: there is no unfinished apply; nothing to recover", p.target)
+		p.env.Info("%s: there is no unfinished apply; nothing to recover", p.target)
 		return nil
 	}
 	s, err := openSpool(p.record.Spool)
@@ -72,7 +71,7 @@ func (p *patcher) abandon() error {
 		return err
 	}
 	if p.record.Phase != state.Applying {
-		p.env.Warn("%s: there is no unfinished apply; nothing to abandon", p.target)
+		p.env.Info("%s: there is no unfinished apply; nothing to abandon", p.target)
 		return nil
 	}
 	return p.forget(p.record.Spool)

@@ -50,17 +50,23 @@ func (p *patcher) open() (err error) {
 	return nil
 }
 
-// identify finds the target's state. A missing target is an error unless it may
-// be created.
+// identify finds the target's state. A missing target is an error unless it is to
+// be created, or was and has an apply to be finished.
 func (p *patcher) identify() error {
-	if err := blockdev.Check(p.target); err != nil && !(p.missing() && p.mayCreate()) {
-		return err
+	missing := blockdev.Check(p.target)
+	if missing != nil && !(p.missing() && p.mayCreate()) {
+		return missing
 	}
 	var err error
 	if p.identity, err = blockdev.Identity(p.target); err != nil {
 		return err
 	}
 	p.device = state.Find(p.stateDir).Device(p.identity, p.target)
+	if missing != nil && !p.create {
+		if r, err := p.device.Load(); err == nil && r.Phase != state.Applying {
+			return missing
+		}
+	}
 	return nil
 }
 
@@ -69,14 +75,14 @@ func (p *patcher) missing() bool {
 	return errors.Is(err, os.ErrNotExist)
 }
 
-// mayCreate tells whether the missing target is one that --create is for: below
+// mayCreate tells whether the missing target can be one that --create made: below
 // /dev a missing device is missing, and a file in its place would fill the RAM.
 func (p *patcher) mayCreate() bool {
 	if _, err := os.Lstat(p.target); err == nil {
 		return false // a link to nowhere, perhaps to a missing device
 	}
 	info, err := os.Stat(filepath.Dir(p.target))
-	return p.create && err == nil && info.IsDir() && !blockdev.BelowDev(p.target)
+	return err == nil && info.IsDir() && !blockdev.BelowDev(p.target)
 }
 
 func (p *patcher) openTarget() error {
@@ -139,6 +145,15 @@ func (p *patcher) createTarget() error {
 	return err
 }
 
+// uncreateTarget removes what createTarget has made and nobody has written to.
+func (p *patcher) uncreateTarget() error {
+	err := p.file.CheckName(p.identity)
+	if err == nil {
+		err = os.Remove(p.target)
+	}
+	return errors.Join(err, p.file.Close())
+}
+
 // size returns the target's size, 0 if it doesn't exist.
 func (p *patcher) size() int64 {
 	if p.file == nil {
@@ -155,11 +170,11 @@ func (p *patcher) checkSize(size int64) error {
 	return cli.Fail(cli.BadStream, "%s is too small: it has %d bytes, the image %d", p.target, p.file.Size(), size)
 }
 
-// setClean remembers the target as the delta's source image. Everything before it
-// must be on the disk.
-func (p *patcher) setClean(d rdiff.Delta) error {
+// setClean remembers the target as the delta's source image, and the witness of when
+// it was proved. Everything before it must be on the disk.
+func (p *patcher) setClean(d rdiff.Delta, witness string) error {
 	r := imageRecord(d.Header, d.Source)
-	r.Phase, r.Peer, r.Witness = state.Clean, p.peerName(), p.file.Witness()
+	r.Phase, r.Peer, r.Witness = state.Clean, p.peerName(), witness
 	return p.device.Save(r)
 }
 
@@ -178,10 +193,8 @@ func (p *patcher) peerName() string {
 }
 
 func (p *patcher) writeSummary(d rdiff.Delta) error {
-	bs := int64(d.BlockSize)
-	changed := min((d.Literals+d.Zeroes)*bs, d.Blocks(d.Source.Size)*bs, max(d.Source.Size, 0))
 	s := cli.Summary{Command: p.env.Name, Version: cli.Version, ImageSize: d.Source.Size, BlockSize: d.BlockSize,
 		Hash: d.Hash.String(), Digest: d.Hash.FormatSum(d.Source.Sum), BytesRead: d.Bytes,
-		BytesChanged: changed, BlocksChanged: d.Literals + d.Zeroes, Seconds: time.Since(p.start).Seconds()}
+		BytesChanged: d.Changed(), BlocksChanged: d.Literals + d.Zeroes, Seconds: time.Since(p.start).Seconds()}
 	return s.Write(p.summary)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"xen-backup/internal/blockdev"
@@ -106,24 +107,16 @@ func signFile(env *cli.Env, path string, out io.Writer, o options) error {
 	file, err := blockdev.Open(path)
 	if cli.StatusOf(err) == cli.NoInput && o.missingOK {
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-			return sign(env, rdiff.FromImage(noImage{}), out, o, nil)
+			return signMissing(env, path, out, o)
 		}
 	}
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	identity, err := blockdev.Identity(path)
+	device, record, err := load(path, o)
 	if err != nil {
 		return err
-	}
-	device := state.Find(o.stateDir).Device(identity, path)
-	record, err := device.Load()
-	if err != nil {
-		return err
-	}
-	if record.Phase == state.Applying {
-		return cli.Fail(cli.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", path, path)
 	}
 	// The image may be smaller than the device: what is behind it is not ours.
 	switch {
@@ -149,6 +142,31 @@ func signFile(env *cli.Env, path string, out io.Writer, o options) error {
 		}
 		return nil
 	})
+}
+
+// signMissing signs a target that does not exist yet.
+func signMissing(env *cli.Env, path string, out io.Writer, o options) error {
+	if _, err := os.Stat(filepath.Dir(path)); err == nil {
+		if _, _, err := load(path, o); err != nil {
+			return err
+		}
+	}
+	return sign(env, rdiff.FromImage(noImage{}), out, o, nil)
+}
+
+// load returns what is remembered of a device, unless that is an apply to be
+// finished.
+func load(path string, o options) (*state.Device, *state.Record, error) {
+	identity, err := blockdev.Identity(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	device := state.Find(o.stateDir).Device(identity, path)
+	record, err := device.Load()
+	if err == nil && record.Phase == state.Applying {
+		err = cli.Fail(cli.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", path, path)
+	}
+	return device, record, err
 }
 
 func sign(env *cli.Env, src rdiff.Source, out io.Writer, o options, beforeEnd func(stream.Digest) error) error {

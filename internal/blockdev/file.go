@@ -175,13 +175,20 @@ func (f *File) measure(info os.FileInfo) error {
 	if err != nil {
 		return fmt.Errorf("cannot get the sector size of %s: %w", f.path, err)
 	}
+	if sector > maxAlign { // blocks of 4 KiB would share sectors, and be written by several goroutines
+		return cli.Fail(cli.Config, "%s has logical sectors of %d bytes: more than %d are not supported", f.path, sector, maxAlign)
+	}
 	f.size, f.align = int64(size), int64(sector)
 	return nil
 }
 
 // reopen opens the same file, whatever its name is by now.
 func (f *File) reopen(mode int) (*os.File, error) {
-	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.f.Fd()), mode, 0)
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.f.Fd()), mode|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, pathError("open", f.path, err)
+	}
+	return os.NewFile(uintptr(fd), f.path), nil
 }
 
 // Close closes the file.
@@ -366,7 +373,7 @@ func (f *File) Sync() error { return f.f.Sync() }
 func (f *File) Reread() (*File, error) {
 	again, err := f.reopen(os.O_RDONLY | unix.O_DIRECT)
 	r := &File{path: f.path, size: f.size, block: f.block, align: max(f.align, maxAlign)}
-	if err == nil && !f.block && r.size > 0 {
+	if err == nil && !f.block {
 		// The file system may take O_DIRECT and then refuse the reads.
 		_, err = readDirect(again, Buffer(maxAlign), 0)
 		if err == io.EOF {

@@ -149,6 +149,35 @@ func TestCreate(t *testing.T) {
 	}
 }
 
+// TestCreateRefused demands that a target that cannot be created, or that somebody
+// else makes meanwhile, is not remembered as half written.
+func TestCreateRefused(t *testing.T) {
+	h := newHost(t)
+	h.image("source", 5*mib, 1)
+	h.must("xb-sig --missing-ok target | xb-delta source >delta")
+	for _, options := range []string{"--create", "--create --in-place"} {
+		in, out := pipeIn(t)
+		r := h.start(in, "xb-patch "+options+" target")
+		delta := h.read("delta")
+		out.Write(delta[:100_000])
+		eventually(t, "xb-patch at work", func() bool { return exists(h.state + "/*.lock") })
+		h.must("echo mine >target")
+		out.Write(delta[100_000:])
+		out.Close()
+		if status := r.wait()[0]; status != cantCreate {
+			t.Errorf("%s: status %d: %s", options, status, r.said(0))
+		}
+		if got := h.must("cat target"); got != "mine\n" {
+			t.Errorf("%s: the other's file is %.20q", options, got)
+		}
+		h.wantPhase("target", "none")
+		if exists(h.state + "/spool/*") {
+			t.Errorf("%s: a spool is left", options)
+		}
+		h.must("rm -r target " + h.state)
+	}
+}
+
 // TestHoles demands that a sparse image stays sparse, and that what becomes zero
 // becomes a hole.
 func TestHoles(t *testing.T) {

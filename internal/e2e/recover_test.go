@@ -38,8 +38,11 @@ func TestRecover(t *testing.T) {
 		t.Error("the spool is still there")
 	}
 	h.sync("../notes/source", "target", "").silent(t)
-	h.sh("xb-patch --recover target").fails(t, 0, "nothing to recover")
-	h.sh("xb-patch --abandon-apply target").fails(t, 0, "nothing to abandon")
+	for _, mode := range []string{"--recover", "--abandon-apply"} {
+		h.sh("xb-patch " + mode + " target").silent(t)
+		h.sh("xb-patch -v "+mode+" target").fails(t, 0, "nothing to "+strings.TrimSuffix(mode[2:], "-apply"))
+		h.sh("xb-patch "+mode+" missing").fails(t, noInput)
+	}
 	h.wantPhase("target", "clean")
 }
 
@@ -150,6 +153,22 @@ func TestRecoverBusy(t *testing.T) {
 	check()
 	h.must("losetup --detach " + dev)
 	h.must("xb-patch --recover target")
+	h.sameBytes("source", "target")
+}
+
+// TestRecoverMissing takes the target away after the crash: what is unfinished is told
+// all the same, and can be given up.
+func TestRecoverMissing(t *testing.T) {
+	h := interrupted(t)
+	h.must("rm target")
+	for _, command := range []string{"xb-sig --missing-ok target >/dev/null", "xb-patch target <delta", "xb-patch --create --in-place target <delta"} {
+		h.sh(command).fails(t, unfinished, "--recover")
+	}
+	h.wantPhase("target", "applying")
+	h.sh("xb-patch --recover target").fails(t, noInput)
+	h.sh("xb-patch --abandon-apply target").silent(t)
+	h.sh("xb-patch --state target").fails(t, noInput)
+	h.pipe("xb-sig --missing-ok target", "xb-delta source", "xb-patch --create --in-place target").silent(t)
 	h.sameBytes("source", "target")
 }
 

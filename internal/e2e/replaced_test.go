@@ -40,12 +40,36 @@ func TestReplaced(t *testing.T) {
 }
 
 // TestReplacedInApply demands that the new file is not called clean, nor is it to
-// be recovered.
+// be recovered; that it is held against what a sync left there if there was one.
 func TestReplacedInApply(t *testing.T) {
-	h := twoImages(t)
+	t.Run("first", func(t *testing.T) {
+		h := twoImages(t)
+		h.replaceInApply("cp old other", "")
+		h.sameBytes("old", "target")
+		h.wantPhase("target", "incomplete")
+		h.must("xb-patch -q target <delta")
+		h.sameBytes("source", "target")
+	})
+	t.Run("later", func(t *testing.T) {
+		h := twoImages(t)
+		h.replaceInApply("cp old other && printf other | dd of=other conv=notrunc status=none", " && xb-sig target | xb-delta old | xb-patch -q target")
+		h.wantPhase("target", "clean")
+		h.must("xb-sig target >sig && xb-delta --signature sig source >delta")
+		check := h.untouched("target")
+		for _, option := range []string{"", "--in-place"} {
+			h.sh("xb-patch "+option+" target <delta").fails(t, notBasis)
+		}
+		check()
+	})
+}
+
+// replaceInApply applies the delta and puts "other" in the target's place meanwhile;
+// prepare makes what is remembered of the target before.
+func (h *host) replaceInApply(makeOther, prepare string) {
+	h.Helper()
 	h.must("cp target old")
 	for range 50 {
-		h.must("rm -rf " + h.state + " && cp old target && cp old other")
+		h.must("rm -rf " + h.state + " && cp old target && " + makeOther + prepare)
 		r := h.start(h.open("delta"), "xb-patch target")
 		done := make(chan []int)
 		go func() { done <- r.wait() }()
@@ -63,15 +87,11 @@ func TestReplacedInApply(t *testing.T) {
 			statuses = <-done
 		}
 		if replaced && statuses[0] == busy {
-			h.sameBytes("old", "target")
-			h.wantPhase("target", "incomplete")
-			h.must("xb-patch -q target <delta")
-			h.sameBytes("source", "target")
 			return
 		}
 		if statuses[0] != 0 {
-			t.Fatalf("status %d: %s", statuses[0], r.said(0))
+			h.Fatalf("status %d: %s", statuses[0], r.said(0))
 		}
 	}
-	t.Skip("too fast to be caught")
+	h.Skip("too fast to be caught")
 }

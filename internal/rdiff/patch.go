@@ -1,6 +1,7 @@
 package rdiff
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 
@@ -25,6 +26,16 @@ type Delta struct {
 	stream.Header
 	stream.DeltaEnd
 	Bytes int64 // of the stream
+	end   int64 // number of the block after the last run
+}
+
+// Changed returns how many bytes the delta changes.
+func (d Delta) Changed() int64 {
+	bytes := (d.Literals + d.Zeroes) * int64(d.BlockSize)
+	if last := d.Blocks(d.Source.Size); d.end == last {
+		bytes -= last*int64(d.BlockSize) - d.Source.Size // the last block may be short
+	}
+	return bytes
 }
 
 // passWorkers is how many frames are worked on at once: as many as a device wants
@@ -61,6 +72,7 @@ func (p *pass) run(in io.Reader) (Delta, error) {
 		}
 	}
 	var literals stream.Sum
+	var end int64
 	work := func(f *frameJob) (err error) {
 		var raw []byte
 		if p.decode {
@@ -75,15 +87,13 @@ func (p *pass) run(in io.Reader) (Delta, error) {
 	}
 	consume := func(f *frameJob) error {
 		literals = h.Hash.Add(literals, f.terms)
+		end = f.Runs[len(f.Runs)-1].End()
 		if p.count != nil {
 			p.count(h, f)
 		}
 		return nil
 	}
-	workers := passWorkers
-	if p.workers > 0 {
-		workers = p.workers
-	}
+	workers := cmp.Or(p.workers, passWorkers)
 	q := ordered.New(workers, depth(workers), func() *frameJob { return new(frameJob) }, work, consume)
 	if err := q.Close(feedFrames(q, r)); err != nil {
 		return Delta{}, err
@@ -93,7 +103,7 @@ func (p *pass) run(in io.Reader) (Delta, error) {
 			return Delta{}, err
 		}
 	}
-	return Delta{h, r.End, counted.n}, nil
+	return Delta{h, r.End, counted.n, end}, nil
 }
 
 func feedFrames(q *ordered.Queue[frameJob], r *stream.DeltaReader) error {

@@ -47,6 +47,16 @@ func (t *Trail) Digest() (stream.Digest, error) {
 	return t.digest, t.err
 }
 
+// Failed returns the error with which the reading has ended already, if it has.
+func (t *Trail) Failed() error {
+	select {
+	case <-t.ended:
+		return t.err
+	default:
+		return nil
+	}
+}
+
 // Stop ends the reading, if that has not ended yet.
 func (t *Trail) Stop() {
 	t.src.move(0, true)
@@ -74,24 +84,23 @@ func (s *trailSource) move(written int64, stop bool) {
 }
 
 func (s *trailSource) next(p *piece, blockSize int, maxHole int64) error {
-	if s.pos == s.limit && s.limit < s.Size() {
-		written, err := s.wait()
-		if err == nil {
-			err = s.sync()
-		}
-		if err != nil {
-			return err
-		}
+	written, err := s.wait()
+	if err == nil && s.pos == s.limit && s.limit < s.Size() {
+		err = s.sync()
 		s.limit = written
+	}
+	if err != nil {
+		return err
 	}
 	return s.imageSource.next(p, blockSize, maxHole)
 }
 
-// wait returns how much is written, when that is worth a sync.
+// wait returns how much is written, as soon as there is something to read or enough
+// for a sync.
 func (s *trailSource) wait() (int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.written < min(s.limit+s.step, s.Size()) && !s.stopped {
+	for s.pos == s.limit && s.written < min(s.limit+s.step, s.Size()) && !s.stopped {
 		s.moved.Wait()
 	}
 	if s.stopped {

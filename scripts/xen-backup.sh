@@ -66,14 +66,14 @@ declare -i failed=0
 
 # --- messages -----------------------------------------------------------------
 
-log_mesg() { # LEVEL MESSAGE: to syslog, to a terminal, and errors to cron's mail
+log_mesg() { # LEVEL MESSAGE: to syslog, to a terminal, and errors and what syslog does not take to cron's mail
 	local level=$1
 	shift
 	# LOG_OPTION is a list of options.
 	# shellcheck disable=SC2086
-	logger -t "xen-backup.sh[$$]" -p "$LOG_FACILITY.$level" $LOG_OPTION -- "$*" 2>/dev/null || :
-	if [[ $level = err || -n $dry_run || -t 2 ]]; then
-		printf '%s\n' "$*" >&2
+	if ! logger -t "xen-backup.sh[$$]" -p "$LOG_FACILITY.$level" $LOG_OPTION -- "$*" 2>/dev/null ||
+		[[ $level = err || -n $dry_run || -t 2 ]]; then
+		printf '%s\n' "$*" >&2 || :
 	fi
 }
 
@@ -90,7 +90,9 @@ die() { # STATUS MESSAGE
 }
 
 fail() { # STATUS MESSAGE: this part is lost, the others go on
-	log_mesg err "### ERROR $1: $2"
+	local status=$1
+	case $status in 126 | 127) status=69 ;; esac # no such command
+	log_mesg err "### ERROR $status: $2"
 	failed=1
 	return 1
 }
@@ -248,7 +250,8 @@ prepare_target() { # DOM0 SOURCE TARGET
 			return
 		fi
 		;;
-	*'"phase":"incomplete"'*) patch_options+=(--in-place) ;;
+	*'"phase":"incomplete"'*'"sent":'*) ;; # what was sent from there may be newer
+	*'"phase":"incomplete"'*) [[ -n $force ]] || patch_options+=(--in-place) ;;
 	*'"phase":"clean"'* | *'"sent":'*) ;;
 	*) [[ ${FIRST_COPY:-spool} != in-place ]] || patch_options+=(--in-place) ;;
 	esac
@@ -404,19 +407,44 @@ leave_domu() { # whatever happened, nothing stays behind
 	fi
 }
 
+# check_settings refuses what would else be found out late, or never.
+check_settings() { # CONF
+	local size='^[0-9.]*[1-9][0-9.]*([kmgt](i?b)?|b)?$' setting
+	shopt -s nocasematch
+	for setting in SNAPSHOT_SIZE BWLIMIT BLOCK_SIZE; do
+		[[ -z ${!setting:-} || ${!setting} =~ $size ]] || fail 78 "$1: bad $setting: ${!setting}" || return 1
+	done
+	shopt -u nocasematch
+	for setting in HASH:xxh64:sha256 PAUSE:no:auto FIRST_COPY:spool:in-place TOOLSTACK:auto:virsh:xl; do
+		local value=${setting%%:*}
+		value=${!value:-}
+		[[ -z $value || $setting: = *":$value:"* ]] || fail 78 "$1: bad ${setting%%:*}: $value" || return 1
+	done
+	[[ $JOBS =~ ^[1-9][0-9]{0,3}$ ]] || fail 78 "$1: bad JOBS: $JOBS"
+}
+
 # backup_domu does one conf file. It runs in a subshell: what the file sets is
 # gone afterwards.
 backup_domu() { # CONF
 	DOMU='' DOM0S=''
 	local -a sources=() snapshots=() remotes=() resume=() pause=() reachable=() jobs=()
 	local dom0 local_dom0='' status=0 watchdog='' xml
+	# Of a file with an error bash would take the part before it, and leave out a MAP.
+	if ! bash -n "$1" 2>"$work/conf"; then
+		log_file err "## " "$work/conf"
+		fail 78 "$1: not a file of shell variables" || exit 3
+	fi
+	trap 'fail 78 "$1: it ends the script" || exit 3' EXIT
 	set +u # as the script of 2009 did
 	# shellcheck source=/dev/null
 	. "$1"
 	set -u
+	trap - EXIT
 	((${#only[@]} == 0)) || [[ " ${only[*]} " = *" $DOMU "* ]] || exit 0
 	echo "$DOMU" >>"$work/found"
 	log_mesg info "## checking DomU $DOMU"
+	check_settings "$1" || exit 3
+	[[ -z $final ]] || JOBS=1 # what is no snapshot must have but one reader
 	for dom0 in "$DOMU" $DOM0S; do
 		if ! valid_name "$dom0" || [[ $dom0 = */* ]]; then
 			fail 78 "$1: bad or missing name in DOMU or DOM0S: '$dom0'" || exit 3
@@ -498,6 +526,11 @@ backup_all() {
 	exit $((failed ? 3 : 0))
 }
 
+misuse() {
+	usage >&2 || :
+	exit 64
+}
+
 only=()
 while (($#)); do
 	case $1 in
@@ -505,13 +538,13 @@ while (($#)); do
 	--verify) verify=1 ;;
 	--final) final=1 ;;
 	--force-diverged) force=1 ;;
-	-h | --help) usage && exit 0 ;;
-	-*) usage >&2 && exit 64 ;;
+	-h | --help) usage || exit 74 && exit 0 ;;
+	-*) misuse ;;
 	*) only+=("$1") ;;
 	esac
 	shift
 done
-if [[ -n $final$force ]] && ((${#only[@]} != 1)); then usage >&2 && exit 64; fi
+if [[ -n $final$force ]] && ((${#only[@]} != 1)); then misuse; fi
 for dir in "$CONF_DIR" /etc/xen-backup.d /root/Works/Xen-Backup/xen-backup.d; do
 	if [[ -n $dir && (-d $dir || $dir = "$CONF_DIR") ]]; then CONF_DIR=$dir && break; fi
 done

@@ -45,6 +45,7 @@ func delta(env *cli.Env, o options) error {
 		},
 		// The end record is what makes the delta complete: it must not leave if what
 		// was read is not one image.
+		Changed:   func(n int64) { progress.Changed.Add(n) },
 		BeforeEnd: func(stream.Digest) error { return frozen() },
 	}
 	w := &writers{h: sig.Header}

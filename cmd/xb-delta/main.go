@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"strconv"
 
 	"xen-backup/internal/cli"
@@ -85,7 +86,7 @@ func run(env *cli.Env, args []string) error {
 	case err != nil:
 		return err
 	case info:
-		return rdiff.PrintInfo(env, operands, asJSON)
+		return rdiff.PrintInfo(env, f, operands, asJSON)
 	case asJSON:
 		return cli.Fail(cli.Usage, "--json goes with --info")
 	case len(operands) != 1:
@@ -94,9 +95,12 @@ func run(env *cli.Env, args []string) error {
 		return cli.Fail(cli.Usage, "with the source on standard input the signature needs --signature FILE")
 	case o.check && o.newSignature != "":
 		return cli.Fail(cli.Usage, "--check makes no delta, and so no --new-signature either")
+	case o.newSignature == "-":
+		return cli.Fail(cli.Usage, "--new-signature wants a file: standard output is for the delta")
 	}
 	o.source = operands[0]
-	if err := cli.Distinct(o.source, o.newSignature, o.summary); err != nil {
+	err = errors.Join(cli.Distinct(o.source, o.newSignature, o.summary), cli.Distinct(o.signature, o.newSignature, o.summary), cli.CheckSummary(o.summary))
+	if err != nil {
 		return err
 	}
 	return delta(env, o)

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"errors"
+
 	"xen-backup/internal/cli"
 	"xen-backup/internal/rdiff"
 )
@@ -96,13 +98,11 @@ func run(env *cli.Env, args []string) error {
 	case modes > 1:
 		return cli.Fail(cli.Usage, "--dry-run, --recover, --abandon-apply, --state, --record and --info exclude each other")
 	case mode.info:
-		return rdiff.PrintInfo(env, operands, mode.json)
+		return rdiff.PrintInfo(env, f, operands, mode.json)
 	case mode.json:
 		return cli.Fail(cli.Usage, "--json goes with --info")
 	case len(operands) != 1:
 		return cli.Fail(cli.Usage, "want one device or file, got %d operands", len(operands))
-	case modes > 0 && !mode.dryRun && (o.spool != "" || o.inPlace || o.create || o.force):
-		return cli.Fail(cli.Usage, "--spool, --in-place, --create and --force-diverged go with a delta")
 	case o.spool != "" && o.inPlace:
 		return cli.Fail(cli.Usage, "--in-place uses no spool")
 	case o.force && o.inPlace:
@@ -110,7 +110,17 @@ func run(env *cli.Env, args []string) error {
 	case operands[0] == "-":
 		return cli.Fail(cli.Usage, "the target is a device or file, not a stream")
 	}
-	if err := cli.Distinct(operands[0], o.summary); err != nil {
+	switch {
+	case mode.state:
+		err = f.Only("--state", "--state-dir")
+	case mode.record:
+		err = f.Only("--record", "--peer", "--state-dir")
+	case mode.recover:
+		err = f.Only("--recover", "--peer", "--state-dir", "--progress", "--summary")
+	case mode.abandon:
+		err = f.Only("--abandon-apply", "--state-dir")
+	}
+	if err := errors.Join(err, cli.Distinct(operands[0], o.summary), cli.CheckSummary(o.summary)); err != nil {
 		return err
 	}
 	o.target = operands[0]

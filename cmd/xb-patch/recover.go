@@ -1,8 +1,6 @@
 package main
 
 import (
-	"os"
-
 	"xen-backup/internal/cli"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
@@ -82,8 +80,6 @@ func (p *patcher) forget(spool string) error {
 	if err := p.device.Save(&state.Record{Phase: state.Incomplete, Peer: p.record.Peer}); err != nil {
 		return err
 	}
-	if _, err := os.Stat(spool); err == nil {
-		removeDurably(spool)
-	}
+	removeDurably(spool)
 	return nil
 }

@@ -106,7 +106,7 @@ func (p *patcher) openTarget() error {
 // checkUnused demands that nobody uses the target, and that a file still is what
 // its name stands for: what replaced it meanwhile is another image.
 func (p *patcher) checkUnused() error {
-	if err := p.file.CheckName(p.identity); err != nil {
+	if err := errors.Join(p.file.CheckName(p.identity), p.file.CheckSize()); err != nil {
 		return err
 	}
 	return blockdev.CheckUnused(p.file.OS(), p.target)
@@ -162,10 +162,14 @@ func (p *patcher) size() int64 {
 	return p.file.Size()
 }
 
-// checkSize refuses an image that does not fit on a device. size -1 is not known.
+// checkSize refuses an image that does not fit on a device, or is larger than a file
+// can be. size -1 is not known.
 func (p *patcher) checkSize(size int64) error {
-	if p.file == nil || !p.file.IsBlock() || size <= p.file.Size() {
+	switch {
+	case size <= p.size():
 		return nil
+	case p.file == nil || !p.file.IsBlock():
+		return blockdev.CheckRoom(p.target, size)
 	}
 	return cli.Fail(cli.BadStream, "%s is too small: it has %d bytes, the image %d", p.target, p.file.Size(), size)
 }

@@ -37,8 +37,9 @@ hash a block, to standard output, for xb-delta.
   -V, --version          print the version
 
 Sizes are bytes, or have a unit K, M, G or T (powers of 1024).
-Exit status: 0 done, 64 usage, 65 wrong size or bad stream, 66 no such device,
-74 I/O error, 78 unusable state, 83 an apply on DEV is unfinished. See xb-sig(1).
+Exit status: 0 done, 64 usage, 65 wrong size or bad stream, 66 no such device, 73
+cannot create the summary, 74 I/O error, 76 not a stream (--info), 78 unusable
+state, 83 an apply on DEV is unfinished. See xb-sig(1).
 `
 
 func main() { cli.Main("xb-sig", usage, run) }
@@ -77,7 +78,7 @@ func run(env *cli.Env, args []string) error {
 	case err != nil:
 		return err
 	case o.info:
-		return rdiff.PrintInfo(env, operands, o.json)
+		return rdiff.PrintInfo(env, f, operands, o.json)
 	case o.json:
 		return cli.Fail(cli.Usage, "--json goes with --info")
 	case len(operands) != 1:
@@ -85,7 +86,7 @@ func run(env *cli.Env, args []string) error {
 	case operands[0] == "-" && (o.size >= 0 || o.missingOK):
 		return cli.Fail(cli.Usage, "--size and --missing-ok need a device or file")
 	}
-	if err := cli.Distinct(operands[0], o.summary); err != nil {
+	if err := errors.Join(cli.Distinct(operands[0], o.summary), cli.CheckSummary(o.summary)); err != nil {
 		return err
 	}
 	out, err := env.BinaryOut()

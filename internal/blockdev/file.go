@@ -96,6 +96,30 @@ func (f *File) CheckName(path string) error {
 	return err
 }
 
+// CheckSize tells whether a regular file still has the size that it had when it was
+// opened or last truncated; else somebody writes to it (status NotBasis).
+func (f *File) CheckSize() error {
+	info, err := f.f.Stat()
+	if err == nil && !f.block && info.Size() != f.size {
+		return cli.Fail(cli.NotBasis, "%s was changed meanwhile: it has %d bytes now, and had %d", f.path, info.Size(), f.size)
+	}
+	return err
+}
+
+// CheckRoom tells whether a regular file in the directory of path can have n bytes:
+// more than its file system allows to any file has status BadStream.
+func CheckRoom(path string, n int64) error {
+	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil // a file system that can't tell beforehand
+	}
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, n); errors.Is(err, unix.EFBIG) || errors.Is(err, unix.EINVAL) {
+		return cli.Fail(cli.BadStream, "%s: its file system allows no file of %d bytes", path, n)
+	}
+	return nil
+}
+
 func isBlock(info os.FileInfo) bool { return info.Mode()&os.ModeType == os.ModeDevice }
 
 func open(path string, mode int) (*File, error) {
@@ -115,7 +139,11 @@ func open(path string, mode int) (*File, error) {
 		return nil, openError(path, err)
 	}
 	file := &File{f: f, path: path, block: block}
-	if err := file.measure(info); err != nil {
+	err = file.measure(info)
+	if err == nil && block && mode&os.O_RDWR != 0 {
+		err = file.checkWritable()
+	}
+	if err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -189,6 +217,16 @@ func (f *File) reopen(mode int) (*os.File, error) {
 		return nil, pathError("open", f.path, err)
 	}
 	return os.NewFile(uintptr(fd), f.path), nil
+}
+
+// checkWritable refuses a read-only device, which can be opened for writing all the
+// same.
+func (f *File) checkWritable() error {
+	readOnly, err := unix.IoctlGetInt(int(f.f.Fd()), unix.BLKROGET)
+	if err == nil && readOnly != 0 {
+		return cli.Fail(cli.IOError, "%s is read-only", f.path)
+	}
+	return err
 }
 
 // Close closes the file.

@@ -112,6 +112,22 @@ type Summary struct {
 	Seconds       float64 `json:"seconds"`
 }
 
+// CheckSummary tells before the run whether its summary can be written to a file:
+// afterwards the answer would come too late. What is no regular file is not touched.
+func CheckSummary(path string) error {
+	if path == "-" {
+		return Fail(Usage, "--summary wants a file; /dev/stdout is one")
+	}
+	if info, err := os.Lstat(path); path == "" || err == nil && !info.Mode().IsRegular() {
+		return nil
+	}
+	p, err := CreatePending(path)
+	if err == nil {
+		p.Discard()
+	}
+	return err
+}
+
 // Write stores the summary in a file, replacing what is there only by a whole
 // one; "" writes nothing. A pipe, a character device, or what a link such as
 // /dev/stderr leads to, is written to as it is.

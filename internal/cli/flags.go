@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -11,6 +12,7 @@ import (
 // them. A lone - is an operand.
 type Flags struct {
 	options map[string]*option
+	given   []string // as they were written: "--size", "-b"
 }
 
 type option struct {
@@ -48,9 +50,15 @@ func (f *Flags) Bool(p *bool, names string) {
 	f.add(names, noArgument, func(string) error { *p = true; return nil })
 }
 
-// String registers an option whose argument is stored in *p.
+// String registers an option whose argument is stored in *p. An empty one, which
+// mostly comes of an unset variable, is an error.
 func (f *Flags) String(p *string, names string) {
-	f.add(names, needsArgument, func(s string) error { *p = s; return nil })
+	f.Func(names, func(s string) error {
+		if *p = s; s == "" {
+			return errors.New("it is empty")
+		}
+		return nil
+	})
 }
 
 // Size registers an option whose argument is a size in bytes (see ParseSize).
@@ -76,7 +84,7 @@ func (f *Flags) Parse(args []string) (operands []string, err error) {
 		args = args[1:]
 		switch {
 		case arg == "--":
-			return append(operands, args...), nil
+			operands, args = append(operands, args...), nil
 		case strings.HasPrefix(arg, "--"):
 			args, err = f.long(arg[2:], args)
 		case strings.HasPrefix(arg, "-") && arg != "-":
@@ -88,7 +96,22 @@ func (f *Flags) Parse(args []string) (operands []string, err error) {
 			return nil, err
 		}
 	}
+	if slices.Contains(operands, "") {
+		return nil, Fail(Usage, "an operand is empty")
+	}
 	return operands, nil
+}
+
+// Only returns an error (status Usage) if options were given that do not go with
+// mode, which is one: others than those allowed and the common ones.
+func (f *Flags) Only(mode string, allowed ...string) error {
+	allowed = append(allowed, mode, "-v", "--verbose", "-q", "--quiet")
+	for _, name := range f.given {
+		if !slices.Contains(allowed, name) {
+			return Fail(Usage, "%s does not go with %s", name, mode)
+		}
+	}
+	return nil
 }
 
 // long handles one --name[=value] and returns the arguments not consumed.
@@ -106,7 +129,7 @@ func (f *Flags) long(word string, rest []string) ([]string, error) {
 		}
 		value, rest = rest[0], rest[1:]
 	}
-	return rest, apply(o, "--"+name, value)
+	return rest, f.apply(o, "--"+name, value)
 }
 
 // cluster handles the short options in letters, the last of which may take its
@@ -119,7 +142,7 @@ func (f *Flags) cluster(letters string, rest []string) ([]string, error) {
 		case o == nil:
 			return nil, Fail(Usage, "unknown option -%s", name)
 		case o.argument != needsArgument:
-			if err := apply(o, "-"+name, ""); err != nil {
+			if err := f.apply(o, "-"+name, ""); err != nil {
 				return nil, err
 			}
 			continue
@@ -131,12 +154,13 @@ func (f *Flags) cluster(letters string, rest []string) ([]string, error) {
 			}
 			value, rest = rest[0], rest[1:]
 		}
-		return rest, apply(o, "-"+name, value)
+		return rest, f.apply(o, "-"+name, value)
 	}
 	return rest, nil
 }
 
-func apply(o *option, name, value string) error {
+func (f *Flags) apply(o *option, name, value string) error {
+	f.given = append(f.given, name)
 	err := o.set(value)
 	if err == nil || errors.Is(err, errHelp) || errors.Is(err, errVersion) {
 		return err

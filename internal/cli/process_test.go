@@ -127,7 +127,7 @@ func startPending(t *testing.T, before ...string) (c *exec.Cmd, dir string, stdi
 
 // TestSignals: nothing is left behind, and the parent sees what ended the process.
 func TestSignals(t *testing.T) {
-	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT} {
 		c, dir, _, _, stderr := startPending(t)
 		if n := len(strings.Fields(names(t, dir))); n != 4 {
 			t.Errorf("before: %s", names(t, dir))

@@ -15,7 +15,7 @@ var undo struct {
 	ended bool // by a signal: what is on the stack is being undone
 }
 
-// OnSignal has f run if SIGINT, SIGTERM or SIGHUP ends the process; the returned
+// OnSignal has f run if SIGINT, SIGTERM, SIGHUP or SIGQUIT ends the process; the returned
 // function takes that back. f runs while other goroutines still do: it may only
 // remove things that nobody else needs. After such a signal OnSignal does not
 // return.
@@ -75,7 +75,7 @@ func lockUnlessEnded() {
 func handleSignals() {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGUSR1)
 	signals := make(chan os.Signal, 1)
-	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
 		if !signal.Ignored(s) { // nohup and background jobs of a shell
 			signal.Notify(signals, s)
 		}

@@ -37,6 +37,9 @@ func ParseSize(s string) (int64, error) {
 	if f >= math.MaxInt64 {
 		return 0, fmt.Errorf("bad size %q: too large", s)
 	}
+	if f > 0 && f < 1 {
+		return 0, fmt.Errorf("bad size %q: less than a byte", s)
+	}
 	return int64(f), nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 )
 
@@ -212,4 +213,62 @@ func TestSmallDevice(t *testing.T) {
 	r := h.pipe("cat source", "xb-delta --signature ../notes/sig -", "xb-patch "+target)
 	r.fails(t, badStream, "too small")
 	check()
+}
+
+// TestAppended has somebody append to the target while the delta arrives: the image
+// would be cut there.
+func TestAppended(t *testing.T) {
+	h := twoImages(t)
+	h.must("cp target before && echo more >>before")
+	for _, options := range []string{"", "--in-place"} {
+		h.must("head -c -5 before >target")
+		in, out := pipeIn(t)
+		r := h.start(in, "xb-patch "+options+" target")
+		fds := fmt.Sprintf("ls -l /proc/%d/fd", r.stages[0].Process.Pid)
+		eventually(t, "an open target", func() bool { return strings.Contains(h.sh(fds).out, h.path("target")+"\n") })
+		h.must("echo more >>target")
+		out.Write(h.read("delta"))
+		out.Close()
+		if status := r.wait()[0]; status != notBasis {
+			t.Errorf("%s: status %d: %s", options, status, r.said(0))
+		}
+		h.sameBytes("before", "target")
+		h.wantPhase("target", "seen")
+	}
+}
+
+// TestTooLargeForFiles has an image that is larger than ext4 allows to a file.
+func TestTooLargeForFiles(t *testing.T) {
+	h := newHost(t)
+	h.tmpfs("big", "1M")
+	h.must("truncate -s 20M disk && mkfs.ext4 -q disk && mkdir ext4")
+	h.must("mount " + h.loop("disk") + " ext4")
+	t.Cleanup(func() { h.sh("umount ext4") })
+	h.must("head -c 1M /dev/urandom >ext4/target && cp ext4/target old")
+	h.must("head -c 100000 /dev/urandom >big/source && truncate -s 17T big/source")
+	h.must("xb-sig ext4/target | xb-delta big/source >delta && xb-sig --missing-ok ext4/new | xb-delta big/source >first")
+	for _, options := range []string{"", "--in-place", "--dry-run"} {
+		h.sh("xb-patch "+options+" ext4/target <delta").fails(t, badStream, "no file of")
+		h.sh("xb-patch --create "+options+" ext4/new <first").fails(t, badStream, "no file of")
+	}
+	h.sameBytes("old", "ext4/target")
+	h.wantPhase("ext4/target", "seen")
+	if exists(h.path("ext4/new")) {
+		t.Error("a file was created")
+	}
+}
+
+// TestReadOnlyDevice: a device that cannot be written is refused before an apply is
+// recorded.
+func TestReadOnlyDevice(t *testing.T) {
+	h := twoImages(t)
+	dev := h.loop("target")
+	h.must("xb-sig " + dev + " | xb-delta source >delta")
+	t.Cleanup(func() { h.must("blockdev --setrw " + dev) }) // the flag outlives the loop
+	h.must("blockdev --setro " + dev)
+	check := h.untouched("target")
+	h.sh("xb-patch "+dev+" <delta").fails(t, ioError, "read-only")
+	h.sh("xb-patch --in-place "+dev+" <delta").fails(t, ioError, "read-only")
+	check()
+	h.wantPhase(dev, "seen")
 }

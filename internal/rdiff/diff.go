@@ -195,7 +195,11 @@ func (d *differ) consume(c *comparison) error {
 	for _, ch := range c.changes {
 		d.oldSum = d.h.Hash.Add(d.oldSum, ch.old)
 		d.result.Blocks += ch.Count
-		d.result.Bytes += min(ch.End()*int64(d.h.BlockSize), c.off+c.size) - ch.First*int64(d.h.BlockSize)
+		n := min(ch.End()*int64(d.h.BlockSize), c.off+c.size) - ch.First*int64(d.h.BlockSize)
+		d.result.Bytes += n
+		if d.o.Changed != nil {
+			d.o.Changed(n)
+		}
 		var data []byte
 		if !ch.Zero {
 			data, _ = c.block(d.h, ch.First-first)

@@ -65,11 +65,11 @@ func TestInfo(t *testing.T) {
 		words []string
 	}{
 		"signature-xxh64": {Info{Kind: "signature", Version: 1, BlockSize: 4096, Hash: "xxh64", Bytes: 135,
-			Image: &ImageInfo{16484, "0fc0d4544e37bbc8"}, Records: 3, Hashed: 3, Zero: 2},
+			Image: &ImageInfo{16484, "0fc0d4544e37bbc8"}, Records: 3, Hashed: new(int64(3)), Zero: 2},
 			[]string{"signature, version 1, complete", "16484 bytes (16.1 KiB)", "0fc0d4544e37bbc8", "3 hashed, 2 zero"}},
 		"delta-xxh64": {Info{Kind: "delta", Version: 1, BlockSize: 4096, Hash: "xxh64", Bytes: 152,
 			Basis: &ImageInfo{8192, "4ca1f5fb054526ad"}, Source: &ImageInfo{12291, "43a9b8a39ced8c78"},
-			Records: 3, Frames: 1, Literal: 1, Zero: 2, RawBytes: 3},
+			Records: 3, Frames: new(int64(1)), Literal: new(int64(1)), Zero: 2, RawBytes: new(int64(3))},
 			[]string{"delta, version 1, complete", "4ca1f5fb054526ad", "43a9b8a39ced8c78", "3 in 1 frames", "1 literal, 2 zero"}},
 	} {
 		b := golden(t, name)
@@ -80,7 +80,7 @@ func TestInfo(t *testing.T) {
 		print := func(json bool, operands ...string) string {
 			var out bytes.Buffer
 			env := &cli.Env{Name: "xb-test", Stdin: bytes.NewReader(b), Stdout: &out, Stderr: os.Stderr}
-			if err := PrintInfo(env, operands, json); err != nil {
+			if err := PrintInfo(env, new(cli.Flags), operands, json); err != nil {
 				t.Fatal(err)
 			}
 			return out.String()
@@ -99,10 +99,10 @@ func TestInfo(t *testing.T) {
 		}
 	}
 	env := &cli.Env{Name: "xb-test", Stdin: strings.NewReader("Last login: today\n"), Stdout: os.Stderr, Stderr: os.Stderr}
-	wantStatus(t, "noise", PrintInfo(env, nil, false), cli.NotOurs)
-	wantStatus(t, "empty", PrintInfo(env, nil, false), cli.BadStream)
-	wantStatus(t, "no file", PrintInfo(env, []string{filepath.Join(dir, "missing")}, false), cli.NoInput)
-	wantStatus(t, "two files", PrintInfo(env, []string{"a", "b"}, false), cli.Usage)
+	wantStatus(t, "noise", PrintInfo(env, new(cli.Flags), nil, false), cli.NotOurs)
+	wantStatus(t, "empty", PrintInfo(env, new(cli.Flags), nil, false), cli.BadStream)
+	wantStatus(t, "no file", PrintInfo(env, new(cli.Flags), []string{filepath.Join(dir, "missing")}, false), cli.NoInput)
+	wantStatus(t, "two files", PrintInfo(env, new(cli.Flags), []string{"a", "b"}, false), cli.Usage)
 }
 
 // TestHugeSparse: holes cost nothing, however large they are.

@@ -23,11 +23,11 @@ type Info struct {
 	Basis     *ImageInfo `json:"basis,omitempty"`
 	Source    *ImageInfo `json:"source,omitempty"`
 	Records   int64      `json:"records"` // signature: records, delta: runs
-	Frames    int64      `json:"frames,omitempty"`
-	Hashed    int64      `json:"hashed_blocks,omitempty"`
-	Literal   int64      `json:"literal_blocks,omitempty"`
+	Frames    *int64     `json:"frames,omitempty"`
+	Hashed    *int64     `json:"hashed_blocks,omitempty"`
+	Literal   *int64     `json:"literal_blocks,omitempty"`
 	Zero      int64      `json:"zero_blocks"`
-	RawBytes  int64      `json:"literal_bytes,omitempty"`
+	RawBytes  *int64     `json:"literal_bytes,omitempty"`
 }
 
 // ImageInfo is an image digest.
@@ -61,7 +61,7 @@ func Describe(in io.Reader) (*Info, error) {
 	}
 	i := describe("signature", r.Header, counted.n)
 	i.Image = imageInfo(r.Header, r.Digest)
-	i.Records, i.Hashed, i.Zero = r.Records, r.Hashed, r.Zero
+	i.Records, i.Hashed, i.Zero = r.Records, &r.Hashed, r.Zero
 	return i, nil
 }
 
@@ -77,7 +77,7 @@ func describeDelta(in io.Reader) (*Info, error) {
 	}
 	i := describe("delta", d.Header, d.Bytes)
 	i.Basis, i.Source = imageInfo(d.Header, d.Basis), imageInfo(d.Header, d.DeltaEnd.Source)
-	i.Records, i.Frames, i.Literal, i.Zero, i.RawBytes = runs, d.Frames, d.Literals, d.Zeroes, raw
+	i.Records, i.Frames, i.Literal, i.Zero, i.RawBytes = runs, &d.Frames, &d.Literals, d.Zeroes, &raw
 	return i, nil
 }
 
@@ -105,20 +105,23 @@ func (i *Info) String() string {
 	if i.Kind == "signature" {
 		image("image", i.Image)
 		line("records", "%d", i.Records)
-		line("blocks", "%d hashed, %d zero", i.Hashed, i.Zero)
+		line("blocks", "%d hashed, %d zero", *i.Hashed, i.Zero)
 		return b.String()
 	}
 	image("basis", i.Basis)
 	image("source", i.Source)
-	line("records", "%d in %d frames", i.Records, i.Frames)
-	line("blocks", "%d literal, %d zero", i.Literal, i.Zero)
-	line("literal data", "%d bytes", i.RawBytes)
+	line("records", "%d in %d frames", i.Records, *i.Frames)
+	line("blocks", "%d literal, %d zero", *i.Literal, i.Zero)
+	line("literal data", "%d bytes", *i.RawBytes)
 	return b.String()
 }
 
 // PrintInfo is --info of the commands: it describes the stream in a file, or that
 // on standard input if there is no operand or it is "-".
-func PrintInfo(env *cli.Env, operands []string, asJSON bool) error {
+func PrintInfo(env *cli.Env, flags *cli.Flags, operands []string, asJSON bool) error {
+	if err := flags.Only("--info", "--json"); err != nil {
+		return err
+	}
 	var r io.Reader
 	switch {
 	case len(operands) > 1:

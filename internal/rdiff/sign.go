@@ -12,6 +12,8 @@ type Options struct {
 	// Count is told the bytes of each piece that is done and how many of them were
 	// read: all or, in a hole, none. It may be nil.
 	Count func(done, read int64)
+	// Changed is told the bytes of each change that Diff finds; it may be nil.
+	Changed func(int64)
 	// BeforeEnd is called when all is read and before the end record is written;
 	// its error makes the stream an incomplete one. It may be nil.
 	BeforeEnd func(stream.Digest) error

@@ -3,7 +3,9 @@
 package state
 
 import (
+	"cmp"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"xen-backup/internal/cli"
+	"xen-backup/internal/stream"
 )
 
 // DefaultDir is where the state is kept unless --state-dir or XB_STATE_DIR say
@@ -71,12 +74,7 @@ type Dir string
 // Find returns the directory to use: flag if it is not empty, else XB_STATE_DIR,
 // else DefaultDir.
 func Find(flag string) Dir {
-	for _, d := range []string{flag, os.Getenv("XB_STATE_DIR")} {
-		if d != "" {
-			return Dir(d)
-		}
-	}
-	return DefaultDir
+	return Dir(cmp.Or(flag, os.Getenv("XB_STATE_DIR"), DefaultDir))
 }
 
 // Make creates the directory if it is missing.
@@ -147,7 +145,9 @@ func (d *Device) Lock() (release func(), err error) {
 func (d *Device) sweep() {
 	left, _ := filepath.Glob(filepath.Join(globEscape(string(d.dir)), "."+globEscape(d.base)+".json.*"))
 	for _, name := range left {
-		os.Remove(name)
+		if !strings.HasPrefix(filepath.Base(name), "."+d.base+".json.json.") { // that of a file called "x.json"
+			os.Remove(name)
+		}
 	}
 }
 
@@ -174,11 +174,37 @@ func (d *Device) load(path string) (*Record, error) {
 	case r.Identity != d.identity:
 		return nil, d.unreadable(path, fmt.Sprintf("it is that of %q", r.Identity))
 	}
-	switch r.Phase {
-	case Seen, Incomplete, Applying, Clean:
-		return r, nil
+	if err := d.check(r); err != nil {
+		return nil, d.unreadable(path, err.Error())
 	}
-	return nil, d.unreadable(path, fmt.Sprintf("its phase is %q", r.Phase))
+	return r, nil
+}
+
+// check refuses values that no command has written: digests that nothing can equal
+// would pass for divergence, and a spool of another name for one to be removed.
+func (d *Device) check(r *Record) error {
+	switch r.Phase {
+	case Incomplete:
+		return nil
+	case Applying:
+		if filepath.Base(r.Spool) != d.base+".delta" {
+			return fmt.Errorf("its spool is %q", r.Spool)
+		}
+	case Seen, Clean:
+	default:
+		return fmt.Errorf("its phase is %q", r.Phase)
+	}
+	hash, err := stream.ParseHash(r.Hash)
+	if err != nil {
+		return err
+	}
+	if err := stream.CheckBlockSize(int64(r.BlockSize)); err != nil {
+		return err
+	}
+	if b, err := hex.DecodeString(r.Digest); err != nil || len(b) != hash.Size() || r.Size < 0 || r.Size > stream.MaxImageSize {
+		return fmt.Errorf("its image is %s", r)
+	}
+	return nil
 }
 
 func (d *Device) unreadable(path, why string) error {

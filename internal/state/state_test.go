@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
+
 	"xen-backup/internal/cli"
 )
 
@@ -55,6 +57,18 @@ func wantStatus(t *testing.T, what string, err error, status int) {
 	}
 }
 
+// image returns a record of an image that stands for a text.
+func image(phase Phase, text string) *Record {
+	return &Record{Phase: phase, BlockSize: 4096, Hash: "xxh64", Digest: fmt.Sprintf("%016x", xxhash.Sum64String(text))}
+}
+
+// applying returns a record of an unfinished apply.
+func applying(d *Device) *Record {
+	r := image(Applying, "source")
+	r.Spool = d.SpoolFile("/var/spool")
+	return r
+}
+
 func TestSaveAndLoad(t *testing.T) {
 	for _, identity := range []string{deviceID, "LVM-" + strings.Repeat("a", 64), "/" + strings.Repeat("long/", 400) + "1", "/a", "/A", "/ä/*[x]"} {
 		dir, d := newDevice(t, identity)
@@ -63,7 +77,7 @@ func TestSaveAndLoad(t *testing.T) {
 		}
 		for _, phase := range []Phase{Seen, Incomplete, Applying, Clean} {
 			want := Record{Phase: phase, Size: 1 << 40, BlockSize: 4096, Hash: "xxh64", Digest: "0123456789abcdef",
-				Peer: "dom0a", Spool: "/var/spool/x", Witness: "w"}
+				Peer: "dom0a", Spool: d.SpoolFile("/var/spool"), Witness: "w"}
 			start := time.Now().Add(-time.Second)
 			if err := d.Save(&want); err != nil {
 				t.Fatal(err)
@@ -101,13 +115,13 @@ func TestIdentitiesStayApart(t *testing.T) {
 	dir := Dir(t.TempDir())
 	for _, id := range identities {
 		d := dir.Device(id, id)
-		if err := d.Save(&Record{Phase: Clean, Digest: "state of " + id}); err != nil {
+		if err := d.Save(image(Clean, "state of "+id)); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.SaveSeen(&Record{Digest: "seen of " + id}); err != nil {
+		if err := d.SaveSeen(image(Seen, "seen of "+id)); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.SaveSent("peer", &Record{Digest: "sent of " + id}); err != nil {
+		if err := d.SaveSent("peer", image(Clean, "sent of "+id)); err != nil {
 			t.Fatal(err)
 		}
 		release, err := d.Lock()
@@ -119,14 +133,14 @@ func TestIdentitiesStayApart(t *testing.T) {
 	spools := make(map[string]bool)
 	for _, id := range identities {
 		d := dir.Device(id, id)
-		if r, err := d.Load(); err != nil || r.Digest != "state of "+id {
+		if r, err := d.Load(); err != nil || !r.SameImage(image(Clean, "state of "+id)) {
 			t.Errorf("%.20s: %+v, %v", id, r, err)
 		}
-		if r := d.LoadSeen(); r.Digest != "seen of "+id || r.Phase != Seen {
+		if r := d.LoadSeen(); !r.SameImage(image(Seen, "seen of "+id)) || r.Phase != Seen {
 			t.Errorf("%.20s: %+v", id, r)
 		}
 		sent, err := d.Sent()
-		if err != nil || len(sent) != 1 || sent[0].Digest != "sent of "+id {
+		if err != nil || len(sent) != 1 || !sent[0].SameImage(image(Clean, "sent of "+id)) {
 			t.Errorf("%.20s: %+v, %v", id, sent, err)
 		}
 		spools[d.SpoolFile("")] = true
@@ -149,7 +163,7 @@ func stateFile(t *testing.T, dir Dir) string {
 // TestUnusable: what can't be understood is never taken for "nothing".
 func TestUnusable(t *testing.T) {
 	dir, d := newDevice(t, deviceID)
-	if err := d.Save(&Record{Phase: Applying}); err != nil {
+	if err := d.Save(applying(d)); err != nil {
 		t.Fatal(err)
 	}
 	file := stateFile(t, dir)
@@ -168,6 +182,10 @@ func TestUnusable(t *testing.T) {
 		"future version": replace(`"version": 1`, `"version": 2`), "no version": replace(`"version": 1,`, ``),
 		"unknown phase": replace(`"applying"`, `"dirty"`), "phase none": replace(`"applying"`, `"none"`), "no phase": replace(`"applying"`, `""`),
 		"another device": replace(`domu1`, `domu2`), "two": string(right) + string(right), "size as text": replace(`{`, `{"size": "1",`),
+		"negative size": replace(`{`, `{"size": -1,`), "unknown hash": replace(`"xxh64"`, `"md5"`), "no hash": replace(`"xxh64"`, `""`),
+		"block size": replace(`4096`, `0`), "no digest": replace(`"digest": "`, `"none": "`), "digest": replace(`"digest": "`, `"digest": "00`),
+		"no hexadecimal": replace(`"digest": "`, `"digest": "zz`), "another's spool": replace(`/var/spool/`, `/etc/passwd/`+"x"),
+		"no spool": replace(`"spool"`, `"spoon"`),
 	}
 	for n := range right[:len(right)-2] { // all but "}\n"
 		bad[fmt.Sprintf("first %d bytes", n)] = string(right[:n])
@@ -199,7 +217,7 @@ func TestDamagedSeen(t *testing.T) {
 	if r := d.LoadSeen(); r.Phase != None {
 		t.Errorf("never seen: %+v", r)
 	}
-	if err := d.SaveSeen(&Record{Digest: "1"}); err != nil {
+	if err := d.SaveSeen(image(Seen, "1")); err != nil {
 		t.Fatal(err)
 	}
 	if r, err := d.Load(); err != nil || r.Phase != None {
@@ -225,7 +243,9 @@ func TestSent(t *testing.T) {
 	peers := []string{"dom0a", "dom0b", "root@[fe80::1%eth0]", "../dom0c", "a/b"}
 	for i, peer := range peers {
 		for range 2 { // the second replaces the first
-			if err := d.SaveSent(peer, &Record{Size: int64(i)}); err != nil {
+			r := image(Clean, peer)
+			r.Size = int64(i)
+			if err := d.SaveSent(peer, r); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -342,7 +362,7 @@ func TestFailedSave(t *testing.T) {
 		}
 	}()
 	d := dir.Device(deviceID, "img")
-	if err := d.Save(&Record{Phase: Applying}); err != nil {
+	if err := d.Save(applying(d)); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(string(dir), "filler"), make([]byte, 1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
@@ -398,7 +418,9 @@ func TestBytesThatAreNotUTF8(t *testing.T) {
 		if r, err := dir.Device(id, "x").Load(); err != nil || r.Phase != None {
 			t.Errorf("%q: %v, %v", id, r, err)
 		}
-		if err := dir.Device(id, "x").Save(&Record{Phase: Clean, Size: int64(i)}); err != nil {
+		r := image(Clean, id)
+		r.Size = int64(i)
+		if err := dir.Device(id, "x").Save(r); err != nil {
 			t.Fatal(err)
 		}
 		if r, err := dir.Device(id, "x").Load(); err != nil || r.Size != int64(i) {

@@ -99,17 +99,37 @@ func openSource(env *cli.Env, o options) (src rdiff.Source, frozen func() error,
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if !o.allowLive {
-		err = file.CheckFrozen()
+	s := &frozenSource{File: file, live: o.allowLive}
+	if !s.live {
+		s.witness = file.Witness()
 	}
-	if err == nil {
-		err = file.CheckSnapshot()
-	}
-	if err != nil {
+	if err := s.check(); err != nil {
 		file.Close()
 		return nil, nil, nil, err
 	}
-	return rdiff.FromImage(file), file.CheckSnapshot, func() { file.Close() }, nil
+	return rdiff.FromImage(file), s.check, func() { file.Close() }, nil
+}
+
+// frozenSource is a source that nobody may write to while it is read.
+type frozenSource struct {
+	*blockdev.File
+	live    bool   // somebody may, all the same
+	witness string // from before the first read; "" if there is none
+}
+
+// check tells whether what was read so far is one image.
+func (s *frozenSource) check() error {
+	if err := s.CheckSnapshot(); err != nil || s.live {
+		return err
+	}
+	if err := s.CheckFrozen(); err != nil {
+		return err
+	}
+	if now := s.Witness(); s.witness != "" && now != s.witness {
+		return cli.Fail(cli.Busy, "%s was written to while it was read, and what was read is no whole image; "+
+			"read a snapshot of it (xb-snap create), or say --allow-live", s.Path())
+	}
+	return nil
 }
 
 func openSignature(env *cli.Env, o options) (*stream.SignatureReader, func(), error) {

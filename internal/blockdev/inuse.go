@@ -22,6 +22,12 @@ import (
 // open counts after 5 s only: udev looks into every device after each close.
 func CheckUnused(f *os.File, path string) error { return thisHost.checkUnused(f, path) }
 
+// An open that lasts longer is no look at the device.
+const (
+	lookLasts  = 5 * time.Second
+	retryEvery = 250 * time.Millisecond
+)
+
 // Users says in words who uses f, an open block device or regular file called
 // path, besides this process: "mounted on /srv", "held by dm-3 (vg-other)". It
 // includes who has it open just now. xb-sig is no user, nor is a reader of a
@@ -33,7 +39,7 @@ func Users(f *os.File, path string) ([]string, error) {
 }
 
 func (h *host) checkUnused(f *os.File, path string) error {
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(250 * time.Millisecond) {
+	for end := time.Now().Add(lookLasts); ; time.Sleep(retryEvery) {
 		u, err := h.users(f, path)
 		if err != nil || len(u.all()) == 0 {
 			return err

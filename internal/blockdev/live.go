@@ -1,6 +1,8 @@
 package blockdev
 
 import (
+	"time"
+
 	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/cli"
@@ -8,14 +10,20 @@ import (
 
 // CheckFrozen refuses (status Busy) to read a logical volume that somebody may
 // write to meanwhile: the image would be a mix of two times. A snapshot is fine,
-// and so is a volume that is read-only or that nobody else has open.
+// and so is a volume that is read-only or that nobody else has open for longer than
+// udev's look at it takes.
 func (f *File) CheckFrozen() error {
-	d, err := f.deviceMapper()
-	if err != nil || d == nil || !d.IsLV() || d.ReadOnly || d.OpenCount <= 1 {
-		return err
-	}
-	if snapshot, _ := d.Snapshot(); snapshot {
-		return nil
+	for deadline := time.Now().Add(lookLasts); ; time.Sleep(retryEvery) {
+		d, err := f.deviceMapper()
+		if err != nil || d == nil || !d.IsLV() || d.ReadOnly || d.OpenCount <= 1 {
+			return err
+		}
+		if snapshot, _ := d.Snapshot(); snapshot {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			break
+		}
 	}
 	return cli.Fail(cli.Busy, "%s is a live volume: it is open elsewhere, writable and no snapshot; "+
 		"read a snapshot of it (xb-snap create), or say --allow-live", f.path)

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 )
 
 // twoImages makes a source, a target, the target's signature and the delta.
@@ -271,4 +272,39 @@ func TestReadOnlyDevice(t *testing.T) {
 	h.sh("xb-patch --in-place "+dev+" <delta").fails(t, ioError, "read-only")
 	check()
 	h.wantPhase(dev, "seen")
+}
+
+// TestSourceChanged writes to the source while it is read: no complete delta leaves,
+// unless it is said that this may happen.
+func TestSourceChanged(t *testing.T) {
+	h := newHost(t)
+	h.image("source", 2*mib, 1)
+	h.image("target", 2*mib, 2)
+	h.must("xb-sig target >sig")
+	for _, live := range []bool{false, true} {
+		in, out := pipeIn(t)
+		command := "xb-delta --new-signature fresh source"
+		if live {
+			command += " --allow-live"
+		}
+		r := h.start(in, command)
+		sig := h.read("sig")
+		out.Write(sig[:100])
+		fds := fmt.Sprintf("ls -l /proc/%d/fd", r.stages[0].Process.Pid)
+		eventually(t, "an open source", func() bool { return strings.Contains(h.sh(fds).out, h.path("source")+"\n") })
+		time.Sleep(100 * time.Millisecond)
+		h.change("source", 1, 3)
+		out.Write(sig[100:])
+		out.Close()
+		want := busy
+		if live {
+			want = 0
+		}
+		if status := r.wait()[0]; status != want {
+			t.Errorf("live %v: status %d: %s", live, status, r.said(0))
+		}
+		if exists(h.path("fresh")) != live {
+			t.Errorf("live %v: the new signature is there: %v", live, !live)
+		}
+	}
 }

@@ -77,7 +77,7 @@ func run(env *cli.Env, args []string) error {
 	switch {
 	case len(operands) != 1:
 		return cli.Fail(cli.Usage, "want one DOMAIN or --xml FILE")
-	case strings.TrimSpace(operands[0]) == "" || operands[0] != cli.Printable(operands[0]):
+	case strings.TrimSpace(operands[0]) != operands[0] || operands[0] != cli.Printable(operands[0]):
 		return cli.Fail(cli.Usage, "bad name of a domain: %q", operands[0])
 	}
 	return locate(ctx, env, &o, operands[0])

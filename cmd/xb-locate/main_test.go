@@ -99,6 +99,7 @@ func TestNames(t *testing.T) {
 		{"99", "99"}, // no id at all
 		{"00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000001"}, // not the one with that UUID
 		{"00000000-0000-4000-8000-000000000002", "a; b  c"},
+		{"00000000000040008000000000000002", "a; b  c"},
 		{"4", "--all"}, // by id
 	} {
 		r := locateCommand(t, nil, append(base, "--", c.ask)...)
@@ -106,9 +107,14 @@ func TestNames(t *testing.T) {
 			t.Errorf("%q: %+v", c.ask, r)
 		}
 	}
-	for _, name := range []string{"nosuch", "-das", "A; B  C", "98", "*", "dom\u00fc ", "00000000-0000-4000-8000-000000000077"} {
+	for _, name := range []string{"nosuch", "-das", "A; B  C", "98", "*", "00000000-0000-4000-8000-000000000077"} {
 		if r := locateCommand(t, nil, append(base, "--", name)...); r.status != 1 || r.stdout != "" ||
 			!strings.HasSuffix(r.stderr, " is not active here (virsh: not defined)\n") {
+			t.Errorf("%q: %+v", name, r)
+		}
+	}
+	for _, name := range []string{"", " ", "domü ", " 2"} { // virsh's list pads names
+		if r := locateCommand(t, nil, append(base, "--", name)...); r.status != 64 {
 			t.Errorf("%q: %+v", name, r)
 		}
 	}

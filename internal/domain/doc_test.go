@@ -238,6 +238,9 @@ func TestXLDisks(t *testing.T) {
 		`{"pdev_path": "r0", "vdev": "hda", "format": "raw", "readwrite": 1, "script": "block-drbd"}`: with(plain, func(d *Disk) {
 			d.Source, d.Trouble = "r0", "DRBD replicates it (script block-drbd): nothing may be written below DRBD"
 		}),
+		`{"pdev_path": "rbd:pool/img:id=a", "vdev": "hda", "backend": "qdisk", "format": "raw", "readwrite": 1}`: with(plain, func(d *Disk) {
+			d.Source, d.Trouble = "rbd:pool/img:id=a", `its source "rbd:pool/img:id=a" is no path on this host`
+		}),
 		// The examples of xl-disk-configuration(5), and every prefix.
 		`"/dev/vg/guest-volume,,hda"`:                                              anyFormat,
 		`"/dev/vg/guest-volume,raw,hda,rw"`:                                        plain,
@@ -268,12 +271,12 @@ func TestXLDisks(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %+v", text, got, err, want)
 		}
 	}
-	for _, text := range []string{`"/dev/vg/a"`, `"a,raw,hda,w,x"`, `{"pdev_path": "/a"}`, `{"vdev": 1}`, `7`, `["a"]`, `"a,,hda","b,,hda"`} {
+	for _, text := range []string{`"/dev/vg/a"`, `"a,raw,hda,w,x"`, `{"pdev_path": "/a"}`, `{"vdev": 1}`, `7`, `"/a,raw,hda,w!"`, `"vdev=hda,access=W,target=/a"`, `"vdev=hda,devtype=CDROM,target=/a"`, `["a"]`, `"a,,hda","b,,hda"`} {
 		if got, err := disk(text); err == nil {
 			t.Errorf("%s gives %+v", text, got)
 		}
 	}
-	for _, text := range []string{"", "{}", "[", "(domain)", `[{"domid": "x"}]`, strings.Repeat("[", 1<<20)} {
+	for _, text := range []string{"", "{}", "[", "(domain)", `[{"domid": "x"}]`, "[{\"domid\": 1, \"config\": {\"c_info\": {\"name\": \"\xff\"}}}]", strings.Repeat("[", 1<<20)} {
 		if list, err := parseXL([]byte(text)); err == nil {
 			t.Errorf("%.20q gives %+v", text, list)
 		}

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"xen-backup/internal/cli"
 )
 
 // Domain is what one document says of a domain.
@@ -97,21 +99,41 @@ func (j *Judge) Disks(d *Domain) []Entry {
 	return entries
 }
 
-// InUse names a disk of d that is to be copied and that somebody has open, "" if
-// there is none.
+// InUse names a disk of d that its guest would write to and that somebody has open,
+// "" if there is none. Whether it is to be copied or can be does not matter.
 func (j *Judge) InUse(ctx context.Context, d *Domain) (string, error) {
-	for _, e := range j.Disks(d) {
-		if e.Skip != "" || e.found.info == nil {
+	for _, disk := range d.Disks {
+		if why := disk.leftOut(); why != "" && why != transient {
 			continue
 		}
-		switch open, err := j.Opens.Open(ctx, e.found); {
+		path, err := j.path(disk)
+		if err != nil {
+			continue
+		}
+		found, _ := j.Resolver.Resolve(path)
+		if found.info == nil {
+			continue
+		}
+		switch open, err := j.Opens.Open(ctx, found); {
 		case err != nil:
 			return "", err
 		case open:
-			return e.Target + " (" + e.Source + ")", nil
+			return disk.Target + " (" + found.Path + ")", nil
 		}
 	}
 	return "", nil
+}
+
+// path returns the path of a disk's source.
+func (j *Judge) path(d Disk) (string, error) {
+	if d.Volume == "" {
+		return d.Source, nil
+	}
+	path, err := j.VolumePath(d.Pool, d.Volume)
+	if err != nil {
+		return "", fmt.Errorf("storage volume %s/%s cannot be resolved: %w", d.Pool, d.Volume, err)
+	}
+	return path, nil
 }
 
 // Reasons to leave a disk out that may surprise its owner.
@@ -144,12 +166,12 @@ func (j *Judge) resolve(d Disk, e *Entry) (err error) {
 	}
 	if d.Volume != "" {
 		e.Source = d.Pool + "/" + d.Volume
-		path, err := j.VolumePath(d.Pool, d.Volume)
-		if err != nil {
-			return fmt.Errorf("storage volume %s cannot be resolved: %w", e.Source, err)
-		}
-		e.Source = path
 	}
+	path, err := j.path(d)
+	if err != nil {
+		return err
+	}
+	e.Source = path
 	if !printable(e.Source) || !strings.HasPrefix(e.Source, "/") {
 		return fmt.Errorf("source %q is not the path of a file or device", e.Source)
 	}
@@ -165,7 +187,5 @@ func (j *Judge) resolve(d Disk, e *Entry) (err error) {
 	return checkFormat(d, e.found)
 }
 
-// printable tells whether s can stand in a line of our output.
-func printable(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
-}
+// printable tells whether s can stand in a line of our output, as it is.
+func printable(s string) bool { return !strings.Contains(s, "\t") && cli.Printable(s) == s }

@@ -115,6 +115,7 @@ func TestLocate(t *testing.T) {
 		"shutting down":             {answers: both(virshSays("@shutoff-after-shutdown-domstate-reason.out", "@running-dumpxml.out"), xlSays("@xlcreate-gone.out", "@xlcreate-xl-list-l.out")), status: cli.No, want: "xl: shut down, but still there", looks: 6},
 		"dying":                     {answers: both(virshNone, xlSays(xlHeader+"domu1  6   256     1     -----d      15.4\n", "[]")), status: cli.No, want: "xl: dying", looks: 6},
 		"shut off, disk open":       {answers: both(shutOff, xlNone), open: "xvda", status: cli.Busy, want: "somebody has its disk xvda open", looks: 6},
+		"virsh says nothing":        {answers: both(map[string]string{"virsh-list": ""}, xlNone), status: cli.Unavailable, want: "virsh list prints nothing", looks: 1},
 		"no libvirtd":               {answers: both(virshBroken, xlNone), status: cli.Unavailable, want: "cannot tell whether domu1 is here: virsh: failed to connect to the hypervisor: Failed to connect socket", looks: 1},
 		"xl fails":                  {answers: both(shutOff, xlBroken), status: cli.Unavailable, want: "xl: xencall: error: Could not obtain handle on privileged command interface (virsh: shut off (destroyed))", looks: 1},
 		"both fail":                 {answers: both(virshBroken, xlBroken), status: cli.Unavailable, want: "libvirt-sock': No such file or directory; xl: xencall: error", looks: 1},

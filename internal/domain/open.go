@@ -2,6 +2,7 @@ package domain
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -30,10 +31,10 @@ func (o Opens) Open(ctx context.Context, s Source) (bool, error) {
 		// The kernel's users, blkback and mounts, hold no descriptor.
 		count, err := openCount(ctx, s)
 		return count > ours, err
-	case s.Block:
-		return o.blkback(s.Rdev), nil
+	case s.Block && (o.blkback(s.Rdev) || claimed(s.Path)):
+		return true, nil
 	}
-	return o.looped(s.Path), nil
+	return o.looped(s.Path) || o.swapped(s.Path), nil
 }
 
 // openCount asks device-mapper how often a device is open; from lvs, which only
@@ -110,8 +111,31 @@ func (o Opens) blkback(rdev uint64) bool {
 	return false
 }
 
-// looped tells whether a file is the backing file of a loop device, by which
-// blkback serves files.
+// claimed tells whether the kernel itself uses a block device, by a mount, as swap or
+// for a RAID: those open it exclusively (O_EXCL, see open(2)).
+func claimed(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_EXCL, 0)
+	if err != nil {
+		return errors.Is(err, syscall.EBUSY)
+	}
+	f.Close()
+	return false
+}
+
+// swapped tells whether a file is in use as swap.
+func (o Opens) swapped(path string) bool {
+	text, _ := os.ReadFile(o.Proc + "/swaps")
+	for line := range strings.Lines(string(text)) {
+		// a blank in a name stands there as \040
+		if name, _, _ := strings.Cut(line, " "); strings.ReplaceAll(name, `\040`, " ") == path {
+			return true
+		}
+	}
+	return false
+}
+
+// looped tells whether a file or device is what a loop device stands on; blkback
+// serves files by those.
 func (o Opens) looped(path string) bool {
 	files, _ := filepath.Glob(o.Sys + "/block/loop*/loop/backing_file")
 	for _, file := range files {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 )
@@ -36,6 +37,9 @@ const (
 	lvmUUIDLength = len(lvmPrefix) + 64
 	drbdMajor     = 147
 )
+
+// hiddenLV is a name that LVM keeps for the parts of volumes (lvm(8), RESERVED NAMES).
+var hiddenLV = regexp.MustCompile(`_(r|m)image(_\d+)?$|_rmeta(_\d+)?$|_mlog|_(c|t|v)data$|_(c|t)meta$|_(c|v)origin?$|_pmspare$`)
 
 // Resolve returns what path stands for. An error says why it is nothing that can
 // be copied; isMissing tells of one that only says that it is not there. Then
@@ -89,7 +93,7 @@ func (r Resolver) nameDM(s *Source) error {
 	candidates := []string{filepath.Join(r.Dev, "mapper", dmName)}
 	if strings.HasPrefix(dmUUID, lvmPrefix) {
 		vg, lv, ok := splitDMName(dmName)
-		if !ok || len(dmUUID) > lvmUUIDLength {
+		if !ok || len(dmUUID) > lvmUUIDLength || hiddenLV.MatchString(lv) {
 			return fmt.Errorf("%s is a hidden device of LVM (%s)", s.Path, dmName)
 		}
 		candidates = append([]string{filepath.Join(r.Dev, vg, lv)}, candidates...)

@@ -285,6 +285,23 @@ func TestOpenReal(t *testing.T) {
 	}
 	check(file, true, "behind a loop device")
 	check(device, false, "idle")
+	above, err := exec.Command("losetup", "--find", "--show", device).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(device, true, "below another loop device")
+	if err := exec.Command("losetup", "--detach", strings.TrimSpace(string(above))).Run(); err != nil {
+		t.Fatal(err)
+	}
+	check(device, false, "idle again")
+	mnt := t.TempDir()
+	if out, err := exec.Command("sh", "-c", "mkfs.ext4 -q "+device+" && mount "+device+" "+mnt).CombinedOutput(); err != nil {
+		t.Fatal(string(out))
+	}
+	check(device, true, "mounted")
+	if err := exec.Command("umount", mnt).Run(); err != nil {
+		t.Fatal(err)
+	}
 	hold(t, "xb-patch", device)
 	check(device, false, "held by xb-patch")
 	hold(t, "qemu", other)
@@ -297,6 +314,19 @@ func TestOpenReal(t *testing.T) {
 	check(plain, false, "idle")
 	hold(t, "qemu", plain)
 	check(plain, true, "held")
+
+	// What is not to be copied, or can't be, may be in use all the same.
+	j := Judge{Resolver: resolver, Opens: opens, Exclude: []string{"xvda"}}
+	for _, disk := range []Disk{{Target: "xvda"}, {Target: "xvdb", Trouble: "a backing store"}, {Target: "xvdc", Transient: true}, {Target: "xvdd", ReadOnly: true}} {
+		disk.Source = plain
+		want := disk.Target + " (" + plain + ")"
+		if disk.ReadOnly {
+			want = ""
+		}
+		if got, err := j.InUse(context.Background(), &Domain{Disks: []Disk{disk}}); got != want || err != nil {
+			t.Errorf("%+v: %q in use, %v", disk, got, err)
+		}
+	}
 }
 
 // The open count of device-mapper, of which there is none here: dmsetup is a

@@ -11,6 +11,9 @@ import (
 
 var uuidForm = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 
+// xenHost is a line of virsh's list that only a Dom0 has.
+var xenHost = regexp.MustCompile(`(?m)^\s*00000000-0000-0000-0000-000000000000\s+Domain-0\s*$`)
+
 // idForm is what virsh takes for a domain's id before it thinks of a name.
 var idForm = regexp.MustCompile(`^\s*[-+]?[0-9]+$`)
 
@@ -46,6 +49,10 @@ func (v *Virsh) Ask(ctx context.Context, name string) (Answer, error) {
 	if err != nil {
 		return a, noAnswer(err)
 	}
+	if len(out) == 0 { // with no domains it prints an empty line
+		return a, cli.Fail(cli.Unavailable, "virsh list prints nothing")
+	}
+	a.Xen = xenHost.Match(out)
 	ref := findInList(string(out), name)
 	if ref == "" {
 		return a, nil
@@ -87,11 +94,16 @@ func findInList(list, name string) (ref string) {
 		switch {
 		case other != "" && other == name:
 			return word
-		case strings.EqualFold(uuid, name):
+		case sameUUID(uuid, name):
 			ref = word
 		}
 	}
 	return ref
+}
+
+// sameUUID tells whether name is a UUID, with hyphens or without.
+func sameUUID(uuid, name string) bool {
+	return strings.EqualFold(uuid, name) || len(name) == 32 && strings.EqualFold(strings.ReplaceAll(uuid, "-", ""), name)
 }
 
 // vanished judges the failure of a question about a domain that was there when

@@ -82,7 +82,7 @@ func (x *XL) Ask(ctx context.Context, name string) (Answer, error) {
 func findRow(rows []xlRow, configs []xlDomain, name string) *xlRow {
 	id := name
 	for _, c := range configs {
-		if strings.EqualFold(c.Config.Info.UUID, name) {
+		if sameUUID(c.Config.Info.UUID, name) {
 			id = strconv.FormatInt(c.DomID, 10)
 		}
 	}

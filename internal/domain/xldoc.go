@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // xlRow is a line of `xl list`.
@@ -90,6 +91,9 @@ func (x *xlDisk) UnmarshalJSON(text []byte) error {
 // parseXL reads what `xl list -l` prints.
 func parseXL(text []byte) ([]xlDomain, error) {
 	var list []xlDomain
+	if !utf8.Valid(text) { // the decoder would put something else in its place
+		return nil, errors.New("xl list -l prints what is not UTF-8")
+	}
 	if err := json.Unmarshal(text, &list); err != nil {
 		return nil, fmt.Errorf("xl list -l prints no JSON list of domains: %w", err)
 	}
@@ -145,11 +149,17 @@ func (x *xlDisk) disk() Disk {
 		d.Trouble = fmt.Sprintf("its backend is the driver domain %d", x.BackendDomID)
 	case !plainScript(x.Script):
 		d.Trouble = scriptTrouble(x.Script)
-	case d.Source != "" && !strings.HasPrefix(d.Source, "/"):
+	case d.Source == "" || strings.HasPrefix(d.Source, "/"):
+	case deviceName.MatchString(d.Source):
 		d.Source = "/dev/" + d.Source // as Xen's block script does
+	default:
+		d.Trouble = fmt.Sprintf("its source %q is no path on this host", d.Source) // qemu's rbd:, nbd:, http:
 	}
 	return d
 }
+
+// deviceName is what may stand for a device below /dev: VG/LV.
+var deviceName = regexp.MustCompile(`^[A-Za-z0-9+_./-]+$`)
 
 // plainScript tells whether a block script takes the source for a local path.
 // Others make the device that the guest gets: block-drbd, block-iscsi, block-nbd.
@@ -213,8 +223,19 @@ func (x *xlDisk) parse(spec string) error {
 	if cdrom {
 		x.CDROM = 1
 	}
-	if access := set["access"]; access == "w" || access == "rw" || access == "" && !cdrom {
+	if devtype := set["devtype"]; !cdrom && devtype != "" && devtype != "disk" {
+		return fmt.Errorf("unknown devtype in %q", spec)
+	}
+	switch set["access"] {
+	case "w", "rw":
 		x.ReadWrite = 1
+	case "":
+		if !cdrom {
+			x.ReadWrite = 1
+		}
+	case "r", "ro":
+	default: // not to be taken for read-only: then its disk would be left out
+		return fmt.Errorf("unknown access in %q", spec)
 	}
 	return nil
 }

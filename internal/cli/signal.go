@@ -89,6 +89,9 @@ func handleSignals() {
 		for i := len(stack) - 1; i >= 0; i-- {
 			(*stack[i])()
 		}
+		if s == syscall.SIGQUIT {
+			s = syscall.SIGTERM // that of the runtime prints all stacks
+		}
 		signal.Reset(s)
 		syscall.Kill(syscall.Getpid(), s.(syscall.Signal))
 	}()

@@ -123,8 +123,8 @@ func signFile(env *cli.Env, path string, out io.Writer, o options) error {
 	switch {
 	case o.size >= 0:
 		err = file.Limit(o.size)
-	case record.Phase == state.Clean && file.IsBlock():
-		err = file.Limit(record.Size)
+	case file.IsBlock():
+		err = limitToImage(file, device, record)
 	}
 	if err != nil {
 		return err
@@ -143,6 +143,27 @@ func signFile(env *cli.Env, path string, out io.Writer, o options) error {
 		}
 		return nil
 	})
+}
+
+// limitToImage has only the image of the device's last sync read, whichever way it went.
+func limitToImage(file *blockdev.File, device *state.Device, record *state.Record) error {
+	sent, err := device.Sent()
+	if err != nil {
+		return err
+	}
+	last := record
+	for _, r := range sent {
+		if last.Phase != state.Clean || r.Time.After(last.Time) {
+			last = r
+		}
+	}
+	if last.Phase != state.Clean {
+		return nil
+	}
+	if last == record {
+		return file.Limit(last.Size)
+	}
+	return file.Limit(min(last.Size, file.Size())) // it was larger when it was sent
 }
 
 // signMissing signs a target that does not exist yet.

@@ -178,6 +178,28 @@ func TestCreateRefused(t *testing.T) {
 	}
 }
 
+// TestGrownSource demands that a device that was a target first and then, grown, a
+// source, is signed as far as its last image goes.
+func TestGrownSource(t *testing.T) {
+	h := newHost(t)
+	h.image("small", 4*mib, 1)
+	h.image("grown", 6*mib, 2)
+	h.must("truncate -s 8M disk")
+	dev := h.loop("disk")
+	size := func(want int) {
+		t.Helper()
+		h.infoHas("xb-sig "+dev+" | xb-sig --info", fmt.Sprintf("image size: %d bytes", want*mib))
+	}
+	size(8)
+	h.sync("small", dev, "-q").silent(t)
+	size(4)
+	h.must("sleep 1; xb-sig --missing-ok none | xb-delta --summary sum grown >delta")
+	h.must("xb-patch --record " + dev + " --peer dom0b <sum")
+	size(6)
+	h.must("truncate -s 5M disk && losetup --set-capacity " + dev)
+	size(5)
+}
+
 // TestHoles demands that a sparse image stays sparse, and that what becomes zero
 // becomes a hole.
 func TestHoles(t *testing.T) {

@@ -432,6 +432,7 @@ backup_domu() { # CONF
 	# Of a file with an error bash would take the part before it, and leave out a MAP.
 	if ! bash -n "$1" 2>"$work/conf"; then
 		log_file err "## " "$work/conf"
+		((${#only[@]})) && exit 0 # who is asked for and has no other is told of below
 		fail 78 "$1: not a file of shell variables" || exit 3
 	fi
 	trap 'fail 78 "$1: it ends the script" || exit 3' EXIT

@@ -55,7 +55,7 @@ while :; do
 	for i in {1..100}; do head -c 20000 /dev/urandom >"/mnt/$i" && sync -d /mnt && sleep 0.2; done
 done &
 writer=$!
-trap 'kill $writer; wait $writer || true; umount /mnt' EXIT
+trap 'kill $writer; wait $writer || true; until umount /mnt; do sleep 0.1; done' EXIT # its last child may still write
 status 3 backup dom0a # dom0c still is down, web2 goes to dom0b all the same
 same /dev/xblab0/vm3
 mapfile -t snapshots </run/lab/snapshots

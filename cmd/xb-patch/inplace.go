@@ -118,23 +118,21 @@ func (c *inPlace) beginOnce() error {
 		if err := c.checkUnused(); err != nil {
 			return err
 		}
-	}
-	if created { // first: the state must not speak of a file that is not ours
+	} else { // first: the state must not speak of a file that is not ours
 		if err := c.createTarget(); err != nil {
 			return err
 		}
 		c.target.Target = c.file
 	}
-	if err := c.device.Save(&state.Record{Phase: state.Incomplete, Peer: c.peerName()}); err != nil {
-		if created {
-			err = errors.Join(err, c.uncreateTarget())
-		}
-		return err
+	err := c.device.Save(&state.Record{Phase: state.Incomplete, Peer: c.peerName()})
+	if err != nil && created {
+		err = errors.Join(err, c.uncreateTarget())
 	}
-	if created {
-		if err := c.file.Truncate(c.header.Size); err != nil {
-			return err
-		}
+	if err == nil && created {
+		err = c.file.Truncate(c.header.Size)
+	}
+	if err != nil {
+		return err
 	}
 	return c.startTrail()
 }

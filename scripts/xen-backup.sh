@@ -103,7 +103,7 @@ first_cause() {
 	local cause status all=' ' other=0
 	for status; do
 		case $status in
-		127 | 255) status=69 ;; # no such command; ssh
+		124 | 126 | 127 | 255) status=69 ;; # no answer in time; no such command; ssh
 		0 | 65 | 74) ;;
 		*) other=$status ;;
 		esac
@@ -128,10 +128,13 @@ if ssh -G -o "$gcm" localhost >/dev/null 2>&1; then
 	ssh_options+=(-o "$gcm")
 fi
 
+limit=() # of a question: in a function, "local limit=(deadline SECONDS)"
+deadline() { timeout --foreground "$@"; }
+
 remote() { # DOM0 COMMAND...: standard input is the caller's
 	local dom0=$1
 	shift
-	ssh "${ssh_options[@]}" -o "ControlPath=$work/%C" "$dom0" XB_STATE_DIR="$STATE_DIR" "$@"
+	"${limit[@]}" ssh "${ssh_options[@]}" -o "ControlPath=$work/%C" "$dom0" XB_STATE_DIR="$STATE_DIR" "$@"
 }
 
 ask() { # DOM0 COMMAND...: what it says is logged if it fails
@@ -169,15 +172,18 @@ leave() { # DIRECTORY
 	rm -rf "$1"
 }
 
-is_myname() { # DOM0: does one of its addresses lead to this host?
+is_myname() { # DOM0: does one of its addresses lead to this host? Status 2: cannot tell
 	if [[ -n ${LOCAL_DOM0:-} ]]; then
 		[[ $1 = "$LOCAL_DOM0" ]]
 		return
 	fi
-	local address
-	for address in $(getent ahosts "$1" | awk '{ print $1 }' | sort -u); do
+	local address addresses route
+	addresses=$(getent ahosts "$1" | awk '{ print $1 }' | sort -u)
+	[[ -n $addresses ]] && command -v ip >/dev/null || return 2
+	for address in $addresses; do
 		# not only those of its interfaces: Debian's /etc/hosts has 127.0.1.1
-		if [[ $(ip route get "$address" 2>/dev/null) = local* ]]; then
+		route=$(ip route get "$address" 2>/dev/null) || :
+		if [[ $route = local* ]]; then
 			return
 		fi
 	done
@@ -186,13 +192,16 @@ is_myname() { # DOM0: does one of its addresses lead to this host?
 
 # runs_elsewhere asks a Dom0 whether the DomU is active there too.
 runs_elsewhere() { # DOM0
-	local status=0
+	local status=0 limit=(deadline 150)
 	remote "$1" xb-locate ${TOOLSTACK:+--toolstack "$TOOLSTACK"} "$DOMU" </dev/null >/dev/null 2>"$work/ask.$1" || status=$?
 	case $status in
 	0 | 78) return 0 ;; # active; 78: with a disk that can't be copied
-	1) return 1 ;;
+	1) # the word of xb-locate, not that of a shell that failed
+		if grep -q '^xb-locate: ' "$work/ask.$1"; then return 1; fi
+		;;
 	esac
 	log_file err "### remote Dom0 $1: " "$work/ask.$1"
+	((status != 1)) || status=69
 	fail "$(first_cause "$status")" "remote Dom0 $1 cannot tell whether DomU $DOMU runs there" || return 2
 }
 
@@ -213,7 +222,7 @@ target_of() { # DOM0 SOURCE: the standby's device there
 # to be written: patch_options and sig_options. For a missing or small volume it
 # names the command that mends it.
 prepare_target() { # DOM0 SOURCE TARGET
-	local dom0=$1 source=$2 target=$3 size state status=0 lv=${3##*/} vg=${3%/*}
+	local dom0=$1 source=$2 target=$3 size state status=0 lv=${3##*/} vg=${3%/*} limit=(deadline 60)
 	patch_options=(--peer "$local_dom0") sig_options=()
 	size=$(blockdev --getsize64 "$source" 2>/dev/null || stat -L -c %s "$source")
 	state=$(remote "$dom0" "xb-patch --state $target && { [ ! -b $target ] || blockdev --getsize64 $target; }" \
@@ -237,10 +246,14 @@ prepare_target() { # DOM0 SOURCE TARGET
 		log_file err "### remote Dom0 $dom0: " "$work/state.$dom0"
 		fail "$(first_cause "$status")" "cannot look at $dom0:$target"
 		return
-	elif [[ $state = *$'\n'* ]] && ((${state#*$'\n'} < size)); then
+	elif [[ $state != '{'*'"phase":'* ]]; then
+		fail 76 "$dom0 answers with something else; is its login shell silent? $state"
+		return
+	elif [[ $state =~ $'\n'([0-9]+)$ ]] && ((10#${BASH_REMATCH[1]} < size)); then
 		fail 65 "$dom0:$target is too small; on $dom0: lvextend -L ${size}b $target"
 		return
 	fi
+	limit=() # a recovery reads the whole standby
 	case $state in
 	*'"phase":"applying"'*)
 		log_mesg info "### remote Dom0 $dom0: ${dry_run:+would }finish the interrupted apply on $target"
@@ -297,9 +310,11 @@ sync_disk() { # DOM0 SOURCE SNAPSHOT
 
 verify_disk() { # DOM0 TARGET SNAPSHOT
 	local -a stages=(0)
-	remote "$1" xb-sig -b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}" "$2" </dev/null |
-		xb-delta --check "$3" >"$work/verify.$1" || stages=("${PIPESTATUS[@]}")
+	: >"$work/verify-said.$1"
+	remote "$1" xb-sig -b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}" "$2" </dev/null 2>>"$work/verify-said.$1" |
+		xb-delta --check "$3" >"$work/verify.$1" 2>>"$work/verify-said.$1" || stages=("${PIPESTATUS[@]}")
 	if [[ ${stages[*]} != 0 ]]; then
+		log_file err "#### $1:$2: " "$work/verify-said.$1"
 		fail "$(first_cause "${stages[@]}")" "$1:$2 is not equal to its source: $(cat "$work/verify.$1")"
 		return 1
 	fi
@@ -311,8 +326,13 @@ sync_to() { # DOM0
 	local dom0=$1 i
 	local there=$STATE_DIR/xml/$DOMU.xml
 	if [[ -z $dry_run && -s $work/xml ]]; then
-		remote "$dom0" "umask 077; mkdir -p '${there%/*}' && cat >'$there.$dom0' && mv '$there.$dom0' '$there'" <"$work/xml" ||
+		local limit=(deadline 60)
+		if ! remote "$dom0" "umask 077; mkdir -p '${there%/*}' && cat >'$there.$dom0' && mv '$there.$dom0' '$there'" \
+			<"$work/xml" >"$work/ask.$dom0" 2>&1; then
+			log_file err "### remote Dom0 $dom0: " "$work/ask.$dom0"
 			fail 69 "remote Dom0 $dom0: cannot store $there" || :
+		fi
+		limit=()
 	fi
 	for i in "${!sources[@]}"; do
 		sync_disk "$dom0" "${sources[i]}" "${snapshots[i]:-${sources[i]}}" || :
@@ -322,9 +342,13 @@ sync_to() { # DOM0
 
 # --- one DomU -----------------------------------------------------------------
 
+libvirt() { deadline 30 virsh ${VIRSH_URI:+-c "$VIRSH_URI"} "$@"; }
+
 # locate sets sources to the disks, or returns the reason why there are none.
 locate() {
 	local options=() target source status=0
+	# a redirection that fails has the status by which xb-locate says no
+	: >"$work/disks" && : >"$work/locate" && : >"$work/xml" || return 73
 	if [[ -n ${VIRSH_URI:-} ]]; then options+=(--connect "$VIRSH_URI"); fi
 	for target in ${EXCLUDE:-}; do options+=(--exclude "$target"); done
 	xb-locate ${TOOLSTACK:+--toolstack "$TOOLSTACK"} "${options[@]}" "$DOMU" >"$work/disks" 2>"$work/locate" || status=$?
@@ -337,8 +361,8 @@ locate() {
 	elif ((status != 0)); then
 		return "$status"
 	fi
-	virsh ${VIRSH_URI:+-c "$VIRSH_URI"} dumpxml "$DOMU" >"$work/xml" 2>/dev/null ||
-		xl list -l "$DOMU" >"$work/xml" 2>/dev/null || : >"$work/xml"
+	libvirt dumpxml "$DOMU" >"$work/xml" 2>/dev/null ||
+		deadline 30 xl list -l "$DOMU" >"$work/xml" 2>/dev/null || : >"$work/xml"
 	if [[ -n $final ]]; then
 		[[ -s $work/xml ]] || cp "$xml" "$work/xml" || return 66
 		xb-locate "${options[@]}" --xml "$work/xml" >"$work/disks" 2>"$work/locate" || return
@@ -354,22 +378,25 @@ locate() {
 # of its own resumes the DomU after 10 s whatever becomes of this one.
 pause_domain() {
 	[[ ${PAUSE:-no} = auto && ${#sources[@]} -gt 1 ]] || return 0
-	if [[ $(virsh ${VIRSH_URI:+-c "$VIRSH_URI"} domstate "$DOMU" 2>/dev/null) = running ]]; then
-		resume=(virsh ${VIRSH_URI:+-c "$VIRSH_URI"} resume "$DOMU")
-		pause=(virsh ${VIRSH_URI:+-c "$VIRSH_URI"} suspend "$DOMU")
+	if [[ $(libvirt domstate "$DOMU" 2>/dev/null) = running ]]; then
+		resume=(timeout --foreground 30 virsh ${VIRSH_URI:+-c "$VIRSH_URI"} resume "$DOMU")
+		pause=(libvirt suspend "$DOMU")
 	elif [[ $(xl list "$DOMU" 2>/dev/null | awk 'NR == 2 { print substr($5, 3, 1) }') = - ]]; then
 		resume=(xl unpause "$DOMU") pause=(xl pause "$DOMU")
 	else
 		return 0 # paused already, or going away: not ours to resume
 	fi
-	log_mesg info "## pause DomU $DOMU with ${pause[0]}"
-	setsid bash -c 'sleep 10; exec "$@"' watchdog "${resume[@]}" </dev/null >/dev/null 2>&1 9>&- &
+	log_mesg info "## pause DomU $DOMU"
+	setsid bash -c 'for try in {1..30}; do sleep 10; "$@" && exit; done' watchdog "${resume[@]}" </dev/null >/dev/null 2>&1 9>&- &
 	watchdog=$!
-	"${pause[@]}" >/dev/null || { fail 69 "cannot pause DomU $DOMU" || return 1; }
+	if ! "${pause[@]}" >"$work/resume" 2>&1; then
+		log_file err "## cannot pause DomU $DOMU: " "$work/resume"
+		fail 69 "DomU $DOMU is not backed up"
+	fi
 }
 
 is_paused() {
-	[[ $(virsh ${VIRSH_URI:+-c "$VIRSH_URI"} domstate "$DOMU" 2>/dev/null) = paused ||
+	[[ $(libvirt domstate "$DOMU" 2>/dev/null) = paused ||
 		$(xl list "$DOMU" 2>/dev/null | awk 'NR == 2 { print substr($5, 3, 1) }') = p ]]
 }
 
@@ -378,7 +405,8 @@ resume_domain() {
 	if "${resume[@]}" >/dev/null 2>"$work/resume" || ! is_paused; then
 		kill -- "-$watchdog" 2>/dev/null || kill "$watchdog" 2>/dev/null || log_mesg warning "## DomU $DOMU ran again before all snapshots were taken"
 	else
-		log_file err "## cannot resume DomU $DOMU: " "$work/resume" # the watchdog tries again
+		log_file err "## cannot resume DomU $DOMU: " "$work/resume"
+		fail 69 "DomU $DOMU is still paused; this is tried again every 10 s, for 5 minutes" || :
 	fi
 	resume=()
 }
@@ -401,7 +429,8 @@ leave_domu() { # whatever happened, nothing stays behind
 	resume_domain
 	# from the file: a signal may come before they are in the variable
 	mapfile -t snapshots <"$work/snapshots"
-	if ((${#snapshots[@]})) && ! xb-snap remove "${snapshots[@]}" 2>"$work/snap"; then
+	# in a session of its own, where no second signal to this run reaches it
+	if ((${#snapshots[@]})) && ! setsid --wait xb-snap remove "${snapshots[@]}" 2>"$work/snap"; then
 		log_file err "## " "$work/snap"
 		exit 3
 	fi
@@ -420,15 +449,27 @@ check_settings() { # CONF
 		value=${!value:-}
 		[[ -z $value || $setting: = *":$value:"* ]] || fail 78 "$1: bad ${setting%%:*}: $value" || return 1
 	done
+	for setting in ${MAP:-}; do
+		[[ $setting =~ ^[A-Za-z0-9_.:@-]+:/[A-Za-z0-9_/.+:@-]+=/[A-Za-z0-9_/.+:@-]+$ ]] || fail 78 "$1: bad rule in MAP: $setting" || return 1
+	done
 	[[ $JOBS =~ ^[1-9][0-9]{0,3}$ ]] || fail 78 "$1: bad JOBS: $JOBS"
+}
+
+# check_targets refuses one standby for two disks.
+check_targets() {
+	local dom0 source
+	for dom0 in "${remotes[@]}"; do
+		if [[ -n $(for source in "${sources[@]}"; do target_of "$dom0" "$source"; done | sort | uniq -d) ]]; then
+			fail 78 "MAP gives two disks of DomU $DOMU one standby on $dom0"
+			return
+		fi
+	done
 }
 
 # backup_domu does one conf file. It runs in a subshell: what the file sets is
 # gone afterwards.
 backup_domu() { # CONF
 	DOMU='' DOM0S=''
-	local -a sources=() snapshots=() remotes=() resume=() pause=() reachable=() jobs=()
-	local dom0 local_dom0='' status=0 watchdog='' xml
 	# Of a file with an error bash would take the part before it, and leave out a MAP.
 	if ! bash -n "$1" 2>"$work/conf"; then
 		log_file err "## " "$work/conf"
@@ -441,14 +482,17 @@ backup_domu() { # CONF
 	. "$1"
 	set -u
 	trap - EXIT
+	local -a sources=() snapshots=() remotes=() resume=() pause=() reachable=() jobs=()
+	local dom0 dom0s=${DOM0S[*]:-} local_dom0='' status=0 watchdog='' xml unknown=''
+	DOMU=${DOMU:-}
 	((${#only[@]} == 0)) || [[ " ${only[*]} " = *" $DOMU "* ]] || exit 0
 	echo "$DOMU" >>"$work/found"
 	log_mesg info "## checking DomU $DOMU"
 	check_settings "$1" || exit 3
 	[[ -z $final ]] || JOBS=1 # what is no snapshot must have but one reader
-	for dom0 in "$DOMU" $DOM0S; do
+	for dom0 in "$DOMU" $dom0s; do
 		if ! valid_name "$dom0" || [[ $dom0 = */* ]]; then
-			fail 78 "$1: bad or missing name in DOMU or DOM0S: '$dom0'" || exit 3
+			fail 78 "$1: bad or missing name in DOMU or DOM0S: '${dom0//[^[:print:]]/?}'" || exit 3
 		fi
 	done
 	xml=${XML_DIR:-$CONF_DIR}/$DOMU.xml
@@ -468,18 +512,29 @@ backup_domu() { # CONF
 		fail "$status" "DomU $DOMU is not backed up" || exit 3
 		;;
 	esac
-	for dom0 in $DOM0S; do
-		if is_myname "$dom0"; then local_dom0=$dom0; else remotes+=("$dom0"); fi
+	for dom0 in $dom0s; do
+		status=0
+		is_myname "$dom0" || status=$?
+		if ((status == 0)); then
+			local_dom0=$dom0
+		elif [[ " ${remotes[*]} " != *" $dom0 "* ]]; then
+			remotes+=("$dom0")
+			((status == 1)) || unknown=$dom0
+		fi
 	done
-	if [[ -z $local_dom0 ]]; then
+	if [[ -z $local_dom0 && -n $unknown ]]; then
+		fail 69 "cannot tell which of DOM0S is this host: $unknown cannot be resolved" || exit 3
+	elif [[ -z $local_dom0 ]]; then
 		log_mesg info "## SKIP: DOM0S does not include this host"
 		exit 0
 	fi
 	log_mesg info "## BACKUP: DomU $DOMU to remote Dom0(s): [${remotes[*]}]"
 	if [[ -z $dry_run && -s $work/xml ]]; then
-		cp "$work/xml" "$xml.tmp" && mv "$xml.tmp" "$xml" || fail 73 "cannot write $xml" || :
+		cp "$work/xml" "$xml.tmp" 2>"$work/conf" && mv "$xml.tmp" "$xml" 2>"$work/conf" ||
+			fail 73 "cannot write $xml: $(<"$work/conf")" || :
 	fi
 
+	check_targets || exit 3
 	# Before anything is touched: does it run elsewhere too? Then neither image is
 	# known to be the right one.
 	for dom0 in "${remotes[@]}"; do
@@ -518,7 +573,7 @@ backup_all() {
 		log_file info "## removed leftover snapshot " "$work/pruned"
 	fi
 	for conf in "$CONF_DIR"/*.conf; do
-		[[ -e $conf ]] || die 78 "no conf file in $CONF_DIR"
+		[[ -e $conf || -L $conf ]] || die 78 "no conf file in $CONF_DIR"
 		(backup_domu "$conf") || failed=1
 	done
 	for name in "${only[@]}"; do
@@ -541,7 +596,10 @@ while (($#)); do
 	--force-diverged) force=1 ;;
 	-h | --help) usage || exit 74 && exit 0 ;;
 	-*) misuse ;;
-	*) only+=("$1") ;;
+	*)
+		valid_name "$1" || misuse
+		only+=("$1")
+		;;
 	esac
 	shift
 done
@@ -549,19 +607,26 @@ if [[ -n $final$force ]] && ((${#only[@]} != 1)); then misuse; fi
 for dir in "$CONF_DIR" /etc/xen-backup.d /root/Works/Xen-Backup/xen-backup.d; do
 	if [[ -n $dir && (-d $dir || $dir = "$CONF_DIR") ]]; then CONF_DIR=$dir && break; fi
 done
+for dir in "$STATE_DIR" "$RUN_DIR"; do # they reach a shell on the other Dom0s, and ssh
+	valid_name "$dir" || die 78 "bad name in STATE_DIR or RUN_DIR: $dir"
+done
 [[ -d $CONF_DIR ]] || die 78 "no directory of conf files: ${CONF_DIR:-/etc/xen-backup.d}"
 
+trap '' PIPE # nobody may read what is said, and the run goes on
 log_mesg info "# Start $0 $(date)"
 # The lock is held by an open file, not by a file's existence: it can't go stale.
 exec 9>>"$RUN_DIR/xen-backup.lock" || die 73 "cannot create $RUN_DIR/xen-backup.lock"
 if ! flock -n 9; then
-	log_mesg info "## another process is running"
+	level=info
+	[[ -z $(find "$RUN_DIR/xen-backup.lock" -mmin +1440) ]] || level=err # cron hears only of that
+	log_mesg "$level" "## another process is running"
 	exit 75
 fi
+touch "$RUN_DIR/xen-backup.lock"
 for dir in "$RUN_DIR"/xen-backup.??????; do # of runs that were killed: nobody else has the lock
 	if [[ -d $dir ]]; then leave "$dir"; fi
 done
-work=$(mktemp -d "$RUN_DIR/xen-backup.XXXXXX")
+work=$(mktemp -d "$RUN_DIR/xen-backup.XXXXXX") || die 73 "cannot create a directory in $RUN_DIR"
 trap 'leave "$work"' EXIT
 # The run is a process group of its own, so that TERM reaches every command of it
 # at once; this shell only waits and passes it on.

@@ -217,7 +217,7 @@ kill_run() {
 # logged HOST REGEX: the wrapper wrote such a line to syslog there, facility and level before it: local3.info text.
 logged() {
 	for _ in {1..20}; do
-		if on "$1" "sed -n 's/.* \(local3[.][a-z]*\) xen-backup.sh\[[0-9]*\]: /\1 /p' /run/syslog" | grep -qE -- "$2"; then return; fi
+		if on "$1" "sed -n 's/.* \(local3[.][a-z]*\) xen-backup.sh\[[0-9]*\]: /\1 /p' /run/syslog" | grep -E -- "$2" >/dev/null; then return; fi # grep -q would break the pipe
 		sleep 0.1
 	done
 	fail "not in the log of $1: $2"

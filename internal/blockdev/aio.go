@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"runtime"
@@ -9,30 +10,56 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Range is a piece of a file to be read into Buf.
+// Range is a piece of a file, to be read into Buf or written from it.
 type Range struct {
 	Off int64
 	Buf []byte
 }
 
-// maxBatch is how many reads are given to the kernel at once.
+// maxBatch is how many reads or writes are given to the kernel at once.
 const maxBatch = 128
 
 // ReadRanges reads all ranges. With O_DIRECT they go to the kernel in batches
 // (io_submit(2)): scattered blocks then cost little more than the device's own
 // time, where one read after another would wait for each.
 func (f *File) ReadRanges(ranges []Range) error {
+	direct := f.f
+	if f.align == 0 {
+		direct = nil
+	}
+	return f.inBatches(direct, pread, ranges, func(r Range) error {
+		if m, err := f.ReadAt(r.Buf, r.Off); m < len(r.Buf) {
+			return fmt.Errorf("%s: at byte %d: %w", f.path, r.Off, err)
+		}
+		return nil
+	})
+}
+
+// WriteRanges writes all ranges, which must not overlap, in the way that ReadRanges reads.
+func (f *File) WriteRanges(ranges []Range) error {
+	direct := f.f
+	if f.align == 0 {
+		direct = f.direct
+	}
+	return f.inBatches(direct, pwrite, ranges, func(r Range) error {
+		_, err := f.WriteAt(r.Buf, r.Off)
+		return err
+	})
+}
+
+// inBatches gives ranges to the kernel, as many at once as direct can take, or all
+// one by one if that is nil. One by one is also how a failed batch finds out what is wrong.
+func (f *File) inBatches(direct *os.File, opcode uint16, ranges []Range, one func(Range) error) error {
 	for len(ranges) > 0 {
 		n := 0
-		for n < min(len(ranges), maxBatch) && f.align > 0 && directPart(ranges[n].Buf, ranges[n].Off, f.align) == len(ranges[n].Buf) {
+		for n < min(len(ranges), maxBatch) && direct != nil && f.aligned(ranges[n]) {
 			n++
 		}
-		if n < 2 || f.readBatch(ranges[:n]) != nil {
-			// One by one is also how a failed batch finds out what is wrong.
+		if n < 2 || submit(direct, opcode, ranges[:n]) != nil {
 			n = max(n, 1)
 			for _, r := range ranges[:n] {
-				if m, err := f.ReadAt(r.Buf, r.Off); m < len(r.Buf) {
-					return fmt.Errorf("%s: at byte %d: %w", f.path, r.Off, err)
+				if err := one(r); err != nil {
+					return err
 				}
 			}
 		}
@@ -40,6 +67,17 @@ func (f *File) ReadRanges(ranges []Range) error {
 	}
 	return nil
 }
+
+// aligned tells whether O_DIRECT takes a range as it is.
+func (f *File) aligned(r Range) bool {
+	return len(r.Buf) > 0 && directPart(r.Buf, r.Off, cmp.Or(f.align, maxAlign)) == len(r.Buf)
+}
+
+// Operations of an iocb.
+const (
+	pread  = 0 // IOCB_CMD_PREAD
+	pwrite = 1 // IOCB_CMD_PWRITE
+)
 
 // iocb and ioEvent are those of include/uapi/linux/aio_abi.h, little-endian.
 type iocb struct {
@@ -59,8 +97,8 @@ type ioEvent struct {
 	res, res2 int64
 }
 
-// batch is a context for asynchronous reads, used by one reader at a time. It is
-// kept for the life of the process: to destroy one takes longer than a batch.
+// batch is a context for asynchronous reads and writes, used by one goroutine at a
+// time. It is kept for the life of the process: to destroy one takes longer than a batch.
 type batch struct {
 	context uintptr
 	control [maxBatch]iocb
@@ -83,14 +121,14 @@ func getBatch() (*batch, error) {
 	return b, nil
 }
 
-func (f *File) readBatch(ranges []Range) error {
+// submit has the kernel read or write all ranges, and waits for it.
+func submit(f *os.File, opcode uint16, ranges []Range) error {
 	b, err := getBatch()
 	if err != nil {
 		return err
 	}
 	for i, r := range ranges {
-		const pread = 0 // IOCB_CMD_PREAD
-		b.control[i] = iocb{data: uint64(i), opcode: pread, fd: uint32(f.f.Fd()),
+		b.control[i] = iocb{data: uint64(i), opcode: opcode, fd: uint32(f.Fd()),
 			buf: uint64(uintptr(unsafe.Pointer(&r.Buf[0]))), bytes: uint64(len(r.Buf)), offset: r.Off}
 		b.list[i] = &b.control[i]
 	}
@@ -103,7 +141,7 @@ func (f *File) readBatch(ranges []Range) error {
 		}
 		submitted += int(n)
 	}
-	// What was submitted writes into the buffers: nobody leaves before it is done.
+	// What was submitted uses the buffers: nobody leaves before it is done.
 	for done := 0; done < submitted; {
 		n, _, errno := unix.Syscall6(unix.SYS_IO_GETEVENTS, b.context, 1, uintptr(submitted-done), uintptr(unsafe.Pointer(&b.events[0])), 0, 0)
 		if errno == unix.EINTR {

@@ -31,7 +31,7 @@ type File struct {
 	block bool
 	align int64 // what O_DIRECT demands of offsets, lengths and addresses; 0: no O_DIRECT
 
-	direct *os.File // the same regular file with O_DIRECT, for large writes; nil: none
+	direct *os.File // the same regular file with O_DIRECT, for large or many writes; nil: none
 
 	discard     int64 // see discardable; 0: not found out yet
 	discardOnce sync.Once
@@ -41,9 +41,9 @@ type File struct {
 // O_DIRECT is half as fast as readahead.
 const directReads = 8
 
-// directWrite is from how many bytes on a write to a file goes past the page cache: to fill
-// the cache with what nobody will read costs more than the disk does, and a Dom0 has other
-// uses for its memory. Smaller writes are better gathered there.
+// directWrite is from how many bytes on a single write to a file goes past the page cache:
+// to fill the cache with what nobody will read costs more than the disk does, and a Dom0 has
+// other uses for its memory. Smaller ones are better gathered there, if not by WriteRanges.
 const directWrite = 128 << 10
 
 // Open opens a device or file for reading. A path that doesn't exist or is

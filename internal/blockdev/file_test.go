@@ -225,6 +225,18 @@ func checkAccess(t *testing.T, f *File, rnd *rand.Rand) {
 				t.Fatalf("zeroing of %d at %d of %d: %v", n, off, size, err)
 			}
 			clear(model[off : off+n])
+		case 2:
+			copy(b, randomBytes(rnd, n))
+			var ranges []Range // every other piece
+			piece := []int{512, 4096, 5000}[rnd.IntN(3)]
+			for at := 0; at < n; at += 2 * piece {
+				end := min(n, at+piece)
+				ranges = append(ranges, Range{int64(off + at), b[at:end]})
+				copy(model[off+at:], b[at:end])
+			}
+			if err := f.WriteRanges(ranges); err != nil {
+				t.Fatalf("write of %d ranges at %d of %d: %v", len(ranges), off, size, err)
+			}
 		}
 		off, n = span()
 		b = Buffer(n + 1)[i%2:][:n]

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/domain"
 )
@@ -36,8 +37,8 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
   -V, --version          the version
 
 Exit status: 0 active here, 1 not active here, 64 usage, 65 bad document,
-66 cannot open FILE, 69 cannot ask, 74 I/O error, 75 not active but a disk is open,
-78 a disk can't be copied and is not excluded.
+66 cannot open FILE, 69 cannot ask, 74 I/O error, 75 not active but a disk is
+in use, 78 a disk can't be copied and is not excluded.
 `
 
 func main() { cli.Main("xb-locate", usage, run) }
@@ -128,13 +129,17 @@ func newJudge(ctx context.Context, o *options) *domain.Judge {
 	virsh := domain.NewVirsh(o.uri)
 	return &domain.Judge{
 		Resolver: domain.Resolver{Sys: "/sys", Dev: "/dev"},
-		Opens:    domain.Opens{Sys: "/sys", Proc: "/proc"},
+		Users:    func(path string) ([]string, error) { return blockdev.Users(path, ours) },
 		VolumePath: func(pool, volume string) (string, error) {
 			return virsh.VolumePath(ctx, pool, volume)
 		},
 		Exclude: o.exclude,
 	}
 }
+
+// ours tells whether a process, by its comm, is a command of xen-backup: a standby that
+// xb-patch writes to is no running domain.
+func ours(comm string) bool { return strings.HasPrefix(comm, "xb-") }
 
 // list prints the disks of a.Domain. If one of them can't be copied, nothing but
 // what --all asks for is printed: a list that looks whole and is not would become

@@ -241,9 +241,31 @@ func TestDiskOpen(t *testing.T) {
 			t.Errorf("%+v, want %+v", r, want)
 		}
 	}
-	ask(result{75, "", "xb-locate: domu1 is not active here (virsh: shut off (unknown)), but somebody has its disk xvda (" + img + ") open\n"})
+	ask(result{75, "", fmt.Sprintf("xb-locate: domu1 is not active here (virsh: shut off (unknown)), but its disk xvda (%s) is in use: process %d (sleep) has it open\n", img, holder.Process.Pid)})
 	time.AfterFunc(1500*time.Millisecond, func() { holder.Process.Kill() })
 	ask(result{1, "", "xb-locate: domu1 is not active here (virsh: shut off (unknown))\n"})
+}
+
+// An image that libvirt knows by another name than the kernel does, and that Xen's
+// block script has attached to a loop device for a domain that libvirt doesn't know.
+func TestLinkedImageInUse(t *testing.T) {
+	t.Parallel()
+	img := image(t)
+	link := filepath.Join(t.TempDir(), "link.img")
+	if err := os.Symlink(img, link); err != nil {
+		t.Fatal(err)
+	}
+	uri := node(t, guest("domu1", 1, 5, disk("file", "file", link, "xvda", "")))
+	out, err := exec.Command("losetup", "--find", "--show", img).Output()
+	if err != nil {
+		t.Skipf("no loop device: %v", err)
+	}
+	device := strings.TrimSpace(string(out))
+	t.Cleanup(func() { exec.Command("losetup", "--detach", device).Run() })
+	want := result{75, "", "xb-locate: domu1 is not active here (virsh: shut off (unknown)), but its disk xvda (" + link + ") is in use: backs " + device + "\n"}
+	if r := locateCommand(t, nil, "-c", uri, "--toolstack", "virsh", "domu1"); r != want {
+		t.Errorf("%+v, want %+v", r, want)
+	}
 }
 
 func TestXMLFile(t *testing.T) {

@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -28,19 +29,24 @@ const (
 	retryEvery = 250 * time.Millisecond
 )
 
-// Users says in words who uses f, an open block device or regular file called
-// path, besides this process: "mounted on /srv", "held by dm-3 (vg-other)". It
-// includes who has it open just now. xb-sig is no user, nor is a reader of a
-// regular file. Processes that the caller may not look at are not seen: for the
-// whole truth it takes root. Its errors have status Unavailable.
-func Users(f *os.File, path string) ([]string, error) {
-	u, err := thisHost.users(f, path)
+// Users says in words who uses the block device or regular file path: "mounted on
+// /srv", "held by dm-3 (vg-other)". It includes who has it open just now, even if
+// only to read, but not this process and those whose name (proc(5), comm) is to be
+// ignored. Processes that the caller may not look at are not seen: for the whole
+// truth it takes root. Its errors have status Unavailable.
+func Users(path string, ignore func(comm string) bool) ([]string, error) {
+	return thisHost.allUsers(path, ignore)
+}
+
+func (h *host) allUsers(path string, ignore func(comm string) bool) ([]string, error) {
+	stat := func() (os.FileInfo, error) { return os.Stat(path) } // unopened, it needs no permission
+	u, err := h.users(stat, path, func(o opener) bool { return ignore(o.comm) })
 	return u.all(), err
 }
 
 func (h *host) checkUnused(f *os.File, path string) error {
 	for end := time.Now().Add(lookLasts); ; time.Sleep(retryEvery) {
-		u, err := h.users(f, path)
+		u, err := h.users(f.Stat, path, opener.undisturbed)
 		if err != nil || len(u.all()) == 0 {
 			return err
 		}
@@ -72,16 +78,22 @@ var thisHost = host{
 	dm:       DeviceMapper,
 }
 
-func (h *host) users(f *os.File, path string) (users, error) {
-	u, err := h.look(f)
+// users looks for the users of what stat is of and is called path, without the
+// processes that are to be ignored.
+func (h *host) users(stat func() (os.FileInfo, error), path string, ignore func(opener) bool) (users, error) {
+	info, err := stat()
+	var u users
+	if err == nil {
+		u, err = h.look(info, path, ignore)
+	}
 	if err != nil {
 		return users{}, cli.Fail(cli.Unavailable, "cannot tell who uses %s: %w", path, err)
 	}
 	return u, nil
 }
 
-func (h *host) look(f *os.File) (u users, err error) {
-	t, err := h.target(f)
+func (h *host) look(info os.FileInfo, path string, ignore func(opener) bool) (u users, err error) {
+	t, err := h.target(info)
 	if err != nil {
 		return u, err
 	}
@@ -92,21 +104,41 @@ func (h *host) look(f *os.File) (u users, err error) {
 		}
 		u.lasting = append(u.lasting, found...)
 	}
-	processes, known, err := h.processes(t)
+	processes, known, err := h.processes(t, ignore)
 	if err != nil {
 		return u, err
 	}
 	u.passing = processes
-	if len(u.all()) > 0 || t.rdev == 0 {
-		return u, nil
-	}
-	// Whatever else has a dm device open, in the kernel or out of our sight,
-	// still is in its open count.
-	d, err := h.dm(t.rdev)
-	if err == nil && d != nil && d.OpenCount > known {
-		u.passing = []string{fmt.Sprintf("opened %d times by the kernel or an unknown process", d.OpenCount-known)}
+	if len(u.all()) == 0 && t.rdev != 0 {
+		u.passing, err = h.unlisted(t, path, known)
 	}
 	return u, err
+}
+
+// unlisted finds users that no table names, in the kernel or out of our sight. The
+// open count of a dm device includes them all. Of another device at least those show
+// that claim it, as a file system does that was unmounted lazily.
+func (h *host) unlisted(t *target, path string, known int) ([]string, error) {
+	d, err := h.dm(t.rdev)
+	switch {
+	case err != nil:
+		return nil, err
+	case d != nil && d.OpenCount > known:
+		return []string{fmt.Sprintf("opened %d times by the kernel or an unknown process", d.OpenCount-known)}, nil
+	case d == nil && known == 0 && claimed(path): // else it may be a known one that claims it
+		return []string{"claimed by the kernel or an unknown process"}, nil
+	}
+	return nil, nil
+}
+
+// claimed tells whether somebody has a device open exclusively (O_EXCL, see open(2)).
+func claimed(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_EXCL, 0)
+	if err != nil {
+		return errors.Is(err, syscall.EBUSY)
+	}
+	f.Close()
+	return false
 }
 
 // target is the device or file whose users are looked for.
@@ -116,12 +148,8 @@ type target struct {
 	dev, ino uint64            // of a regular file
 }
 
-func (h *host) target(f *os.File) (*target, error) {
-	var st syscall.Stat_t
-	if err := syscall.Fstat(int(f.Fd()), &st); err != nil {
-		return nil, err
-	}
-	switch st.Mode & syscall.S_IFMT {
+func (h *host) target(info os.FileInfo) (*target, error) {
+	switch st := info.Sys().(*syscall.Stat_t); st.Mode & syscall.S_IFMT {
 	case syscall.S_IFREG:
 		return &target{dev: st.Dev, ino: st.Ino}, nil
 	case syscall.S_IFBLK:

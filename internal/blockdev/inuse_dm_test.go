@@ -57,6 +57,14 @@ func TestLVOpenByUnknown(t *testing.T) {
 	wantUnused(t, lv)
 }
 
+func TestLVUsersIgnored(t *testing.T) {
+	lv := logicalVolume(t, volumeGroup(t))
+	hold(t, "xb-patch", lv, strconv.Itoa(os.O_RDWR|os.O_EXCL))
+	wantUsers(t, thisHost, lv, "")
+	hold(t, "reader", lv, "mmap")
+	wantUsers(t, thisHost, lv, "opened 1 times by the kernel or an unknown process")
+}
+
 func TestThinLV(t *testing.T) {
 	vg := volumeGroup(t)
 	command(t, "", "lvcreate", "-q", "-T", "-L", "16M", "-V", "64M", "-n", "thin", vg+"/pool")

@@ -30,41 +30,57 @@ func (h *host) pids() ([]string, error) {
 	return pids, err
 }
 
+// opener is a process that has the target open.
+type opener struct {
+	comm      string // its name, cut to 15 bytes (proc(5))
+	guest     string // the domain that it runs, if it is a QEMU
+	readsFile bool   // the target is a regular file, which it has open for reading only
+}
+
+// undisturbed tells whether it is no user to whoever writes to the target: xb-sig
+// reads the target of its own xb-patch, and readers of a regular file are not
+// disturbed in what they were promised. A QEMU is: one that waits for its guest to
+// arrive from another host reads only until then.
+func (o opener) undisturbed() bool { return o.comm == "xb-sig" || o.readsFile && o.guest == "" }
+
 // processes finds who has the target open. known is the number of descriptors on
-// it in this process, and in those that are no users: xb-sig reads the target of
-// its own xb-patch, and readers of a regular file are not disturbed in what they
-// were promised.
-func (h *host) processes(t *target) (users []string, known int, err error) {
+// it in this process, and in those that are to be ignored.
+func (h *host) processes(t *target, ignore func(opener) bool) (users []string, known int, err error) {
 	pids, err := h.pids()
 	if err != nil {
 		return nil, 0, err
 	}
 	self, _ := os.Readlink(h.proc + "/self")
 	for _, pid := range pids {
-		n := h.opens(pid, t)
+		n, writes := h.opens(pid, t)
 		if n == 0 {
 			continue
 		}
-		name := readLine(h.proc + "/" + pid + "/comm")
-		if pid == self || name == "xb-sig" {
+		o := opener{
+			comm:      readLine(h.proc + "/" + pid + "/comm"),
+			guest:     guestOf(readLine(h.proc + "/" + pid + "/cmdline")),
+			readsFile: t.rdev == 0 && !writes,
+		}
+		if pid == self || ignore(o) {
 			known += n
 			continue
 		}
-		if guest := guestOf(readLine(h.proc + "/" + pid + "/cmdline")); guest != "" {
-			name += ", guest " + guest
+		name := o.comm
+		if o.guest != "" {
+			name += ", guest " + o.guest
 		}
 		users = append(users, fmt.Sprintf("process %s (%s) has it open", pid, name))
 	}
 	return users, known, nil
 }
 
-// opens counts a process's descriptors on the target. A process that ends while
-// it is looked at has none.
-func (h *host) opens(pid string, t *target) (n int) {
+// opens counts a process's descriptors on the target, and tells whether one is for
+// writing. A process that ends while it is looked at has none.
+func (h *host) opens(pid string, t *target) (n int, writes bool) {
 	dir := h.proc + "/" + pid + "/fd"
 	d, err := os.Open(dir)
 	if err != nil {
-		return 0
+		return 0, false
 	}
 	defer d.Close()
 	fds, _ := d.Readdirnames(-1)
@@ -72,13 +88,12 @@ func (h *host) opens(pid string, t *target) (n int) {
 		if !t.isPath(dir + "/" + fd) {
 			continue
 		}
-		flags := h.openFlags(pid, fd)
-		reads := flags&syscall.O_ACCMODE == syscall.O_RDONLY
-		if flags&oPath == 0 && !(reads && t.rdev == 0) {
+		if flags := h.openFlags(pid, fd); flags&oPath == 0 {
 			n++
+			writes = writes || flags&syscall.O_ACCMODE != syscall.O_RDONLY
 		}
 	}
-	return n
+	return n, writes
 }
 
 // openFlags are the flags that a descriptor was opened with; 0 if it is gone.

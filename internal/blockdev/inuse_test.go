@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -92,8 +93,8 @@ func wantUnused(t *testing.T, path string) {
 	f := openFor(t, path, os.O_RDONLY)
 	defer f.Close()
 	settle(t)
-	if users, err := Users(f, path); err != nil || len(users) > 0 {
-		t.Errorf("%s: users %q, %v", path, users, err)
+	if u, err := thisHost.users(f.Stat, path, opener.undisturbed); err != nil || len(u.all()) > 0 {
+		t.Errorf("%s: users %q, %v", path, u.all(), err)
 	}
 	start := time.Now()
 	if err := CheckUnused(f, path); err != nil || time.Since(start) > 2*time.Second {
@@ -119,6 +120,20 @@ func wantBusy(t *testing.T, path, pattern string, atOnce bool) {
 		t.Errorf("%s: it took %v", path, waited)
 	}
 	t.Logf("%v: %v", waited.Round(time.Millisecond), err)
+}
+
+// ours tells which processes xb-locate ignores.
+func ours(comm string) bool { return strings.HasPrefix(comm, "xb-") }
+
+// wantUsers fails unless Users, asked as xb-locate does, names these users of path;
+// "" is nobody.
+func wantUsers(t *testing.T, h host, path, pattern string) {
+	t.Helper()
+	settle(t)
+	users, err := h.allUsers(path, ours)
+	if got := strings.Join(users, ", "); err != nil || !regexp.MustCompile("^"+pattern+"$").MatchString(got) {
+		t.Errorf("%s: users %q, %v; want %q", path, got, err, pattern)
+	}
 }
 
 // settle waits for udev, where there is one, to have looked at what was just made.
@@ -285,9 +300,7 @@ func TestOpenForAMoment(t *testing.T) {
 	device, _ := loopDevice(t, 1<<20)
 	_, stop := hold(t, "dd", device, strconv.Itoa(os.O_RDWR))
 	f := openFor(t, device, os.O_RDONLY)
-	if users, err := Users(f, device); err != nil || !strings.Contains(strings.Join(users, ", "), "(dd) has it open") {
-		t.Errorf("users %q, %v", users, err)
-	}
+	wantUsers(t, thisHost, device, `process \d+ \(dd\) has it open`)
 	start := time.Now()
 	time.AfterFunc(time.Second, stop)
 	if err := CheckUnused(f, device); err != nil || time.Since(start) < time.Second {
@@ -302,8 +315,11 @@ func TestRegularFile(t *testing.T) {
 	}
 	hold(t, "cat", file, strconv.Itoa(os.O_RDONLY))
 	wantUnused(t, file)
-	pid, _ := hold(t, "qemu-system-x86_64", file, strconv.Itoa(os.O_RDWR), "-name", "guest=domu1,debug-threads=on", "-S")
-	wantBusy(t, file, fmt.Sprintf(`process %d \(qemu-system-x86, guest domu1\) has it open`, pid), false)
+	for _, mode := range []int{os.O_RDONLY, os.O_RDWR} { // reading, it may wait for its guest
+		pid, stop := hold(t, "qemu-system-x86_64", file, strconv.Itoa(mode), "-name", "guest=domu1,debug-threads=on", "-S")
+		wantBusy(t, file, fmt.Sprintf(`process %d \(qemu-system-x86, guest domu1\) has it open`, pid), false)
+		stop()
+	}
 }
 
 // A real QEMU, which opens its disk without O_EXCL.
@@ -328,6 +344,110 @@ func TestQEMU(t *testing.T) {
 	wantBusy(t, device, fmt.Sprintf(`process %d \(qemu-system-x86, guest domu1\) has it open`, c.Process.Pid), false)
 }
 
+// A look by path opens nothing, so that it sees an image by whatever name.
+func TestUsersByAnyName(t *testing.T) {
+	device, file := loopDevice(t, 1<<20)
+	wantUsers(t, thisHost, device, "")
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(file, link); err != nil {
+		t.Fatal(err)
+	}
+	wantUsers(t, thisHost, link, "backs "+device)
+	dir := t.TempDir()
+	command(t, "", "mount", "--bind", filepath.Dir(file), dir)
+	defer command(t, "", "umount", dir)
+	wantUsers(t, thisHost, filepath.Join(dir, filepath.Base(file)), "backs "+device)
+
+	// as in a QEMU's own mount namespace
+	node := filepath.Join(t.TempDir(), "node")
+	if err := syscall.Mknod(node, syscall.S_IFBLK|0o600, int(rdevOf(t, device))); err != nil {
+		t.Fatal(err)
+	}
+	pid, _ := hold(t, "qemu", node, strconv.Itoa(os.O_RDWR))
+	wantUsers(t, thisHost, device, fmt.Sprintf(`process %d \(qemu\) has it open`, pid))
+}
+
+func TestSwapByAnyName(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a swap file")
+	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(file, link); err != nil {
+		t.Fatal(err)
+	}
+	command(t, "", "mkswap", file)
+	if out, err := exec.Command("swapon", file).CombinedOutput(); err != nil {
+		t.Skipf("cannot swap here: %s", out)
+	}
+	defer command(t, "", "swapoff", file)
+	wantUsers(t, thisHost, link, "swap on "+file)
+}
+
+func TestUsersIgnored(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	hold(t, "xb-patch", device, strconv.Itoa(os.O_RDWR|os.O_EXCL))
+	wantUsers(t, thisHost, device, "")
+	pid, _ := hold(t, "dd", device, strconv.Itoa(os.O_RDONLY))
+	wantUsers(t, thisHost, device, fmt.Sprintf(`process %d \(dd\) has it open`, pid))
+}
+
+// A QEMU that waits for a migration has its images open for reading only, until the
+// guest comes (auto-read-only, which libvirt sets).
+func TestUsersReadFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hold(t, "xb-delta", file, strconv.Itoa(os.O_RDONLY))
+	wantUsers(t, thisHost, file, "")
+	pid, _ := hold(t, "qemu", file, strconv.Itoa(os.O_RDONLY))
+	wantUsers(t, thisHost, file, fmt.Sprintf(`process %d \(qemu\) has it open`, pid))
+	wantUnused(t, file)
+}
+
+// The open count has the kernel's own users, beside the two of xb-patch.
+func TestOpenCount(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	h := thisHost
+	count := 0
+	h.dm = func(uint64) (*DM, error) { return &DM{OpenCount: count}, nil }
+	for range 2 {
+		hold(t, "xb-patch", device, strconv.Itoa(os.O_RDWR))
+	}
+	for count = range 3 {
+		wantUsers(t, h, device, "")
+	}
+	count = 3
+	wantUsers(t, h, device, "opened 1 times by the kernel or an unknown process")
+	cause := errors.New("no device-mapper")
+	h.dm = func(uint64) (*DM, error) { return nil, cause }
+	if users, err := h.allUsers(device, ours); cli.StatusOf(err) != cli.Unavailable || !errors.Is(err, cause) {
+		t.Errorf("users %q, %v", users, err)
+	}
+}
+
+// A file system that was unmounted lazily stands in no table, and still writes.
+func TestUnmountedLazily(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	dir := t.TempDir()
+	command(t, "", "mke2fs", "-q", device)
+	command(t, "", "mount", device, dir)
+	_, stop := hold(t, "writer", filepath.Join(dir, "lost+found"), strconv.Itoa(os.O_RDONLY))
+	command(t, "", "umount", "--lazy", dir)
+	wantUsers(t, thisHost, device, "claimed by the kernel or an unknown process")
+	stop()
+	wantUsers(t, thisHost, device, "")
+}
+
+func TestUsersOfNothing(t *testing.T) {
+	for _, path := range []string{filepath.Join(t.TempDir(), "none"), "/dev/null"} {
+		if users, err := Users(path, ours); cli.StatusOf(err) != cli.Unavailable {
+			t.Errorf("%s: users %q, %v", path, users, err)
+		}
+	}
+}
+
 func TestNeitherDeviceNorFile(t *testing.T) {
 	if err := CheckUnused(openFor(t, "/dev/null", os.O_RDONLY), "/dev/null"); cli.StatusOf(err) != cli.Unavailable {
 		t.Error(err)
@@ -339,7 +459,7 @@ func TestCannotTell(t *testing.T) {
 	device, _ := loopDevice(t, 1<<20)
 	f := openFor(t, device, os.O_RDONLY)
 	for _, h := range []host{{proc: t.TempDir(), sys: "/sys"}, {proc: "/proc", sys: t.TempDir()}} {
-		if u, err := h.users(f, device); cli.StatusOf(err) != cli.Unavailable {
+		if u, err := h.users(f.Stat, device, opener.undisturbed); cli.StatusOf(err) != cli.Unavailable {
 			t.Errorf("users %v, %v", u, err)
 		}
 	}

@@ -43,17 +43,18 @@ func (h *host) domains(t *target) ([]string, error) {
 	return users, nil
 }
 
-// isDom0 tells whether this host may be serving disks to Xen domains. Both
-// signs are asked as xenfs, at /proc/xen, may not be mounted.
+// isDom0 tells whether this host may be serving disks to Xen domains. There are two
+// signs, of which either may be missing: xenfs, at /proc/xen, may not be mounted, and
+// the kernel may have no /sys/hypervisor (CONFIG_XEN_SYS_HYPERVISOR).
 func (h *host) isDom0() (bool, error) {
+	if strings.Contains(readLine(h.proc+"/xen/capabilities"), "control_d") {
+		return true, nil
+	}
 	hypervisor, err := os.ReadFile(h.sys + "/hypervisor/type")
 	if errors.Is(err, os.ErrNotExist) || err == nil && strings.TrimSpace(string(hypervisor)) != "xen" {
 		return false, nil
 	} else if err != nil {
 		return false, err
-	}
-	if strings.Contains(readLine(h.proc+"/xen/capabilities"), "control_d") {
-		return true, nil
 	}
 	const featureDom0 = 1 << 11 // XENFEAT_dom0, xen/include/public/features.h
 	features, err := strconv.ParseUint(readLine(h.sys+"/hypervisor/properties/features"), 16, 64)

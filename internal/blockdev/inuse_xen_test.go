@@ -161,6 +161,7 @@ func TestIsDom0(t *testing.T) {
 		want                               bool
 	}{
 		{"", "", "", false},
+		{"", "", "control_d\n", true},
 		{"kvm", dom0Features, "", false},
 		{"xen", domUFeatures, "", false},
 		{"xen", domUFeatures, "control_d\n", true},
@@ -221,7 +222,7 @@ func TestDomainByPath(t *testing.T) {
 		}
 		node := "/local/domain/0/backend/" + kind
 		store := map[string]string{node: "", node + "/5": "", node + "/5/51712": "", node + "/5/51712/params": params}
-		u, err := dom0(t, dom0Features, store).users(openFor(t, device, os.O_RDONLY), device)
+		u, err := dom0(t, dom0Features, store).users(openFor(t, device, os.O_RDONLY).Stat, device, opener.undisturbed)
 		if got := strings.Join(u.lasting, ", "); err != nil || got != want {
 			t.Errorf("%s: %q, %v; want %q", params, got, err, want)
 		}
@@ -243,7 +244,11 @@ func TestQdiskOnCapturedHost(t *testing.T) {
 		device: "disk xvdb of domain 1 (domu1, qemu)",
 		file:   "disk xvdc of domain 1 (domu1, xen-blkback)",
 	} {
-		target, err := h.target(openFor(t, path, os.O_RDONLY))
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		target, err := h.target(info)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,7 +8,6 @@
 package domain
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -65,14 +64,14 @@ type Entry struct {
 	Skip   string `json:"skip,omitempty"` // why it is not to be copied; "" if it is
 	Failed bool   `json:"-"`              // Skip says why it can't be, although it should
 	Notice string `json:"-"`              // what the user should hear of it
-
-	found Source
 }
 
 // Judge decides about disks.
 type Judge struct {
 	Resolver Resolver
-	Opens    Opens
+	// Users says in words who uses a file or device. An error has status Unavailable:
+	// it can't be told, which is not "nobody".
+	Users func(path string) ([]string, error)
 	// VolumePath asks libvirt for the path of a storage volume.
 	VolumePath func(pool, volume string) (string, error)
 	Exclude    []string // targets to leave out
@@ -99,9 +98,10 @@ func (j *Judge) Disks(d *Domain) []Entry {
 	return entries
 }
 
-// InUse names a disk of d that its guest would write to and that somebody has open,
-// "" if there is none. Whether it is to be copied or can be does not matter.
-func (j *Judge) InUse(ctx context.Context, d *Domain) (string, error) {
+// InUse says which disk of d that its guest would write to is in use and by whom:
+// "xvda (/dev/vg/lv) is in use: mounted on /srv"; "" if there is none. Whether it
+// is to be copied or can be does not matter.
+func (j *Judge) InUse(d *Domain) (string, error) {
 	for _, disk := range d.Disks {
 		if why := disk.leftOut(); why != "" && why != transient {
 			continue
@@ -111,14 +111,15 @@ func (j *Judge) InUse(ctx context.Context, d *Domain) (string, error) {
 			continue
 		}
 		found, _ := j.Resolver.Resolve(path)
-		if found.info == nil {
+		if !found.exists {
 			continue
 		}
-		switch open, err := j.Opens.Open(ctx, found); {
-		case err != nil:
+		users, err := j.Users(found.Path)
+		if err != nil {
 			return "", err
-		case open:
-			return disk.Target + " (" + found.Path + ")", nil
+		}
+		if len(users) > 0 {
+			return fmt.Sprintf("%s (%s) is in use: %s", disk.Target, found.Path, strings.Join(users, ", ")), nil
 		}
 	}
 	return "", nil
@@ -160,7 +161,7 @@ func (d *Disk) leftOut() string {
 }
 
 // resolve fills in e's source, or returns why the disk can't be copied.
-func (j *Judge) resolve(d Disk, e *Entry) (err error) {
+func (j *Judge) resolve(d Disk, e *Entry) error {
 	if d.Trouble != "" {
 		return fmt.Errorf("%s", d.Trouble)
 	}
@@ -175,7 +176,7 @@ func (j *Judge) resolve(d Disk, e *Entry) (err error) {
 	if !printable(e.Source) || !strings.HasPrefix(e.Source, "/") {
 		return fmt.Errorf("source %q is not the path of a file or device", e.Source)
 	}
-	e.found, err = j.Resolver.Resolve(e.Source)
+	found, err := j.Resolver.Resolve(e.Source)
 	if isMissing(err) {
 		// No error: the document may be another host's, and whoever opens the
 		// disk fails loudly.
@@ -183,8 +184,8 @@ func (j *Judge) resolve(d Disk, e *Entry) (err error) {
 	} else if err != nil {
 		return err
 	}
-	e.Source = e.found.Path
-	return checkFormat(d, e.found)
+	e.Source = found.Path
+	return checkFormat(d, found)
 }
 
 // printable tells whether s can stand in a line of our output, as it is.

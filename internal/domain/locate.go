@@ -13,15 +13,15 @@ import (
 // Locator asks all toolstacks until it is sure.
 type Locator struct {
 	Toolstacks []Toolstack
-	// InUse names a disk of a domain that is open by somebody, "" if none is.
-	InUse func(context.Context, *Domain) (string, error)
+	// InUse says which disk of a domain is in use and by whom, "" if none is.
+	InUse func(*Domain) (string, error)
 	Pause time.Duration // between looks
 }
 
 // How often a "no" is looked at again. While a domain of Xen reboots it is
 // defined nowhere for a moment, so Xen's "no" always gets a second look; the full
 // number is for those that may be on their way: half made, half destroyed, or
-// with a disk open. Many domains are not here, and must not cost 5 s each.
+// with a disk in use. Many domains are not here, and must not cost 5 s each.
 const (
 	secondLook    = 1
 	restlessLooks = 5
@@ -29,7 +29,7 @@ const (
 
 // Locate returns the answer of the toolstack by which the domain is active here.
 // Else the error has status No; Unavailable if a toolstack did not answer, since
-// the domain may be its own; Busy if all say no but somebody has a disk open.
+// the domain may be its own; Busy if all say no but a disk is in use.
 func (l *Locator) Locate(ctx context.Context, name string) (Answer, error) {
 	for look := 0; ; look++ {
 		v := l.look(ctx, name)
@@ -84,13 +84,13 @@ func (l *Locator) look(ctx context.Context, name string) (v verdict) {
 		return v
 	}
 	if slices.ContainsFunc(answers, func(a Answer) bool { return a.Half }) {
-		// Its disks are open for a known reason: no need to look at them.
+		// Its disks are in use for a known reason: no need to look at them.
 		return verdict{err: cli.Fail(cli.No, "%s is one half of a migration (%s)", name, reasons)}
 	}
 	v.err = cli.Fail(cli.No, "%s is not active here (%s)", name, reasons)
-	switch disk, err := l.inUse(ctx, answers); {
+	switch disk, err := l.inUse(answers); {
 	case disk != "":
-		v.err = cli.Fail(cli.Busy, "%s is not active here (%s), but somebody has its disk %s open", name, reasons, disk)
+		v.err = cli.Fail(cli.Busy, "%s is not active here (%s), but its disk %s", name, reasons, disk)
 		v.looks = restlessLooks
 	case err != nil:
 		v.err = err
@@ -98,14 +98,14 @@ func (l *Locator) look(ctx context.Context, name string) (v verdict) {
 	return v
 }
 
-// inUse asks about the disks of every document, which may differ. One that is
-// open outweighs one of which it can't be told.
-func (l *Locator) inUse(ctx context.Context, answers []Answer) (disk string, failure error) {
+// inUse asks about the disks of every document, which may differ. One that is in
+// use outweighs one of which it can't be told.
+func (l *Locator) inUse(answers []Answer) (disk string, failure error) {
 	for _, a := range answers {
 		if a.Domain == nil {
 			continue
 		}
-		disk, err := l.InUse(ctx, a.Domain)
+		disk, err := l.InUse(a.Domain)
 		if err == nil && disk != "" {
 			return disk, nil
 		}

@@ -88,7 +88,8 @@ func TestLocate(t *testing.T) {
 	running := virshSays("@running-domstate-reason.out", "@running-dumpxml.out")
 	for name, c := range map[string]struct {
 		answers map[string]string
-		open    string
+		inUse   string
+		useErr  error
 		ask     string
 		status  int
 		want    string // toolstack and state, or a part of the message
@@ -111,10 +112,11 @@ func TestLocate(t *testing.T) {
 		"shut off":                  {answers: both(shutOff, xlNone), status: cli.No, want: "virsh: shut off (destroyed), xl: not running", looks: 2},
 		"saved":                     {answers: both(virshSays("@msave-domstate.out", "@shutoff-dumpxml.out"), xlNone), status: cli.No, want: "shut off (saved)", looks: 2},
 		"crashed":                   {answers: both(crashed, xlSays("@crashed-xl-list.out", "@running-xl-list-l-all.out")), status: cli.No, want: "virsh: shut off (crashed), xl: crashed", looks: 6},
-		"crashed, disk open":        {answers: both(crashed, xlSays("@crashed-xl-list.out", "@running-xl-list-l-all.out")), open: "xvda", status: cli.Busy, want: "(virsh: shut off (crashed), xl: crashed), but somebody has its disk xvda open", looks: 6},
+		"crashed, disk open":        {answers: both(crashed, xlSays("@crashed-xl-list.out", "@running-xl-list-l-all.out")), inUse: "xvda (/x) is in use: mounted on /srv", status: cli.Busy, want: "(virsh: shut off (crashed), xl: crashed), but its disk xvda (/x) is in use: mounted on /srv", looks: 6},
+		"cannot tell who uses it":   {answers: both(shutOff, xlNone), useErr: cli.Fail(cli.Unavailable, "cannot tell who uses /x"), status: cli.Unavailable, want: "cannot tell who uses /x", looks: 2},
 		"shutting down":             {answers: both(virshSays("@shutoff-after-shutdown-domstate-reason.out", "@running-dumpxml.out"), xlSays("@xlcreate-gone.out", "@xlcreate-xl-list-l.out")), status: cli.No, want: "xl: shut down, but still there", looks: 6},
 		"dying":                     {answers: both(virshNone, xlSays(xlHeader+"domu1  6   256     1     -----d      15.4\n", "[]")), status: cli.No, want: "xl: dying", looks: 6},
-		"shut off, disk open":       {answers: both(shutOff, xlNone), open: "xvda", status: cli.Busy, want: "somebody has its disk xvda open", looks: 6},
+		"shut off, disk open":       {answers: both(shutOff, xlNone), inUse: "xvda (/x) is in use: mounted on /srv", status: cli.Busy, want: "but its disk xvda (/x) is in use: mounted on /srv", looks: 6},
 		"virsh says nothing":        {answers: both(map[string]string{"virsh-list": ""}, xlNone), status: cli.Unavailable, want: "virsh list prints nothing", looks: 1},
 		"no libvirtd":               {answers: both(virshBroken, xlNone), status: cli.Unavailable, want: "cannot tell whether domu1 is here: virsh: failed to connect to the hypervisor: Failed to connect socket", looks: 1},
 		"xl fails":                  {answers: both(shutOff, xlBroken), status: cli.Unavailable, want: "xl: xencall: error: Could not obtain handle on privileged command interface (virsh: shut off (destroyed))", looks: 1},
@@ -126,7 +128,7 @@ func TestLocate(t *testing.T) {
 		"xl speaks sexp":            {answers: both(virshNone, xlSays("@running-xl-list.out", "(domain (domid 1))")), status: cli.Unavailable, want: "no JSON list of domains", looks: 1},
 		"running without id":        {answers: both(virshSays("running (booted)\n", "@shutoff-dumpxml.out"), xlNone), status: cli.No, want: "running (booted)", looks: 6},
 		"no disks yet":              {answers: both(shutOff, xlSays("@startpaused-xl-list.out", "[]")), status: cli.Unavailable, want: "xl lists domu1 without its disks", looks: 6},
-		"arrives":                   {answers: both(shutOff, xlSays(xlHeader+"domu1--incoming  6   256     1     --p---      0.0\n", "[]")), open: "xvda", status: cli.No, want: "one half of a migration (virsh: shut off (destroyed), xl: known as domu1--incoming)", looks: 1},
+		"arrives":                   {answers: both(shutOff, xlSays(xlHeader+"domu1--incoming  6   256     1     --p---      0.0\n", "[]")), inUse: "xvda (/x) is in use: mounted on /srv", status: cli.No, want: "one half of a migration (virsh: shut off (destroyed), xl: known as domu1--incoming)", looks: 1},
 		"has left":                  {answers: both(virshNone, xlSays(xlHeader+"domu1--migratedaway  6   256     1     ---s--      9.0\n", "[]")), status: cli.No, want: "known as domu1--migratedaway", looks: 1},
 		"half by its name":          {answers: both(virshNone, xlSays(xlHeader+"domu1--incoming  6   256     1     -b----      9.0\n", `[{"domid": 6, "config": {"c_info": {"name": "domu1--incoming"}}}]`)), ask: "domu1--incoming", status: cli.No, want: "one half of a migration", looks: 1},
 		"arrives in libvirt":        {answers: both(virshSays("paused (migrating)\n", "@paused-dumpxml.out"), xlNone), status: cli.No, want: "one half of a migration", looks: 1},
@@ -136,7 +138,7 @@ func TestLocate(t *testing.T) {
 		"reboots under libvirt":     {answers: both(both(crashed, xlNone), map[string]string{"virsh-domstate.3": "running (booted)\n"}), want: "virsh running (booted)", looks: 3},
 		"xl comes back":             {answers: both(both(virshNone, xlNone), map[string]string{"xl-list.2": "@running-xl-list.out", "xl-list-l.2": "@running-xl-list-l-all.out"}), want: "xl running", looks: 2},
 		"half made, then complete":  {answers: both(both(virshNone, xlSays(xlHeader+"(null)     6   256     1     --p---      0.0\n", "[]")), map[string]string{"xl-list.6": "@running-xl-list.out", "xl-list-l.6": "@running-xl-list-l-all.out"}), want: "xl running", looks: 6},
-		"disk closed at last":       {answers: both(shutOff, xlNone), open: "xvda until 3", status: cli.No, want: "shut off (destroyed)", looks: 3},
+		"disk closed at last":       {answers: both(shutOff, xlNone), inUse: "xvda is in use until 3", status: cli.No, want: "shut off (destroyed)", looks: 3},
 		"QEMU's shut off, two asks": {answers: both(map[string]string{"virsh-list": "b9fd7d9c-5e0d-4a35-9b2c-0d5f7a3c11aa qdom1\n", "virsh-domstate": "shut off (destroyed)\n", "virsh-dumpxml": "@qemu-dumpxml.out"}, xlNone), ask: "qdom1", status: cli.No, want: "shut off (destroyed)", looks: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -148,15 +150,15 @@ func TestLocate(t *testing.T) {
 			if c.ask == "" {
 				c.ask = "domu1"
 			}
-			opened := 0
-			l := Locator{Toolstacks: toolstacks, Pause: time.Millisecond, InUse: func(_ context.Context, d *Domain) (string, error) {
-				if disk, limited := strings.CutSuffix(c.open, " until 3"); limited {
-					if opened++; opened < 3 {
+			looks := 0
+			l := Locator{Toolstacks: toolstacks, Pause: time.Millisecond, InUse: func(*Domain) (string, error) {
+				if disk, limited := strings.CutSuffix(c.inUse, " until 3"); limited {
+					if looks++; looks < 3 {
 						return disk, nil
 					}
 					return "", nil
 				}
-				return c.open, nil
+				return c.inUse, c.useErr
 			}}
 			a, err := l.Locate(context.Background(), c.ask)
 			got := a.Toolstack + " " + a.State

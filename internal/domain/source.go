@@ -16,11 +16,8 @@ import (
 
 // Source is what a disk's path stands for on this host.
 type Source struct {
-	Path  string // stable name: /dev/VG/LV for a logical volume, else the path as given
-	Block bool   // a block device; else a regular file
-	Rdev  uint64 // of a block device: its number
-	DM    bool   // a device-mapper device
-	info  fs.FileInfo
+	Path   string // stable name: /dev/VG/LV for a logical volume, else the path as given
+	exists bool   // as a block device or regular file
 }
 
 // Resolver finds out what paths stand for.
@@ -39,7 +36,7 @@ const (
 )
 
 // hiddenLV is a name that LVM keeps for the parts of volumes (lvm(8), RESERVED NAMES).
-var hiddenLV = regexp.MustCompile(`_(r|m)image(_\d+)?$|_rmeta(_\d+)?$|_mlog|_(c|t|v)data$|_(c|t)meta$|_(c|v)origin?$|_pmspare$`)
+var hiddenLV = regexp.MustCompile(`_(r|m)image(_\d+)?$|_rmeta(_\d+)?$|_mlog|_(c|t|v)data$|_(c|t)meta$|_(c|i|wc)orig$|_vorigin$|_pmspare$`)
 
 // Resolve returns what path stands for. An error says why it is nothing that can
 // be copied; isMissing tells of one that only says that it is not there. Then
@@ -54,19 +51,19 @@ func (r Resolver) Resolve(path string) (Source, error) {
 		}
 		return s, fmt.Errorf("%s: %w", path, errors.Unwrap(err))
 	}
-	s.info = info
 	switch mode := info.Mode(); {
 	case mode.IsRegular():
+		s.exists = true
 		return s, nil
 	case mode.Type() != fs.ModeDevice: // a block device has no ModeCharDevice
 		return s, fmt.Errorf("%s is neither a block device nor a regular file", path)
 	}
-	s.Block = true
-	s.Rdev = info.Sys().(*syscall.Stat_t).Rdev
-	if major(s.Rdev) == drbdMajor {
+	s.exists = true
+	rdev := info.Sys().(*syscall.Stat_t).Rdev
+	if major(rdev) == drbdMajor {
 		return s, fmt.Errorf("%s is a DRBD device: nothing may be written below DRBD", path)
 	}
-	if err := r.nameDM(&s); err != nil {
+	if err := r.nameDM(&s, rdev); err != nil {
 		return s, err
 	}
 	return s, r.refuse(s.Path)
@@ -76,10 +73,10 @@ func isMissing(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, fs.ErrPermission)
 }
 
-// nameDM gives a device-mapper device the name that is the same after a reboot
+// nameDM gives s, if it is a device-mapper device, the name that is the same after a reboot
 // and on another host, which neither /dev/dm-N nor by-id are.
-func (r Resolver) nameDM(s *Source) error {
-	dir := fmt.Sprintf("%s/dev/block/%d:%d/dm/", r.Sys, major(s.Rdev), minor(s.Rdev))
+func (r Resolver) nameDM(s *Source, rdev uint64) error {
+	dir := fmt.Sprintf("%s/dev/block/%d:%d/dm/", r.Sys, major(rdev), minor(rdev))
 	name, err := os.ReadFile(dir + "name")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -88,7 +85,6 @@ func (r Resolver) nameDM(s *Source) error {
 	if err := errors.Join(err, err2); err != nil {
 		return fmt.Errorf("%s: cannot tell which device it is: %w", s.Path, err)
 	}
-	s.DM = true
 	dmName, dmUUID := string(bytes.TrimSpace(name)), string(bytes.TrimSpace(uuid))
 	candidates := []string{filepath.Join(r.Dev, "mapper", dmName)}
 	if strings.HasPrefix(dmUUID, lvmPrefix) {
@@ -100,7 +96,7 @@ func (r Resolver) nameDM(s *Source) error {
 	}
 	for _, path := range candidates {
 		// The link may be missing, or stale after a VG of that name moved here.
-		if info, err := os.Stat(path); err == nil && info.Sys().(*syscall.Stat_t).Rdev == s.Rdev && info.Mode().Type() == fs.ModeDevice {
+		if info, err := os.Stat(path); err == nil && info.Sys().(*syscall.Stat_t).Rdev == rdev && info.Mode().Type() == fs.ModeDevice {
 			s.Path = path
 			return nil
 		}
@@ -150,7 +146,7 @@ func checkFormat(d Disk, s Source) error {
 		if d.Standalone {
 			return nil
 		}
-		if s.info == nil {
+		if !s.exists {
 			return fmt.Errorf("%s: cannot tell whether the qcow2 image has a backing file", s.Path)
 		}
 		return checkQcow2(s.Path)

@@ -1,17 +1,14 @@
 package domain
 
 import (
-	"bytes"
-	"context"
+	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // host is a tree that looks like /dev and /sys of a host with device-mapper. The
@@ -130,6 +127,20 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+func TestHiddenLV(t *testing.T) {
+	for _, name := range []string{"lv_rimage_0", "lv_rmeta_1", "lv_mimage_0", "lv_mlog", "pool_tdata", "pool_tmeta", "pool_cdata", "pool_cmeta",
+		"vpool_vdata", "lv_corig", "lv_wcorig", "lv_rimage_0_iorig", "lv_vorigin", "lvol0_pmspare"} {
+		if !hiddenLV.MatchString(name) {
+			t.Errorf("%s is not hidden", name)
+		}
+	}
+	for _, name := range []string{"lv", "lv_orig", "corig", "lv_corigin", "lv_origin", "lv_vorig", "tdata", "image_1"} {
+		if hiddenLV.MatchString(name) {
+			t.Errorf("%s is hidden", name)
+		}
+	}
+}
+
 func TestSplitDMName(t *testing.T) {
 	for name, want := range map[string][2]string{
 		"vg-lv":       {"vg", "lv"},
@@ -209,206 +220,70 @@ func TestDisks(t *testing.T) {
 	}
 }
 
-// loopDevice attaches a file of 1 MiB to a loop device.
-func loopDevice(t *testing.T) (device, file string) {
-	t.Helper()
-	file = filepath.Join(t.TempDir(), "disk.img")
-	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
+// What is not to be copied, or can't be, may be in use all the same.
+func TestInUse(t *testing.T) {
+	dir := t.TempDir()
+	img, link := filepath.Join(dir, "disk.img"), filepath.Join(dir, "link")
+	if err := os.WriteFile(img, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("losetup", "--find", "--show", file).Output()
-	if err != nil {
-		t.Skipf("no loop device: %v", err)
-	}
-	device = strings.TrimSpace(string(out))
-	t.Cleanup(func() { exec.Command("losetup", "--detach", device).Run() })
-	return device, file
-}
-
-// hold keeps a file open in a process of the given name until the test ends.
-func hold(t *testing.T, name, path string) {
-	t.Helper()
-	sleep, err := exec.LookPath("sleep")
-	if err != nil {
+	if err := os.Symlink(img, link); err != nil {
 		t.Fatal(err)
 	}
-	program, err := os.ReadFile(sleep)
-	if err != nil {
-		t.Fatal(err)
+	var users []string
+	var failure error
+	var asked string
+	j := Judge{
+		Resolver: Resolver{"/sys", "/dev"},
+		Users: func(path string) ([]string, error) {
+			asked = path
+			return users, failure
+		},
+		VolumePath: func(pool, volume string) (string, error) {
+			if pool != "pool" {
+				return "", errors.New("no such pool")
+			}
+			return img, nil
+		},
+		Exclude: []string{"xvda"},
 	}
-	copied := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(copied, program, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	cmd := exec.Command(copied, "60")
-	cmd.Args[0] = name
-	cmd.Stdin = f
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	for range 100 { // until exec has given it its name
-		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", cmd.Process.Pid)); string(bytes.TrimSpace(comm)) == name {
-			return
+	for _, c := range []struct {
+		disk  Disk
+		asked string
+	}{
+		{Disk{Target: "xvda", Source: img}, img},
+		{Disk{Target: "xvdb", Source: img, Trouble: "a backing store"}, img},
+		{Disk{Target: "xvdc", Source: img, Transient: true}, img},
+		{Disk{Target: "xvdd", Source: img, ReadOnly: true}, ""},
+		{Disk{Target: "xvde", Source: img, Shareable: true}, ""},
+		{Disk{Target: "xvdf", Source: img, Device: "cdrom"}, ""},
+		{Disk{Target: "xvdg"}, ""},
+		{Disk{Target: "xvdh", Source: img + "none"}, ""},
+		{Disk{Target: "xvdl", Source: dir}, ""},
+		{Disk{Target: "xvdm", Source: "/dev/null"}, ""},
+		{Disk{Target: "xvdi", Source: link}, link},
+		{Disk{Target: "xvdj", Pool: "pool", Volume: "v"}, img},
+		{Disk{Target: "xvdk", Pool: "gone", Volume: "v"}, ""},
+	} {
+		ask := func() (string, error) {
+			asked = ""
+			return j.InUse(&Domain{Disks: []Disk{c.disk}})
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("%s does not run", name)
-}
-
-func TestOpenReal(t *testing.T) {
-	device, file := loopDevice(t)
-	resolver, opens := Resolver{"/sys", "/dev"}, Opens{"/sys", "/proc"}
-	check := func(path string, want bool, when string) {
-		t.Helper()
-		s, err := resolver.Resolve(path)
-		if err != nil || s.Path != path {
-			t.Fatalf("%s: %+v, %v", path, s, err)
+		users, failure = []string{"mounted on /srv", "backs /dev/loop1"}, nil
+		want := ""
+		if c.asked != "" {
+			want = c.disk.Target + " (" + c.asked + ") is in use: mounted on /srv, backs /dev/loop1"
 		}
-		if got, err := opens.Open(context.Background(), s); got != want || err != nil {
-			t.Errorf("%s, %s: open is %v, %v", path, when, got, err)
+		if got, err := ask(); got != want || err != nil || asked != c.asked {
+			t.Errorf("%s: %q, %v, asked about %q; want %q", c.disk.Target, got, err, asked, want)
 		}
-	}
-	// Another node of the same device, as in qemu's own mount namespace.
-	other := filepath.Join(t.TempDir(), "node")
-	info, err := os.Stat(device)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mknod(other, syscall.S_IFBLK|0o600, int(info.Sys().(*syscall.Stat_t).Rdev)); err != nil {
-		t.Fatal(err)
-	}
-	check(file, true, "behind a loop device")
-	check(device, false, "idle")
-	above, err := exec.Command("losetup", "--find", "--show", device).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	check(device, true, "below another loop device")
-	if err := exec.Command("losetup", "--detach", strings.TrimSpace(string(above))).Run(); err != nil {
-		t.Fatal(err)
-	}
-	check(device, false, "idle again")
-	mnt := t.TempDir()
-	if out, err := exec.Command("sh", "-c", "mkfs.ext4 -q "+device+" && mount "+device+" "+mnt).CombinedOutput(); err != nil {
-		t.Fatal(string(out))
-	}
-	check(device, true, "mounted")
-	if err := exec.Command("umount", mnt).Run(); err != nil {
-		t.Fatal(err)
-	}
-	hold(t, "xb-patch", device)
-	check(device, false, "held by xb-patch")
-	hold(t, "qemu", other)
-	check(device, true, "held by another process")
-
-	plain := filepath.Join(t.TempDir(), "plain.img")
-	if err := os.WriteFile(plain, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	check(plain, false, "idle")
-	hold(t, "qemu", plain)
-	check(plain, true, "held")
-
-	// What is not to be copied, or can't be, may be in use all the same.
-	j := Judge{Resolver: resolver, Opens: opens, Exclude: []string{"xvda"}}
-	for _, disk := range []Disk{{Target: "xvda"}, {Target: "xvdb", Trouble: "a backing store"}, {Target: "xvdc", Transient: true}, {Target: "xvdd", ReadOnly: true}} {
-		disk.Source = plain
-		want := disk.Target + " (" + plain + ")"
-		if disk.ReadOnly {
-			want = ""
+		users = nil
+		if got, err := ask(); got != "" || err != nil {
+			t.Errorf("%s, unused: %q, %v", c.disk.Target, got, err)
 		}
-		if got, err := j.InUse(context.Background(), &Domain{Disks: []Disk{disk}}); got != want || err != nil {
-			t.Errorf("%+v: %q in use, %v", disk, got, err)
-		}
-	}
-}
-
-// The open count of device-mapper, of which there is none here: dmsetup is a
-// program that prints what the real one printed.
-func TestOpenCount(t *testing.T) {
-	h := newHost(t)
-	h.dm(7, "vg-lv", lvUUID, "dev/vg/lv")
-	bin := t.TempDir()
-	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-	program := func(name, text string) {
-		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s, err := h.resolver().Resolve(h.root + "/dev/vg/lv")
-	if err != nil {
-		t.Fatal(err)
-	}
-	open := func() string {
-		open, err := Opens{Sys: h.root + "/sys", Proc: h.root + "/proc"}.Open(context.Background(), s)
-		return fmt.Sprint(open, err)
-	}
-	program("dmsetup", `[ "$*" = "info -c --noheadings -o open -j 253 -m 7" ] && echo "    1"`)
-	if got := open(); got != "true <nil>" {
-		t.Errorf("open count 1: %s", got)
-	}
-	program("dmsetup", "echo 0")
-	if got := open(); got != "false <nil>" {
-		t.Errorf("open count 0: %s", got)
-	}
-	// xb-patch with two descriptors, and the domain started behind its back.
-	h.file("proc/42/comm", "xb-patch\n")
-	h.link("proc/42/fd/3", h.root+"/dev/dm-7")
-	h.link("proc/42/fd/4", h.root+"/dev/dm-7")
-	program("dmsetup", "echo 2")
-	if got := open(); got != "false <nil>" {
-		t.Errorf("open by xb-patch only: %s", got)
-	}
-	program("dmsetup", "echo 3")
-	if got := open(); got != "true <nil>" {
-		t.Errorf("open by xb-patch and blkback: %s", got)
-	}
-	h.file("proc/42/comm", "dd\n")
-	if got := open(); got != "true <nil>" {
-		t.Errorf("open by dd: %s", got)
-	}
-	os.RemoveAll(h.root + "/proc")
-	program("dmsetup", "echo 'Command failed.' >&2; exit 1")
-	program("lvs", "echo '  open'")
-	if got := open(); got != "true <nil>" {
-		t.Errorf("lvs says open: %s", got)
-	}
-	program("lvs", "echo '  '")
-	if got := open(); got != "false <nil>" {
-		t.Errorf("lvs says nothing: %s", got)
-	}
-	program("lvs", "echo '  WARNING: x'; echo '  open'")
-	if got := open(); !strings.HasPrefix(got, `false lvs prints "WARNING: x`) {
-		t.Errorf("lvs says more: %s", got)
-	}
-	program("lvs", "exit 5")
-	if got := open(); !strings.HasPrefix(got, "false cannot tell whether") || !strings.HasSuffix(got, "Command failed.") {
-		t.Errorf("nobody answers: %s", got)
-	}
-	program("dmsetup", "echo many")
-	if got := open(); !strings.Contains(got, "no open count") {
-		t.Errorf("dmsetup prints nonsense: %s", got)
-	}
-}
-
-func TestOpenByBlkback(t *testing.T) {
-	h := newHost(t)
-	path := h.node("dev/sdb", syscall.S_IFBLK, 8, 0x1f)
-	s, err := h.resolver().Resolve(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	opens := Opens{Sys: h.root + "/sys", Proc: h.root + "/proc"}
-	for text, want := range map[string]bool{"8:1f\n": true, "fd:0\n": false, "8:1": false} {
-		h.file("sys/bus/xen-backend/devices/vbd-1-51712/physical_device", text)
-		if got, err := opens.Open(context.Background(), s); got != want || err != nil {
-			t.Errorf("physical_device %q: %v, %v", text, got, err)
+		failure = errors.New("cannot tell")
+		if got, err := ask(); got != "" || (err != nil) != (c.asked != "") {
+			t.Errorf("%s, who knows: %q, %v", c.disk.Target, got, err)
 		}
 	}
 }

@@ -74,6 +74,10 @@ func create(env *cli.Env, args []string) error {
 		return errors.Join(err, b.undo())
 	}
 	env.Info("all snapshots taken within %.1f s", span.Seconds())
+	if slices.ContainsFunc(snapshots, isVolume) && lvm.SeesGuests() {
+		env.Warn("LVM looks for volume groups inside of volumes, where a guest may have made one of any name: " +
+			"set devices/scan_lvs=0 in lvm.conf")
+	}
 	return nil
 }
 
@@ -140,6 +144,8 @@ func plan(sources []string, size int64, owner owner, dir state.Dir) ([]snapshot,
 
 // volumeSnapshot is one of a logical volume.
 type volumeSnapshot struct{ order *lvm.Order }
+
+func isVolume(s snapshot) bool { _, is := s.(volumeSnapshot); return is }
 
 func (s volumeSnapshot) prepare() error { return nil }
 func (s volumeSnapshot) take() error    { return s.order.Create() }

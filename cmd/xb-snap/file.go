@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
@@ -42,12 +43,13 @@ func newFileSnapshot(source *os.File, run string, number int, owner owner, dir s
 	if err != nil {
 		return nil, err
 	}
-	if strings.ContainsAny(origin, "\n\t") { // what is printed is read line by line
+	// What is printed is read line by line, and the record, in JSON, is UTF-8.
+	if strings.ContainsAny(origin, "\n\t") || !utf8.ValidString(origin) {
 		return nil, cli.Fail(cli.Config, "%q: no snapshots of files with such a name", origin)
 	}
 	suffix := ".xb-snap-" + run
 	name := filepath.Base(origin)
-	name = "." + name[:min(len(name), nameMax-1-len(suffix))] + suffix
+	name = "." + strings.ToValidUTF8(name[:min(len(name), nameMax-1-len(suffix))], "") + suffix // it may be cut in a letter
 	return &fileSnapshot{
 		Snapshot: filepath.Join(filepath.Dir(origin), name),
 		Origin:   origin,
@@ -73,7 +75,7 @@ func realPath(path string) (string, error) {
 }
 
 func (s *fileSnapshot) prepare() error {
-	if err := os.MkdirAll(filepath.Dir(s.record), 0o700); err != nil {
+	if err := cli.MakeDir(filepath.Dir(s.record)); err != nil {
 		return cli.Fail(cli.CantCreate, "cannot create the state directory: %w", err)
 	}
 	p, err := cli.CreatePending(s.record)

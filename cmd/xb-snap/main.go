@@ -12,7 +12,7 @@ import (
 	"xen-backup/internal/state"
 )
 
-const usage = `usage: xb-snap create [--size SIZE] [--owner PID|none] SOURCE...
+const usage = `Usage: xb-snap create [--size SIZE] [--owner PID|none] SOURCE...
        xb-snap remove SNAP...
        xb-snap list [--json]
        xb-snap prune
@@ -41,6 +41,11 @@ with reflinks (XFS, btrfs).
   -q, --quiet          no warnings
   -h, --help           show this help
   -V, --version        show the version
+
+Exit status: 0 done, 64 usage, 66 no such volume, file or snapshot, 69 LVM or
+device-mapper cannot be asked, 73 cannot create or pool nearly full, 74 I/O error,
+75 busy, 77 not made by xb-snap, 78 cannot be frozen, 82 the snapshot is
+invalid. See xb-snap(1).
 `
 
 func main() { cli.Main("xb-snap", usage, run) }

@@ -233,7 +233,7 @@ func (s *metadataSnap) message(text string) error {
 // lockFile opens and locks a file, which stays: a lock on a file that somebody
 // may remove is none.
 func lockFile(path string) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := cli.MakeDir(filepath.Dir(path)); err != nil {
 		return nil, cli.Fail(cli.CantCreate, "cannot create the state directory: %w", err)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)

@@ -22,6 +22,13 @@ for signal in TERM:0.05 TERM:0.3 INT:0.6 TERM:0.9 HUP:1.2 TERM:1.6 INT:2.0 TERM:
 	! dmsetup info -c --noheadings -o suspended | grep -i suspended || fail "something stays suspended"
 done
 
+echo "--- LVM that looks into the guests' disks is warned of"
+cp -r /etc/lvm lvm
+sed -i 's/^\s*devices {/&\n\tscan_lvs = 1/' lvm/lvm.conf
+LVM_SYSTEM_DIR=$PWD/lvm xb-snap create /dev/$vg/vm1 2>words >out
+grep -q 'xb-snap: .*scan_lvs=0' words
+xargs xb-snap remove <out
+
 echo "--- killed for good: what is left has a dead owner"
 xb-snap create /dev/$vg/vm1 /dev/$vg/vm2 /dev/$vg/vm3 >out &
 pid=$!

@@ -38,6 +38,7 @@ Settings, in the environment or (*) in a conf file, which holds shell variables:
   BLOCK_SIZE *, HASH *  for xb-sig (4K, xxh64)
   PAUSE *         no, or auto: pause a DomU of several disks for their snapshots
   FIRST_COPY *    in-place: write a first copy while it arrives (spool)
+  SPOOL_DIR *     directory of the other Dom0s for spools (STATE_DIR/spool)
   CREATE_LV *     volume group in which a missing standby is created
   LOCAL_DOM0      this host's name in DOM0S, if it is not found out right
   VIRSH_URI       libvirt connection of this host
@@ -48,7 +49,7 @@ Settings, in the environment or (*) in a conf file, which holds shell variables:
   RUN_DIR         lock and ssh connections (/run)
 
 Exit status: 0 done or nothing to do, 3 at least one DomU or Dom0 failed, 64
-usage, 75 another run is at work, 78 configuration.
+usage, 73 cannot write to RUN_DIR, 75 another run is at work, 78 configuration.
 EOF
 }
 
@@ -231,6 +232,7 @@ prepare_target() { # DOM0 SOURCE TARGET
 		if [[ $target != /dev/* ]]; then # a file is made on the way
 			patch_options+=(--create) sig_options+=(--missing-ok)
 			if [[ -n $force ]]; then patch_options+=(--force-diverged); else patch_options+=(--in-place); fi
+			try_target "$dom0" "$target"
 		elif [[ -z ${CREATE_LV:-} ]]; then
 			fail 66 "$dom0:$target is missing; on $dom0: lvcreate -y -L ${size}b -n $lv ${vg##*/}"
 		elif [[ $vg != "/dev/$CREATE_LV" ]]; then
@@ -257,7 +259,8 @@ prepare_target() { # DOM0 SOURCE TARGET
 	case $state in
 	*'"phase":"applying"'*)
 		log_mesg info "### remote Dom0 $dom0: ${dry_run:+would }finish the interrupted apply on $target"
-		[[ -n $dry_run ]] || ask "$dom0" xb-patch --recover "$target" || status=$?
+		[[ -z $dry_run ]] || return 0
+		ask "$dom0" xb-patch --recover "$target" || status=$?
 		if ((status != 0)); then
 			fail "$(first_cause "$status")" "cannot finish the apply on $dom0:$target"
 			return
@@ -269,6 +272,18 @@ prepare_target() { # DOM0 SOURCE TARGET
 	*) [[ ${FIRST_COPY:-spool} != in-place ]] || patch_options+=(--in-place) ;;
 	esac
 	[[ -z $force || " ${patch_options[*]} " = *' --in-place '* ]] || patch_options+=(--force-diverged)
+	[[ -z ${SPOOL_DIR:-} || " ${patch_options[*]} " = *' --in-place '* ]] || patch_options+=(--spool "$SPOOL_DIR")
+	try_target "$dom0" "$target"
+}
+
+# try_target asks, for --dry-run, whether xb-patch would take the standby as it is.
+try_target() { # DOM0 TARGET
+	local status=0 limit=(deadline 60)
+	[[ -n $dry_run ]] || return 0
+	remote "$1" xb-patch --dry-run "${patch_options[@]}" "$2" </dev/null >"$work/ask.$1" 2>&1 || status=$?
+	((status != 65)) || return 0 # all that is missing is a delta
+	log_file err "### remote Dom0 $1: " "$work/ask.$1"
+	fail "$(first_cause "$status")" "$1:$2 cannot be written to"
 }
 
 sync_disk() { # DOM0 SOURCE SNAPSHOT
@@ -282,7 +297,7 @@ sync_disk() { # DOM0 SOURCE SNAPSHOT
 		return
 	fi
 	log_mesg info "### sync $DOMU from $local_dom0 to $dom0: $source to $target"
-	t=$(mktemp -d "$work/sync.XXXXXX")
+	t=$(mktemp -d "$work/sync.XXXXXX") || fail 73 "cannot create a directory in $work" || return 1
 	remote "$dom0" xb-sig -b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}" "${sig_options[@]}" "$target" \
 		</dev/null 2>"$t/xb-sig" |
 		xb-delta ${BWLIMIT:+--bwlimit "$BWLIMIT"} --summary "$t/summary" "$snapshot" 2>"$t/xb-delta" |
@@ -326,8 +341,9 @@ sync_to() { # DOM0
 	local dom0=$1 i
 	local there=$STATE_DIR/xml/$DOMU.xml
 	if [[ -z $dry_run && -s $work/xml ]]; then
-		local limit=(deadline 60)
-		if ! remote "$dom0" "umask 077; mkdir -p '${there%/*}' && cat >'$there.$dom0' && mv '$there.$dom0' '$there'" \
+		local limit=(deadline 60) size # a cut one must not replace the one that is there
+		size=$(stat -c %s "$work/xml")
+		if ! remote "$dom0" "umask 077; mkdir -p '${there%/*}' && cat >'$there.$dom0' && [ \$(stat -c %s '$there.$dom0') = $size ] && mv '$there.$dom0' '$there'" \
 			<"$work/xml" >"$work/ask.$dom0" 2>&1; then
 			log_file err "### remote Dom0 $dom0: " "$work/ask.$dom0"
 			fail 69 "remote Dom0 $dom0: cannot store $there" || :
@@ -343,6 +359,7 @@ sync_to() { # DOM0
 # --- one DomU -----------------------------------------------------------------
 
 libvirt() { deadline 30 virsh ${VIRSH_URI:+-c "$VIRSH_URI"} "$@"; }
+xl() { deadline 30 xl "$@"; }
 
 # locate sets sources to the disks, or returns the reason why there are none.
 locate() {
@@ -362,7 +379,7 @@ locate() {
 		return "$status"
 	fi
 	libvirt dumpxml "$DOMU" >"$work/xml" 2>/dev/null ||
-		deadline 30 xl list -l "$DOMU" >"$work/xml" 2>/dev/null || : >"$work/xml"
+		xl list -l "$DOMU" >"$work/xml" 2>/dev/null || : >"$work/xml"
 	if [[ -n $final ]]; then
 		[[ -s $work/xml ]] || cp "$xml" "$work/xml" || return 66
 		xb-locate "${options[@]}" --xml "$work/xml" >"$work/disks" 2>"$work/locate" || return
@@ -382,7 +399,7 @@ pause_domain() {
 		resume=(timeout --foreground 30 virsh ${VIRSH_URI:+-c "$VIRSH_URI"} resume "$DOMU")
 		pause=(libvirt suspend "$DOMU")
 	elif [[ $(xl list "$DOMU" 2>/dev/null | awk 'NR == 2 { print substr($5, 3, 1) }') = - ]]; then
-		resume=(xl unpause "$DOMU") pause=(xl pause "$DOMU")
+		resume=(timeout --foreground 30 xl unpause "$DOMU") pause=(xl pause "$DOMU")
 	else
 		return 0 # paused already, or going away: not ours to resume
 	fi
@@ -449,10 +466,18 @@ check_settings() { # CONF
 		value=${!value:-}
 		[[ -z $value || $setting: = *":$value:"* ]] || fail 78 "$1: bad ${setting%%:*}: $value" || return 1
 	done
+	[[ -z ${SPOOL_DIR:-} || $SPOOL_DIR = /* ]] && valid_name "${SPOOL_DIR:-/}" || fail 78 "$1: bad SPOOL_DIR: $SPOOL_DIR" || return 1
 	for setting in ${MAP:-}; do
 		[[ $setting =~ ^[A-Za-z0-9_.:@-]+:/[A-Za-z0-9_/.+:@-]+=/[A-Za-z0-9_/.+:@-]+$ ]] || fail 78 "$1: bad rule in MAP: $setting" || return 1
 	done
-	[[ $JOBS =~ ^[1-9][0-9]{0,3}$ ]] || fail 78 "$1: bad JOBS: $JOBS"
+	[[ $JOBS =~ ^[1-9][0-9]{0,3}$ ]] || fail 78 "$1: bad JOBS: $JOBS" || return 1
+	for setting in "$DOMU" $DOM0S; do
+		if ! valid_name "$setting" || [[ $setting = */* ]]; then
+			fail 78 "$1: bad or missing name in DOMU or DOM0S: '${setting//[^[:print:]]/?}'" || return 1
+		fi
+	done
+	# virsh and xl would take it for the number of a domain, perhaps of another one.
+	[[ $DOMU = *[!0-9]* ]] || fail 78 "$1: a DomU whose name is a number cannot be told from others: $DOMU"
 }
 
 # check_targets refuses one standby for two disks.
@@ -466,9 +491,9 @@ check_targets() {
 	done
 }
 
-# backup_domu does one conf file. It runs in a subshell: what the file sets is
-# gone afterwards.
-backup_domu() { # CONF
+# read_conf sources a conf file. It ends the subshell that it runs in if the file is
+# none.
+read_conf() { # CONF
 	DOMU='' DOM0S=''
 	# Of a file with an error bash would take the part before it, and leave out a MAP.
 	if ! bash -n "$1" 2>"$work/conf"; then
@@ -482,19 +507,60 @@ backup_domu() { # CONF
 	. "$1"
 	set -u
 	trap - EXIT
+	DOMU=${DOMU:-} DOM0S=${DOM0S[*]:-}
+}
+
+# find_dom0s sets local_dom0 and remotes.
+find_dom0s() {
+	local dom0 status unknown=''
+	for dom0 in $DOM0S; do
+		status=0
+		is_myname "$dom0" || status=$?
+		if ((status == 0)); then
+			local_dom0=$dom0
+		elif [[ " ${remotes[*]} " != *" $dom0 "* ]]; then
+			remotes+=("$dom0")
+			((status == 1)) || unknown=$dom0
+		fi
+	done
+	if [[ -z $local_dom0 && -n $unknown ]]; then
+		fail 69 "cannot tell which of DOM0S is this host: $unknown cannot be resolved"
+	fi
+}
+
+# ask_dom0s sets reachable. Before anything is touched it asks whether the DomU runs
+# elsewhere too: then neither image is known to be the right one.
+ask_dom0s() {
+	local dom0 status
+	for dom0 in "${remotes[@]}"; do
+		connect "$dom0" || { fail 69 "remote Dom0 $dom0 cannot be reached" || continue; }
+		status=0
+		runs_elsewhere "$dom0" || status=$?
+		case $status in
+		0) fail 81 "DomU $DOMU runs on $dom0 too: nothing is touched" || return ;;
+		1) reachable+=("$dom0") ;;
+		esac
+	done
+}
+
+# keep_xml writes the DomU's document beside the conf file.
+keep_xml() {
+	[[ -z $dry_run && -s $work/xml ]] || return 0
+	cp "$work/xml" "$xml.tmp" 2>"$work/conf" && mv "$xml.tmp" "$xml" 2>"$work/conf" ||
+		fail 73 "cannot write $xml: $(<"$work/conf")" || :
+}
+
+# backup_domu does one conf file. It runs in a subshell: what the file sets is
+# gone afterwards.
+backup_domu() { # CONF
+	read_conf "$1"
 	local -a sources=() snapshots=() remotes=() resume=() pause=() reachable=() jobs=()
-	local dom0 dom0s=${DOM0S[*]:-} local_dom0='' status=0 watchdog='' xml unknown=''
-	DOMU=${DOMU:-}
+	local dom0 local_dom0='' status=0 watchdog='' xml
 	((${#only[@]} == 0)) || [[ " ${only[*]} " = *" $DOMU "* ]] || exit 0
 	echo "$DOMU" >>"$work/found"
 	log_mesg info "## checking DomU $DOMU"
 	check_settings "$1" || exit 3
 	[[ -z $final ]] || JOBS=1 # what is no snapshot must have but one reader
-	for dom0 in "$DOMU" $dom0s; do
-		if ! valid_name "$dom0" || [[ $dom0 = */* ]]; then
-			fail 78 "$1: bad or missing name in DOMU or DOM0S: '${dom0//[^[:print:]]/?}'" || exit 3
-		fi
-	done
 	xml=${XML_DIR:-$CONF_DIR}/$DOMU.xml
 	: >"$work/snapshots"
 	trap 'leave_domu' EXIT
@@ -512,40 +578,15 @@ backup_domu() { # CONF
 		fail "$status" "DomU $DOMU is not backed up" || exit 3
 		;;
 	esac
-	for dom0 in $dom0s; do
-		status=0
-		is_myname "$dom0" || status=$?
-		if ((status == 0)); then
-			local_dom0=$dom0
-		elif [[ " ${remotes[*]} " != *" $dom0 "* ]]; then
-			remotes+=("$dom0")
-			((status == 1)) || unknown=$dom0
-		fi
-	done
-	if [[ -z $local_dom0 && -n $unknown ]]; then
-		fail 69 "cannot tell which of DOM0S is this host: $unknown cannot be resolved" || exit 3
-	elif [[ -z $local_dom0 ]]; then
+	find_dom0s || exit 3
+	if [[ -z $local_dom0 ]]; then
 		log_mesg info "## SKIP: DOM0S does not include this host"
 		exit 0
 	fi
 	log_mesg info "## BACKUP: DomU $DOMU to remote Dom0(s): [${remotes[*]}]"
-	if [[ -z $dry_run && -s $work/xml ]]; then
-		cp "$work/xml" "$xml.tmp" 2>"$work/conf" && mv "$xml.tmp" "$xml" 2>"$work/conf" ||
-			fail 73 "cannot write $xml: $(<"$work/conf")" || :
-	fi
-
+	keep_xml
 	check_targets || exit 3
-	# Before anything is touched: does it run elsewhere too? Then neither image is
-	# known to be the right one.
-	for dom0 in "${remotes[@]}"; do
-		connect "$dom0" || { fail 69 "remote Dom0 $dom0 cannot be reached" || continue; }
-		status=0
-		runs_elsewhere "$dom0" || status=$?
-		case $status in
-		0) fail 81 "DomU $DOMU runs on $dom0 too: nothing is touched" || exit 3 ;;
-		1) reachable+=("$dom0") ;;
-		esac
-	done
+	ask_dom0s || exit 3
 	((${#reachable[@]} && ${#sources[@]})) || exit $((failed ? 3 : 0))
 
 	if [[ -z $dry_run && -z $final ]]; then

@@ -30,6 +30,9 @@ nothing_left
 echo "--- standbys in use" # row "target mounted while its copy is written"
 dd if=/dev/urandom of=/dev/xblab0/a bs=1k count=1 oflag=dsync status=none # where ext4 has nothing
 onb 'mount -o ro,noload /dev/xblab0/a /mnt; dmsetup create xblabdev-above --table "0 8 linear /dev/xblab0/b 0"'
+status 3 backup dom0a --dry-run web1
+grep -q '^### ERROR 75: dom0b:/dev/xblab0/a cannot be written to$' mail
+grep -q '^### ERROR 75: dom0b:/dev/xblab0/b cannot be written to$' mail
 status 3 backup dom0a web1
 logged dom0a '### ERROR 75: /dev/xblab0/a was not copied'
 logged dom0a 'dom0b:/dev/xblab0/a: xb-patch: /dev/xblab0/a is in use: mounted on /mnt$'
@@ -54,12 +57,14 @@ conf dom0a 3 DOMU=web3 'DOM0S="dom0a dom0b"' VIRSH_URI=test:///nowhere # row "vi
 conf dom0a 4 DOMU=../web4 'DOM0S="dom0a dom0b"'
 conf dom0a 5 DOMU=web5 'DOM0S="dom0a -oProxyCommand=reboot"'
 conf dom0a 6 'DOMU=web6 DOM0S="dom0a' # no end
+conf dom0a 7 DOMU=12 'DOM0S="dom0a dom0b"'
 status 3 backup dom0a
 logged dom0a '### ERROR 65: dom0b:/dev/xblab0/c is too small; on dom0b: lvextend -L 8388608b /dev/xblab0/c$'
 logged dom0a '### ERROR 69: DomU web3 is not backed up$'
 logged dom0a "### ERROR 78: .*4.conf: bad or missing name in DOMU or DOM0S: '../web4'"
 logged dom0a "### ERROR 78: .*5.conf: .* '-oProxyCommand=reboot'"
 logged dom0a "### ERROR 78: .*6.conf: "
+logged dom0a "### ERROR 78: .*7.conf: a DomU whose name is a number"
 same /dev/xblab0/a
 same /dev/xblab0/b
 onb "$(sed -n 's/.* on dom0b: //p' mail)"

@@ -39,13 +39,17 @@ func delta(env *cli.Env, o options) error {
 	progress.Total.Store(max(0, src.Size()))
 	read := int64(0)
 	opts := rdiff.Options{
-		Count: func(done, data int64) {
+		Count: func(done, data int64) error {
 			progress.Read.Add(done)
 			read += data
+			if o.check {
+				return nil
+			}
+			return env.CheckReader() // xb-patch may have refused the target
 		},
+		Changed: func(n int64) { progress.Changed.Add(n) },
 		// The end record is what makes the delta complete: it must not leave if what
 		// was read is not one image.
-		Changed:   func(n int64) { progress.Changed.Add(n) },
 		BeforeEnd: func(stream.Digest) error { return frozen() },
 	}
 	w := &writers{h: sig.Header}
@@ -168,6 +172,9 @@ func (w *writers) open(out io.Writer, o options, progress *cli.Progress) (err er
 	if out != nil {
 		out = &sender{Writer: out, rate: o.bwlimit, progress: progress}
 		w.Delta = stream.NewDeltaWriter(out, w.h)
+		if err := w.Delta.Flush(); err != nil { // by its header alone the delta may be refused
+			return err
+		}
 		w.Encoder, err = stream.NewEncoder(o.level, min(runtime.GOMAXPROCS(0), maxEncoders))
 	}
 	if o.newSignature == "" || err != nil {

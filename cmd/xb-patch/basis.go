@@ -4,6 +4,7 @@ import (
 	"xen-backup/internal/cli"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
+	"xen-backup/internal/stream"
 )
 
 // judge proves, before the first write, that the target is the delta's basis and
@@ -36,14 +37,17 @@ func (p *patcher) checkDiverged(basis, source *state.Record) error {
 		}
 		return nil
 	}
-	comparable := false
+	why, comparable := "it was changed since its last sync", false
 	for _, r := range known {
-		if r.SameImage(basis) {
+		same := r.SameImage(basis)
+		if same && p.vouches(r) {
 			return nil
+		}
+		if same {
+			why = "its image was sent to " + r.Peer + " and is not known to " + p.peer + ", which may bring an older one"
 		}
 		comparable = comparable || r.Comparable(basis)
 	}
-	why := "it was changed since its last sync"
 	if known[0].SameImage(source) {
 		why += ", or this delta was applied already"
 	}
@@ -61,22 +65,17 @@ func (p *patcher) checkDiverged(basis, source *state.Record) error {
 
 // remembered returns the images of the target that exist elsewhere too.
 func (p *patcher) remembered() ([]*state.Record, error) {
-	sent, err := p.device.Sent()
-	if err != nil {
-		return nil, err
+	known, err := p.device.Sent()
+	if err == nil && p.record.Phase == state.Clean {
+		known = append([]*state.Record{p.record}, known...)
 	}
-	var known []*state.Record
-	if p.record.Phase == state.Clean {
-		known = append(known, p.record)
-	}
-	for _, r := range sent {
-		if r.Peer == p.peer {
-			// What this very peer has counts alone: an image that only a third host
-			// has is newer than what the peer may bring.
-			return append(known, r), nil
-		}
-	}
-	return append(known, sent...), nil
+	return known, err
+}
+
+// vouches tells whether an image that is remembered may be overwritten by this peer:
+// one that the target only sent to a third host is newer than what the peer knew.
+func (p *patcher) vouches(r *state.Record) bool {
+	return r == p.record || p.peer == "" || r.Peer == p.peer
 }
 
 // proveBasis demands that the target's content is the basis now: by what a reader
@@ -95,15 +94,7 @@ func (p *patcher) proveBasis(d rdiff.Delta, basis *state.Record) error {
 		}
 	}
 	p.env.Info("%s: reading all of it to prove that it is the delta's basis", p.target)
-	image, err := p.file.Reread()
-	if err != nil {
-		return err
-	}
-	defer image.Close()
-	if err := image.Limit(basis.Size); err != nil {
-		return err
-	}
-	found, err := rdiff.DigestOf(image, d.Header)
+	found, err := p.digest(d.Header, basis.Size, "proving")
 	if err != nil {
 		return err
 	}
@@ -111,4 +102,18 @@ func (p *patcher) proveBasis(d rdiff.Delta, basis *state.Record) error {
 		return cli.Fail(cli.NotBasis, "%s is not the delta's basis: it holds %s, the basis is %s", p.target, imageRecord(d.Header, found), basis)
 	}
 	return nil
+}
+
+// digest reads the first size bytes of the target from the disk.
+func (p *patcher) digest(h stream.Header, size int64, step string) (stream.Digest, error) {
+	image, err := p.file.Reread()
+	if err != nil {
+		return stream.Digest{}, err
+	}
+	defer image.Close()
+	if err := image.Limit(size); err != nil {
+		return stream.Digest{}, err
+	}
+	p.read.Step(step, size)
+	return rdiff.DigestOf(image, h, p.advance)
 }

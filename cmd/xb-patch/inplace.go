@@ -100,7 +100,7 @@ func (p *patcher) proveFile(in io.Reader) error {
 	if err != nil {
 		return nil
 	}
-	d, err := rdiff.Verify(f, p.checkHeader, func(int64) {})
+	d, err := rdiff.Verify(f, p.begin, func(_, end int64) { p.read.Read.Store(end) })
 	if err != nil {
 		return err
 	}
@@ -168,10 +168,10 @@ func (c *inPlace) receive(in io.Reader) (rdiff.Delta, error) {
 			return cli.Fail(cli.BadStream, "a delta whose source's size was not known beforehand cannot be applied in place: leave --in-place out")
 		}
 		c.header = h
-		return c.checkSize(h.Size)
+		return c.patcher.begin(h)
 	}
 	done := func(literal, end int64) {
-		c.count(literal)
+		c.received(literal, end)
 		if c.trail != nil {
 			c.trail.Written(end)
 		}
@@ -192,46 +192,26 @@ func (c *inPlace) complete(d rdiff.Delta) error {
 	// What the trail has read may have been written since by somebody who is gone by
 	// now: then there is no witness that it was not.
 	witness := ""
+	var found stream.Digest
+	var err error
 	if c.trail == nil {
-		if err := c.proveSource(d); err != nil {
-			return err
+		if found, err = c.digest(d.Header, d.Source.Size, "reading back"); err == nil {
+			witness = c.file.Witness()
 		}
-		witness = c.file.Witness()
-	} else if found, err := c.trail.Digest(); err != nil {
+	} else {
+		found, err = c.trail.Digest()
+	}
+	if err != nil {
 		return err
-	} else if err := c.isSource(d, found); err != nil {
-		return err
+	}
+	if found != d.Source {
+		return cli.Fail(cli.NotBasis, "%s does not hold the source's image: it holds %s, the source is %s",
+			c.target, imageRecord(d.Header, found), imageRecord(d.Header, d.Source))
 	}
 	if err := c.checkUnused(); err != nil {
 		return err
 	}
 	return c.setClean(d, witness)
-}
-
-// proveSource reads the whole target from the disk and demands the digest of the
-// delta's source.
-func (p *patcher) proveSource(d rdiff.Delta) error {
-	image, err := p.file.Reread()
-	if err != nil {
-		return err
-	}
-	defer image.Close()
-	if err := image.Limit(d.Source.Size); err != nil {
-		return err
-	}
-	found, err := rdiff.DigestOf(image, d.Header)
-	if err != nil {
-		return err
-	}
-	return p.isSource(d, found)
-}
-
-func (p *patcher) isSource(d rdiff.Delta, found stream.Digest) error {
-	if found != d.Source {
-		return cli.Fail(cli.NotBasis, "%s does not hold the source's image: it holds %s, the source is %s",
-			p.target, imageRecord(d.Header, found), imageRecord(d.Header, d.Source))
-	}
-	return nil
 }
 
 // incomplete adds to an error what is to be done about a half-written target.

@@ -33,7 +33,8 @@ finished it.
       --state            print what is remembered of DEV as JSON
       --record           remember that the peer now has the image of ORIGIN that
                          xb-delta's --summary on stdin describes
-      --peer HOST        the other host, for the state
+      --peer HOST        the other host: what was sent to a third one is newer
+                         than what it brings, and not overwritten
       --state-dir DIR    where this host remembers its devices
                          (default $XB_STATE_DIR or /var/lib/xen-backup)
       --info             describe the signature or delta in FILE or on stdin

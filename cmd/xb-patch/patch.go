@@ -36,7 +36,7 @@ func (p *patcher) patch() error {
 		return err
 	}
 	defer spool.discard()
-	d, err := rdiff.Verify(spool.tee(in), p.checkHeader, p.count)
+	d, err := rdiff.Verify(spool.tee(in), p.begin, p.received)
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (p *patcher) patch() error {
 		return err
 	}
 	if p.file != nil {
-		if err := rdiff.ProveOld(spool.reader(), d, p.file); err != nil {
+		if err := rdiff.ProveOld(p.replay(spool, "proving"), d, p.file); err != nil {
 			return p.notBasis(err)
 		}
 	}
@@ -64,10 +64,39 @@ func (p *patcher) patch() error {
 	return p.writeSummary(d)
 }
 
-func (p *patcher) checkHeader(h stream.Header) error { return p.checkSize(h.Size) }
+// begin looks at the header of a delta that is about to be received.
+func (p *patcher) begin(h stream.Header) error {
+	p.read.Step("", max(0, h.Size))
+	return p.checkSize(h.Size)
+}
 
-// count has the progress show n more bytes of literal data.
-func (p *patcher) count(n int64) { p.read.Read.Add(n) }
+// received has the progress show that the delta has come so far: to byte end of the
+// image.
+func (p *patcher) received(literal, end int64) {
+	p.read.Changed.Add(literal)
+	p.read.Read.Store(end)
+}
+
+// replay reads a complete spool, as a step of the run with that name.
+func (p *patcher) replay(s *spool, step string) io.Reader {
+	size := int64(0)
+	if info, err := s.Stat(); err == nil {
+		size = info.Size()
+	}
+	p.read.Step(step, size)
+	return io.TeeReader(s.reader(), advancer(p.advance))
+}
+
+// advance has the progress show n more bytes of a step.
+func (p *patcher) advance(n int64) { p.read.Read.Add(n) }
+
+// advancer is told how much is written to it.
+type advancer func(int64)
+
+func (a advancer) Write(b []byte) (int, error) {
+	a(int64(len(b)))
+	return len(b), nil
+}
 
 func (p *patcher) notBasis(err error) error {
 	if errors.Is(err, rdiff.ErrNotBasis) {
@@ -124,7 +153,10 @@ func (p *patcher) phase() state.Phase {
 // apply writes the spooled delta, proves that it is on the disk, and only then
 // lets go of the spool.
 func (p *patcher) apply(d rdiff.Delta, s *spool) error {
-	if err := p.write(d, s.reader()); err != nil {
+	if err := rdiff.Apply(p.replay(s, "writing"), d, p.file); err != nil {
+		return err
+	}
+	if err := errors.Join(p.file.Truncate(d.Source.Size), p.file.Sync()); err != nil {
 		return err
 	}
 	image, err := p.file.Reread()
@@ -132,23 +164,16 @@ func (p *patcher) apply(d rdiff.Delta, s *spool) error {
 		return err
 	}
 	defer image.Close()
-	if err := rdiff.CheckWritten(s.reader(), d, image); err != nil {
+	if err := rdiff.CheckWritten(p.replay(s, "reading back"), d, image); err != nil {
 		return fmt.Errorf("%s: %w", p.target, err)
 	}
 	return p.finish(d, s)
 }
 
-// write applies the delta and makes it durable.
-func (p *patcher) write(d rdiff.Delta, delta io.Reader) error {
-	if err := rdiff.Apply(delta, d, p.file); err != nil {
-		return err
-	}
-	return errors.Join(p.file.Truncate(d.Source.Size), p.file.Sync())
-}
-
-func (p *patcher) finish(d rdiff.Delta, s *spool) error {
-	if err := p.file.CheckName(p.identity); err != nil {
-		return errors.Join(err, p.disown(s))
+func (p *patcher) finish(d rdiff.Delta, spool *spool) error {
+	err := p.file.CheckName(p.identity)
+	if s := cli.StatusOf(err); s == cli.Busy || s == cli.NoInput { // replaced or removed; else nobody knows
+		return errors.Join(err, p.disown(spool))
 	}
 	if err := p.checkUnused(); err != nil {
 		return err
@@ -156,7 +181,7 @@ func (p *patcher) finish(d rdiff.Delta, s *spool) error {
 	if err := p.setClean(d, p.file.Witness()); err != nil {
 		return err
 	}
-	s.remove()
+	spool.remove()
 	return nil
 }
 
@@ -223,7 +248,7 @@ func (p *patcher) dryRun() error {
 		}
 	}
 	p.read = p.env.StartProgress(p.progress)
-	d, err := rdiff.Verify(in, p.checkHeader, p.count)
+	d, err := rdiff.Verify(in, p.begin, p.received)
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"errors"
+
 	"xen-backup/internal/cli"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
+	"xen-backup/internal/stream"
 )
 
 // recover finishes an interrupted apply from its spool, without the source host.
+// Nothing is written that would not make the target the delta's source.
 // To write a delta twice does no harm, so it does not matter how far the apply
 // had come.
 func (p *patcher) recover() error {
@@ -23,7 +27,8 @@ func (p *patcher) recover() error {
 		return cli.Fail(cli.Unfinished, "%s: the spool of the unfinished apply cannot be read: %w\n%s", p.target, err, p.lost())
 	}
 	defer s.Close()
-	d, err := rdiff.Verify(s.reader(), p.checkHeader, p.count)
+	checkSize := func(h stream.Header) error { return p.checkSize(h.Size) }
+	d, err := rdiff.Verify(p.replay(s, "proving the spool"), checkSize, func(int64, int64) {})
 	if err != nil {
 		return cli.Fail(cli.StatusOf(err), "%s: the spool of the unfinished apply, %s, is damaged: %w\n%s", p.target, s.path, err, p.lost())
 	}
@@ -42,18 +47,35 @@ func (p *patcher) recover() error {
 			return err
 		}
 	}
-	defer cli.OnSignal(p.interrupted)()
-	err = p.write(d, s.reader())
-	if err == nil {
-		err = p.proveSource(d)
-	}
-	if err != nil {
-		return p.unfinished(err)
-	}
-	if err := p.finish(d, s); err != nil {
+	if err := p.proveRest(d, s); err != nil {
 		return err
 	}
+	defer cli.OnSignal(p.interrupted)()
+	if err := p.apply(d, s); err != nil {
+		return p.unfinished(err)
+	}
 	return p.writeSummary(d)
+}
+
+// proveRest proves before any write that the target is the one of the interrupted
+// apply, and not another disk that got its name since: together with what the delta
+// writes, what it leaves alone must be the delta's source.
+func (p *patcher) proveRest(d rdiff.Delta, s *spool) error {
+	image, err := p.file.Reread()
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	if err := image.Limit(min(image.Size(), d.Source.Size)); err != nil {
+		return err
+	}
+	p.read.Step("proving", image.Size())
+	err = rdiff.ProveRest(s.reader(), d, image, p.advance)
+	if errors.Is(err, rdiff.ErrNotRest) {
+		return cli.Fail(cli.NotBasis, "%s was changed since the apply was interrupted, or is another disk under its name: %w\n"+
+			"nothing was written, and the spool is kept; to give the image up: xb-patch --abandon-apply %s, then a full copy", p.target, err, p.target)
+	}
+	return err
 }
 
 // lost says what is left to do when a spool is lost.

@@ -25,7 +25,7 @@ func createSpool(device *state.Device, dir string, in io.Reader) (*spool, error)
 	path := device.SpoolFile(dir)
 	if dir == "" {
 		dir = device.SpoolDir()
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := cli.MakeDir(dir); err != nil {
 			return nil, cli.Fail(cli.CantCreate, "cannot create the spool directory: %w", err)
 		}
 	}
@@ -38,7 +38,10 @@ func createSpool(device *state.Device, dir string, in io.Reader) (*spool, error)
 	}
 	s := &spool{path: path}
 	s.cancel, err = cli.Create(func() (remove func(), err error) {
-		s.File, err = os.OpenFile(path+".part", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+		// What is left of a killed run goes; what somebody puts there, in a directory that
+		// others may write to, is not followed, and does not become the spool.
+		os.Remove(path + ".part")
+		s.File, err = os.OpenFile(path+".part", os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 		return func() { os.Remove(path + ".part") }, err
 	})
 	if err != nil {

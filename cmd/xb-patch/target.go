@@ -187,10 +187,14 @@ func imageRecord(h stream.Header, d stream.Digest) *state.Record {
 	return &state.Record{Size: d.Size, BlockSize: h.BlockSize, Hash: h.Hash.String(), Digest: h.Hash.FormatSum(d.Sum)}
 }
 
-// peerName is the source host as far as it is known.
+// peerName is the source host as far as it is known. That of an apply which is to be
+// finished is known from before: who finishes it may be a third host.
 func (p *patcher) peerName() string {
 	if p.peer != "" {
 		return p.peer
+	}
+	if p.record.Phase == state.Applying {
+		return p.record.Peer
 	}
 	address, _, _ := strings.Cut(os.Getenv("SSH_CONNECTION"), " ")
 	return address

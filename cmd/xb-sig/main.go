@@ -199,9 +199,10 @@ func sign(env *cli.Env, src rdiff.Source, out io.Writer, o options, beforeEnd fu
 	read := int64(0)
 	h := stream.Header{BlockSize: int(o.blockSize), Hash: o.hash, Size: src.Size()}
 	w := stream.NewSignatureWriter(out, h)
-	digest, err := rdiff.Sign(src, h, w, rdiff.Options{BeforeEnd: beforeEnd, Count: func(done, data int64) {
+	digest, err := rdiff.Sign(src, h, w, rdiff.Options{BeforeEnd: beforeEnd, Count: func(done, data int64) error {
 		progress.Read.Add(done)
 		read += data
+		return nil
 	}})
 	if err != nil {
 		return err

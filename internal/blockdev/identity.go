@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Identity returns what a device is remembered by: the device-mapper UUID of a
-// logical volume, which stays when the volume or its group is renamed, and the
-// path without links of anything else. The file need not exist, only its
-// directory.
+// Identity returns what a device is remembered by: the UUID of a device-mapper
+// device, which stays when a logical volume is renamed and when the numbers of the
+// /dev/dm-N are dealt anew, and the path without links of anything else. The file
+// need not exist, only its directory.
 func Identity(path string) (string, error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(path, &stat); err == nil && stat.Mode&unix.S_IFMT == unix.S_IFBLK {
 		uuid, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%s/dm/uuid", majorMinor(stat.Rdev)))
-		if id := strings.TrimSpace(string(uuid)); err == nil && strings.HasPrefix(id, "LVM-") {
+		if id := strings.TrimSpace(string(uuid)); err == nil && id != "" {
 			return id, nil
 		}
 	}

@@ -147,6 +147,26 @@ func (e *Env) BinaryOut() (io.Writer, error) {
 	return stdout{e.Stdout}, nil
 }
 
+// CheckReader returns EPIPE if standard output is a pipe or socket whose other end is
+// closed: who has little to write would find out late.
+func (e *Env) CheckReader() error {
+	f, ok := e.Stdout.(*os.File)
+	if !ok {
+		return nil
+	}
+	const hungUp = 0x8 | 0x10 // POLLERR, POLLHUP
+	poll := struct {
+		fd              int32
+		events, revents int16
+	}{fd: int32(f.Fd())}
+	var now syscall.Timespec
+	_, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	if errno == 0 && poll.revents&hungUp != 0 {
+		return Fail(IOError, "standard output: %w", syscall.EPIPE)
+	}
+	return nil
+}
+
 // BinaryIn refuses to read a binary stream from a terminal.
 func (e *Env) BinaryIn() (io.Reader, error) {
 	if IsTerminal(e.Stdin) {

@@ -19,11 +19,17 @@ type Progress struct {
 	Changed atomic.Int64
 	Sent    atomic.Int64
 
+	step     atomic.Pointer[step]
 	env      *Env
 	terminal bool
-	start    time.Time
 	stop     chan struct{}
 	done     sync.WaitGroup
+}
+
+// step is a part of a run that has figures of its own.
+type step struct {
+	name  string // "" for the first
+	start time.Time
 }
 
 // ProgressFlag registers --progress[=always|auto|never].
@@ -41,7 +47,8 @@ func (f *Flags) ProgressFlag(p *string) {
 // StartProgress begins to show progress as mode (see ProgressFlag) asks; the
 // caller must Stop it.
 func (e *Env) StartProgress(mode string) *Progress {
-	p := &Progress{env: e, start: time.Now(), stop: make(chan struct{})}
+	p := &Progress{env: e, stop: make(chan struct{})}
+	p.Step("", 0)
 	p.terminal = IsTerminal(e.Stderr)
 	periodic := mode == "always" || mode == "auto" && p.terminal && !e.Quiet
 	asked := make(chan os.Signal, 1)
@@ -53,6 +60,13 @@ func (e *Env) StartProgress(mode string) *Progress {
 		p.loop(periodic, asked)
 	}()
 	return p
+}
+
+// Step begins the next part of a run, in which total bytes are read.
+func (p *Progress) Step(name string, total int64) {
+	p.Read.Store(0)
+	p.Total.Store(total)
+	p.step.Store(&step{name, time.Now()})
 }
 
 func (p *Progress) loop(periodic bool, asked <-chan os.Signal) {
@@ -85,7 +99,11 @@ func (p *Progress) Stop() {
 
 // show prints one line; inPlace leaves the cursor on it.
 func (p *Progress) show(inPlace bool) {
-	line := p.line(time.Since(p.start))
+	now := p.step.Load()
+	line := p.line(time.Since(now.start))
+	if now.name != "" {
+		line = now.name + ": " + line
+	}
 	switch {
 	case inPlace:
 		fmt.Fprintf(p.env.Stderr, "\r\033[K%s: %s", p.env.Name, line)

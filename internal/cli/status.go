@@ -24,7 +24,7 @@ const (
 	IOError     = 74 // I/O error
 	Busy        = 75 // lock held or target in use: try again
 	NotOurs     = 76 // another first byte, magic or version than ours
-	Refused     = 77 // refused by the gate
+	Refused     = 77 // refused: not made by xen-backup
 	Config      = 78 // configuration
 	NotBasis    = 80 // not the basis, diverged
 	Elsewhere   = 81 // the domain runs elsewhere too

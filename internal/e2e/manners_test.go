@@ -98,6 +98,30 @@ func TestClosedPipe(t *testing.T) {
 	}
 }
 
+// TestRefusedEarly demands that xb-delta notices at once that its reader is gone, also
+// when it has nothing to write: to read a whole disk for nobody takes hours.
+func TestRefusedEarly(t *testing.T) {
+	h := newHost(t)
+	h.image("source", 32*mib, 1)
+	h.must("xb-sig source >sig")
+	in, out := pipeIn(t)
+	r := h.start(in, "xb-delta --signature sig -", "head -c 1")
+	source := h.read("source")
+	for n := 0; n < 31; n++ {
+		if _, err := out.Write(source[n*mib : (n+1)*mib]); err != nil {
+			break // it has ended
+		}
+		time.Sleep(10 * time.Millisecond)
+		if n == 30 {
+			t.Error("it reads on")
+		}
+	}
+	out.Close()
+	if status := r.wait()[0]; status != ioError || !strings.Contains(r.said(0), "standard output: broken pipe") {
+		t.Errorf("status %d: %s", status, r.said(0))
+	}
+}
+
 // TestProgress demands figures on a signal, and nothing without being asked.
 func TestProgress(t *testing.T) {
 	h := newHost(t)

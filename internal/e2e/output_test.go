@@ -279,3 +279,17 @@ func TestReversed(t *testing.T) {
 	h.pipe("xb-sig a", "xb-delta b", "xb-patch --peer hostB a").fails(t, notBasis, "diverged")
 	check()
 }
+
+// TestThirdHost lets a host come back with an old image when the domain has moved on to
+// another one: what that has sent to a third host is newer, and not for it to overwrite.
+func TestThirdHost(t *testing.T) {
+	h := newHost(t)
+	h.image("a", mib, 1)
+	h.must("cp a b; cp a c; printf old | dd of=a conv=notrunc status=none")
+	h.must("xb-sig c | xb-delta --summary sum b | xb-patch -q --peer hostB c && xb-patch --record b --peer hostC <sum")
+	check := h.untouched("b")
+	h.pipe("xb-sig b", "xb-delta a", "xb-patch --peer hostA b").fails(t, notBasis, "diverged", "sent to hostC", "not known to hostA")
+	check()
+	h.pipe("xb-sig b", "xb-delta a", "xb-patch --peer hostC --dry-run b").fails(t, 0, "")
+	h.must("xb-sig b | xb-delta a | xb-patch -q --peer hostA --force-diverged b")
+}

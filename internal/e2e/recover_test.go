@@ -173,7 +173,8 @@ func TestRecoverMissing(t *testing.T) {
 }
 
 // TestRecoverTampered lets somebody write where the delta does not, between the
-// crash and the recovery: what results is no whole image.
+// crash and the recovery, or puts another image in the target's place: what would
+// result is no whole image, and nothing is written.
 func TestRecoverTampered(t *testing.T) {
 	h := newHost(t)
 	h.image("source", 12*mib, 1)
@@ -190,9 +191,20 @@ func TestRecoverTampered(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
-	h.sh("xb-patch --recover target").fails(t, notBasis, "does not hold the source's image")
-	h.wantPhase("target", "applying")
-	if !exists(h.state + "/spool/*.delta") {
-		t.Error("the spool is gone")
+	refused := func() {
+		t.Helper()
+		check := h.untouched("target")
+		h.sh("xb-patch --recover target").fails(t, notBasis, "another disk", "nothing was written", "--abandon-apply target")
+		check()
+		h.wantPhase("target", "applying")
+		if !exists(h.state + "/spool/*.delta") {
+			t.Error("the spool is gone")
+		}
 	}
+	refused()
+	h.must("mv target ../notes/mix && head -c 12M /dev/urandom >target")
+	refused()
+	h.must("cp ../notes/mix target && printf %s \"$(dd if=source bs=8 skip=$((10*131072)) count=1 status=none | base64)\" | base64 -d | dd of=target bs=8 seek=$((10*131072)) conv=notrunc status=none")
+	h.must("xb-patch --recover target")
+	h.sameBytes("source", "target")
 }

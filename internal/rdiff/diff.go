@@ -185,7 +185,9 @@ func (d *differ) consume(c *comparison) error {
 	d.result.Source.Size += c.size
 	d.result.Source.Sum = d.h.Hash.Add(d.result.Source.Sum, c.sum)
 	d.basisSum = d.h.Hash.Add(d.basisSum, c.basisSum)
-	d.o.count(&c.piece)
+	if err := d.o.count(&c.piece); err != nil {
+		return err
+	}
 	if d.out.Signature != nil {
 		if err := c.sign(d.h, d.out.Signature); err != nil {
 			return err

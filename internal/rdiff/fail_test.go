@@ -67,6 +67,15 @@ func (f *brokenFile) WriteAt(b []byte, off int64) (int, error) {
 	return f.File.WriteAt(b, off)
 }
 
+func (f *brokenFile) WriteRanges(ranges []blockdev.Range) error {
+	for _, r := range ranges {
+		if _, err := f.WriteAt(r.Buf, r.Off); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (f *brokenFile) ZeroRange(off, n int64) error {
 	if f.writes.Add(-1) < 0 {
 		return errBroken
@@ -298,9 +307,13 @@ func TestOptions(t *testing.T) {
 	h := header(stream.XXH64, testBlock, -1)
 	sig, want := sign(t, FromImage(imageFile(t, nil, false)), h)
 	var done, read int64
-	o := Options{Count: func(d, r int64) { done, read = done+d, read+r }}
+	o := Options{Count: func(d, r int64) error { done, read = done+d, read+r; return nil }}
 	if _, err := Sign(FromImage(img), h, nil, o); err != nil || done != 3<<20+5 || read > 1<<20+testBlock {
 		t.Errorf("%v, %d bytes done, %d read", err, done, read)
+	}
+
+	if _, err := Sign(FromImage(img), h, nil, Options{Count: func(int64, int64) error { return errBroken }}); err != errBroken {
+		t.Errorf("refused by Count: %v", err)
 	}
 
 	// A source that proves bad after the last read must not give a whole stream.

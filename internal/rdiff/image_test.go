@@ -156,7 +156,7 @@ func diff(t testing.TB, sig []byte, src Source, level int, size int64) (delta, n
 }
 
 func verify(delta []byte) (Delta, error) {
-	return Verify(bytes.NewReader(delta), func(stream.Header) error { return nil }, func(int64) {})
+	return Verify(bytes.NewReader(delta), func(stream.Header) error { return nil }, func(int64, int64) {})
 }
 
 // digestOf computes an image digest as the specification says it, in the plainest
@@ -211,3 +211,5 @@ type slowReader struct {
 func (s slowReader) Read(b []byte) (int, error) {
 	return s.r.Read(b[:min(len(b), 1+s.rnd.IntN(70000))])
 }
+
+func uncounted(int64) {}

@@ -16,7 +16,8 @@ import (
 // Target is an image that a delta is applied to.
 type Target interface {
 	Image
-	io.WriterAt
+	// WriteRanges writes all ranges, which may lie anywhere but not overlap.
+	WriteRanges(ranges []blockdev.Range) error
 	// ZeroRange makes bytes read as zero, and gives their space back if it can.
 	ZeroRange(off, n int64) error
 }
@@ -47,6 +48,7 @@ type frameJob struct {
 	stream.Frame
 	decoded []byte // room for the literal data
 	scratch []byte // room for what is read of the target
+	ranges  []blockdev.Range
 	terms   stream.Sum
 }
 
@@ -150,6 +152,11 @@ func (f *frameJob) prove(h stream.Header) ([]byte, error) {
 	return raw, nil
 }
 
+// end returns the byte of the image before which the frame ends.
+func (f *frameJob) end(h stream.Header) int64 {
+	return f.Runs[len(f.Runs)-1].End() * int64(h.BlockSize)
+}
+
 func (f *frameJob) buffer() []byte {
 	if f.scratch == nil {
 		f.scratch = blockdev.Buffer(stream.MaxLiteral)
@@ -158,10 +165,10 @@ func (f *frameJob) buffer() []byte {
 }
 
 // Verify reads a whole delta and proves it: structure, checksums, contents and
-// digests. check may refuse it by its header, before the rest has come; count is
-// told the bytes of each frame's literal data.
-func Verify(in io.Reader, check func(stream.Header) error, count func(int64)) (Delta, error) {
-	p := pass{header: check, decode: true, count: func(_ stream.Header, f *frameJob) { count(int64(f.RawSize)) }}
+// digests. check may refuse it by its header, before the rest has come; done is
+// told each frame as by ApplyInPlace.
+func Verify(in io.Reader, check func(stream.Header) error, done func(literal, end int64)) (Delta, error) {
+	p := pass{header: check, decode: true, count: func(h stream.Header, f *frameJob) { done(int64(f.RawSize), f.end(h)) }}
 	return p.run(in)
 }
 
@@ -183,6 +190,35 @@ func ProveOld(delta io.Reader, d Delta, target Image) error {
 		return err
 	}
 	return proveDropped(d, target, sum)
+}
+
+// ErrNotRest is returned where what a delta leaves alone is not as in its basis.
+var ErrNotRest = cli.Fail(cli.NotBasis, "the blocks that the delta leaves alone are not those of its basis")
+
+// ProveRest reads a target to which an apply has written some of the delta, and
+// returns ErrNotRest if any other block is not that of the basis: then to write the
+// rest of the delta would not make it the source. The target must not be larger than
+// the source; what has no bytes yet is as good as zero.
+func ProveRest(delta io.Reader, d Delta, target Image, count func(int64)) error {
+	whole, err := DigestOf(target, d.Header, count)
+	if err != nil {
+		return err
+	}
+	var written stream.Sum // or still to be written
+	p := pass{
+		work: func(h stream.Header, f *frameJob, _ []byte) (err error) {
+			f.terms, err = sumRuns(target, h, target.Size(), f.Runs, f.buffer())
+			return err
+		},
+		count: func(_ stream.Header, f *frameJob) { written = d.Hash.Add(written, f.terms) },
+	}
+	if _, err := p.run(delta); err != nil {
+		return err
+	}
+	if d.Hash.Sub(whole.Sum, written) != d.Hash.Sub(d.Basis.Sum, d.Old) {
+		return ErrNotRest
+	}
+	return nil
 }
 
 // proveDropped adds the blocks that the delta drops to the sum of those that it
@@ -250,6 +286,7 @@ func (f *frameJob) fits(h stream.Header) bool {
 
 func (f *frameJob) write(h stream.Header, target Target, size int64, raw []byte) error {
 	bs := int64(h.BlockSize)
+	f.ranges = f.ranges[:0]
 	for _, r := range f.Runs {
 		off, end := r.First*bs, min(r.End()*bs, size)
 		if r.Zero {
@@ -259,12 +296,10 @@ func (f *frameJob) write(h stream.Header, target Target, size int64, raw []byte)
 			continue
 		}
 		n := min(r.Count*bs, int64(len(raw)))
-		if _, err := target.WriteAt(raw[:n], off); err != nil {
-			return err
-		}
+		f.ranges = append(f.ranges, blockdev.Range{Off: off, Buf: raw[:n]})
 		raw = raw[n:]
 	}
-	return nil
+	return target.WriteRanges(f.ranges)
 }
 
 // CheckWritten reads back what Apply wrote and compares it with the delta. The
@@ -313,7 +348,7 @@ func ApplyInPlace(in io.Reader, target Target, basisSize int64, check func(strea
 	p := pass{header: check, decode: true,
 		count: func(h stream.Header, f *frameJob) {
 			old = h.Hash.Add(old, f.Old)
-			done(int64(f.RawSize), f.Runs[len(f.Runs)-1].End()*int64(h.BlockSize))
+			done(int64(f.RawSize), f.end(h))
 		},
 		work: func(h stream.Header, f *frameJob, raw []byte) error {
 			if !f.fits(h) {

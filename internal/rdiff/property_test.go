@@ -39,7 +39,7 @@ func roundTrip(t *testing.T, rnd *rand.Rand, hash stream.Hash, blockSize int, ba
 	if want := digestOf(hash, blockSize, basis); basisDigest != want {
 		t.Fatalf("digest of the basis is %v, want %v", basisDigest, want)
 	}
-	if again, err := DigestOf(target, h); err != nil || again != basisDigest {
+	if again, err := DigestOf(target, h, uncounted); err != nil || again != basisDigest {
 		t.Errorf("DigestOf gives %v (%v), Sign %v", again, err, basisDigest)
 	}
 	for name, same := range map[string]Source{
@@ -106,7 +106,41 @@ func roundTrip(t *testing.T, rnd *rand.Rand, hash stream.Hash, blockSize int, ba
 		t.Error("a delta applied twice is another one")
 	}
 	inPlace(t, delta, basis, source)
+	proveRest(t, delta, d, basis, source)
 	onLarger(t, delta, d, basis, source)
+}
+
+// proveRest does as if an apply had been interrupted: what it would have written may
+// have any content, and nothing else may have changed.
+func proveRest(t *testing.T, delta []byte, d Delta, basis, source []byte) {
+	t.Helper()
+	rnd := rand.New(rand.NewPCG(uint64(len(delta)), 9))
+	// with more bytes than the basis, perhaps, and not dropped yet
+	mix := append(bytes.Clone(basis), make([]byte, rnd.IntN(max(0, len(source)-len(basis))+1))...)
+	mix = mix[:min(len(mix), len(source))]
+	kept := -1 // a byte that the delta leaves alone
+	for at := 0; at < len(mix); at += d.BlockSize {
+		block := mix[at:min(at+d.BlockSize, len(mix))]
+		old, now := basis[min(at, len(basis)):min(at+d.BlockSize, len(basis))], source[at:min(at+d.BlockSize, len(source))]
+		switch {
+		case bytes.Equal(old, now):
+			kept = at
+		case rnd.IntN(3) == 0:
+			copy(block, now)
+		case rnd.IntN(2) == 0:
+			fill(rnd, block)
+		}
+	}
+	check := func() error { return ProveRest(bytes.NewReader(delta), d, imageFile(t, mix, true), uncounted) }
+	if err := check(); err != nil {
+		t.Errorf("interrupted: %v", err)
+	}
+	if kept >= 0 {
+		mix[kept] ^= 1
+		if err := check(); err != ErrNotRest {
+			t.Errorf("byte %d, which the delta leaves alone, changed: %v", kept, err)
+		}
+	}
 }
 
 // onLarger applies to a target that is larger than both images: what lies behind

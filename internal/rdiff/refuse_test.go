@@ -203,7 +203,7 @@ func TestVerify(t *testing.T) {
 
 	refuse := errors.New("refused")
 	_, err = Verify(io.MultiReader(bytes.NewReader(writeDelta(t, h, basis, source, stream.Sum{}, change0{blocks, data})[:32]), neverReader{t}),
-		func(got stream.Header) error { return refuse }, func(int64) {})
+		func(got stream.Header) error { return refuse }, func(int64, int64) {})
 	if err != refuse {
 		t.Errorf("header refused: %v", err)
 	}

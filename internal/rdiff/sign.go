@@ -10,8 +10,8 @@ import (
 // Options of Sign and Diff.
 type Options struct {
 	// Count is told the bytes of each piece that is done and how many of them were
-	// read: all or, in a hole, none. It may be nil.
-	Count func(done, read int64)
+	// read: all or, in a hole, none. Its error ends the run. It may be nil.
+	Count func(done, read int64) error
 	// Changed is told the bytes of each change that Diff finds; it may be nil.
 	Changed func(int64)
 	// BeforeEnd is called when all is read and before the end record is written;
@@ -19,10 +19,11 @@ type Options struct {
 	BeforeEnd func(stream.Digest) error
 }
 
-func (o Options) count(p *piece) {
+func (o Options) count(p *piece) error {
 	if o.Count != nil {
-		o.Count(p.size, int64(len(p.data)))
+		return o.Count(p.size, int64(len(p.data)))
 	}
+	return nil
 }
 
 func (o Options) beforeEnd(d stream.Digest) error {
@@ -105,9 +106,8 @@ func Sign(src Source, h stream.Header, w *stream.SignatureWriter, o Options) (st
 	consume := func(s *scan) error {
 		digest.Size += s.size
 		digest.Sum = h.Hash.Add(digest.Sum, s.sum)
-		o.count(&s.piece)
-		if w == nil {
-			return nil
+		if err := o.count(&s.piece); err != nil || w == nil {
+			return err
 		}
 		return s.sign(h, w)
 	}
@@ -138,7 +138,7 @@ func feedScans(q *ordered.Queue[scan], src Source, h stream.Header) error {
 	}
 }
 
-// DigestOf reads an image and returns its digest.
-func DigestOf(img Image, h stream.Header) (stream.Digest, error) {
-	return Sign(FromImage(img), h, nil, Options{})
+// DigestOf reads an image and returns its digest; count is told the bytes that are done.
+func DigestOf(img Image, h stream.Header, count func(int64)) (stream.Digest, error) {
+	return Sign(FromImage(img), h, nil, Options{Count: func(done, _ int64) error { count(done); return nil }})
 }

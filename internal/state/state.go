@@ -78,8 +78,10 @@ func Find(flag string) Dir {
 }
 
 // Make creates the directory if it is missing.
-func (d Dir) Make() error {
-	if err := os.MkdirAll(string(d), 0o700); err != nil {
+func (d Dir) Make() error { return makeDir(string(d)) }
+
+func makeDir(path string) error {
+	if err := cli.MakeDir(path); err != nil {
 		return cli.Fail(cli.CantCreate, "cannot create the state directory (see --state-dir): %w", err)
 	}
 	return nil
@@ -245,8 +247,8 @@ func (d *Device) encode(path string, r *Record) ([]byte, error) {
 	if err != nil {
 		return nil, cli.Fail(cli.Internal, "state: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, cli.Fail(cli.CantCreate, "cannot create the state directory (see --state-dir): %w", err)
+	if err := makeDir(filepath.Dir(path)); err != nil {
+		return nil, err
 	}
 	return append(text, '\n'), nil
 }
@@ -291,6 +293,9 @@ func (d *Device) SaveSent(peer string, r *Record) error {
 		return cli.Fail(cli.Usage, "bad peer %q", peer)
 	}
 	r.Phase, r.Peer = Clean, peer
+	if err := d.check(r); err != nil { // it comes from outside, and could not be read again
+		return cli.Fail(cli.BadStream, "cannot remember what %s has of %s: %w", peer, d.path, err)
+	}
 	return d.save(d.sentFile(peer), r)
 }
 

@@ -53,7 +53,7 @@ func (e *Encoder) Encode(f *Frame, raw []byte, buf []byte) {
 	}
 }
 
-// Decoder decodes payloads. It may be used by several goroutines. Its memory is
+// decoder decodes payloads. It may be used by several goroutines. Its memory is
 // bounded whatever a hostile payload says of itself.
 var decoder = sync.OnceValue(func() *zstd.Decoder {
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0),

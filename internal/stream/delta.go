@@ -156,7 +156,7 @@ func NewDeltaReader(in io.Reader) (*DeltaReader, error) {
 }
 
 // Next reads the next frame into f, whose buffers it reuses. The frame's own
-// checksum is right, its payload not yet decoded (see Decoder). Next returns
+// checksum is right, its payload not yet decoded (see Frame.Decode). Next returns
 // io.EOF after the end record was read and proved right.
 func (r *DeltaReader) Next(f *Frame) error {
 	var tag [1]byte

@@ -4,3 +4,14 @@
 # lab: limit 200
 modprobe loop
 blockdev.test -test.v -test.run 'LV|Mapper|Snapshot|Thin|LongTable|Unused'
+
+echo "--- a device of device-mapper is known by its UUID, not by its number"
+mklv dom0a xblab0/a 4M
+dmsetup create xblabdev-first --table "0 8 zero"
+dmsetup create xblabdev-disk --uuid xblab-disk --table "0 8192 linear /dev/xblab0/a 0"
+xb-sig /dev/mapper/xblabdev-disk >/dev/null
+dmsetup remove xblabdev-disk
+dmsetup remove xblabdev-first
+dmsetup create xblabdev-disk --uuid xblab-disk --table "0 8192 linear /dev/xblab0/a 0"
+xb-patch --state /dev/mapper/xblabdev-disk | grep -q '"phase":"seen","identity":"xblab-disk"'
+dmsetup remove xblabdev-disk

@@ -68,16 +68,16 @@ func create(env *cli.Env, args []string) error {
 	defer cli.OnSignal(func() { b.undo() })()
 	span, err := b.takeAll(snapshots)
 	if err == nil {
+		if slices.ContainsFunc(snapshots, isVolume) && lvm.SeesGuests() {
+			env.Warn("LVM looks for volume groups inside of volumes, where a guest may have made one of any name: " +
+				"set devices/scan_lvs=0 in lvm.conf")
+		}
 		err = printPaths(env, snapshots)
 	}
 	if err != nil {
 		return errors.Join(err, b.undo())
 	}
 	env.Info("all snapshots taken within %.1f s", span.Seconds())
-	if slices.ContainsFunc(snapshots, isVolume) && lvm.SeesGuests() {
-		env.Warn("LVM looks for volume groups inside of volumes, where a guest may have made one of any name: " +
-			"set devices/scan_lvs=0 in lvm.conf")
-	}
 	return nil
 }
 

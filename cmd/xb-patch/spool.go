@@ -85,13 +85,17 @@ func noRoom(dir, what string) error {
 }
 
 // tee returns a reader that passes on what it reads from in and spools it.
-func (s *spool) tee(in io.Reader) io.Reader { return &spooler{in, s, 0} }
+func (s *spool) tee(in io.Reader) io.Reader { return &spooler{in: in, s: s} }
 
 type spooler struct {
-	in io.Reader
-	s  *spool
-	n  int64
+	in       io.Reader
+	s        *spool
+	n, begun int64 // bytes written, and those on their way to the disk
 }
+
+// writeback is of how many bytes the kernel is told to begin to write them to the disk,
+// so that little is left to do when the delta is complete.
+const writeback = 8 << 20
 
 func (t *spooler) Read(b []byte) (int, error) {
 	n, err := t.in.Read(b)
@@ -100,6 +104,11 @@ func (t *spooler) Read(b []byte) (int, error) {
 	}
 	m, writeErr := t.s.Write(b[:n])
 	t.n += int64(m)
+	if t.n-t.begun >= writeback {
+		const start = 2 // SYNC_FILE_RANGE_WRITE
+		syscall.SyncFileRange(int(t.s.Fd()), t.begun, t.n-t.begun, start)
+		t.begun = t.n
+	}
 	if errors.Is(writeErr, syscall.ENOSPC) || errors.Is(writeErr, syscall.EDQUOT) || errors.Is(writeErr, syscall.EFBIG) {
 		return 0, noRoom(filepath.Dir(t.s.path), fmt.Sprintf("it needs more than the %s that fitted, up to about the size of what changed", cli.FormatSize(t.n)))
 	}

@@ -38,23 +38,29 @@ func (p *patcher) checkDiverged(basis, source *state.Record) error {
 		return nil
 	}
 	why, comparable := "it was changed since its last sync", false
+	if p.file == nil {
+		why = "it is missing, although a sync left an image in it (is its file system not mounted?)"
+	}
 	for _, r := range known {
-		same := r.SameImage(basis)
-		if same && p.vouches(r) {
+		comparable = comparable || r.Comparable(basis)
+		if !r.SameImage(basis) {
+			continue
+		}
+		if p.vouches(r) {
+			if r == p.record && p.peer != "" && p.peer != r.Peer {
+				p.env.Warn("%s has its last image from %s, and gets the next one from %s", p.target, r.Peer, p.peer)
+			}
 			return nil
 		}
-		if same {
-			why = "its image was sent to " + r.Peer + " and is not known to " + p.peer + ", which may bring an older one"
-		}
-		comparable = comparable || r.Comparable(basis)
+		why = "it was sent to " + r.Peer + " as it is and is not known to " + p.peer + ", which may bring an older image"
 	}
 	if known[0].SameImage(source) {
 		why += ", or this delta was applied already"
 	}
-	why += ": remembered is " + known[0].String()
 	if !comparable {
-		why = "the delta's digests cannot be compared with those remembered: use -b and --hash as before; remembered is " + known[0].String()
+		why = "the delta's digests cannot be compared with those remembered: use -b and --hash as before"
 	}
+	why += "; remembered is " + known[0].String()
 	if p.force {
 		p.env.Warn("%s has diverged and may be overwritten all the same (--force-diverged): %s", p.target, why)
 		return nil

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"xen-backup/internal/blockdev"
@@ -56,7 +57,7 @@ func (p *patcher) patch() error {
 	}
 	defer cli.OnSignal(p.interrupted)()
 	if err := p.beginApply(d, spool); err != nil {
-		return err
+		return p.unfinished(err) // it may have been recorded all the same
 	}
 	if err := p.apply(d, spool); err != nil {
 		return p.unfinished(err)
@@ -232,6 +233,9 @@ func (p *patcher) dryRun() error {
 		if p.file, err = blockdev.Open(p.target); err != nil {
 			return err
 		}
+		if err := p.file.CheckWritable(); err != nil {
+			return err
+		}
 		if err := p.checkUnused(); err != nil {
 			return err
 		}
@@ -240,6 +244,9 @@ func (p *patcher) dryRun() error {
 		return err
 	}
 	if err := p.checkFinished(); err != nil {
+		return err
+	}
+	if err := p.checkPlaces(); err != nil {
 		return err
 	}
 	if p.inPlace {
@@ -260,6 +267,26 @@ func (p *patcher) dryRun() error {
 		return err
 	}
 	return p.writeSummary(d)
+}
+
+// checkPlaces tells whether the state, the spool and a missing target could be created.
+func (p *patcher) checkPlaces() error {
+	dirs := []string{string(state.Find(p.stateDir))}
+	if p.file == nil {
+		dirs = append(dirs, filepath.Dir(p.target))
+	}
+	if !p.inPlace {
+		dirs = append(dirs, filepath.Dir(p.device.SpoolFile(p.spool)))
+	}
+	for _, dir := range dirs {
+		for _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) && dir != p.spool && dir != filepath.Dir(dir); _, err = os.Stat(dir) {
+			dir = filepath.Dir(dir) // it would be created in there
+		}
+		if err := syscall.Access(dir+"/.", 2); err != nil { // W_OK
+			return cli.Fail(cli.CantCreate, "cannot create files in %s: %w", dir, err)
+		}
+	}
+	return nil
 }
 
 // removeDurably removes a file whose name must not come back after a crash.

@@ -27,8 +27,8 @@ func (p *patcher) recover() error {
 		return cli.Fail(cli.Unfinished, "%s: the spool of the unfinished apply cannot be read: %w\n%s", p.target, err, p.lost())
 	}
 	defer s.Close()
-	checkSize := func(h stream.Header) error { return p.checkSize(h.Size) }
-	d, err := rdiff.Verify(p.replay(s, "proving the spool"), checkSize, func(int64, int64) {})
+	anySize := func(stream.Header) error { return nil } // that of the target is no fault of the spool
+	d, err := rdiff.Verify(p.replay(s, "proving the spool"), anySize, func(int64, int64) {})
 	if err != nil {
 		return cli.Fail(cli.StatusOf(err), "%s: the spool of the unfinished apply, %s, is damaged: %w\n%s", p.target, s.path, err, p.lost())
 	}
@@ -66,11 +66,15 @@ func (p *patcher) proveRest(d rdiff.Delta, s *spool) error {
 		return err
 	}
 	defer image.Close()
+	appended := !image.IsBlock() && image.Size() > max(d.Basis.Size, d.Source.Size)
 	if err := image.Limit(min(image.Size(), d.Source.Size)); err != nil {
 		return err
 	}
 	p.read.Step("proving", image.Size())
 	err = rdiff.ProveRest(s.reader(), d, image, p.advance)
+	if appended && err == nil {
+		err = rdiff.ErrNotRest
+	}
 	if errors.Is(err, rdiff.ErrNotRest) {
 		return cli.Fail(cli.NotBasis, "%s was changed since the apply was interrupted, or is another disk under its name: %w\n"+
 			"nothing was written, and the spool is kept; to give the image up: xb-patch --abandon-apply %s, then a full copy", p.target, err, p.target)

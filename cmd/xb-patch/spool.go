@@ -52,7 +52,7 @@ func createSpool(device *state.Device, dir string, in io.Reader) (*spool, error)
 
 // openSpool opens the spool of an unfinished apply.
 func openSpool(path string) (*spool, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO is no spool to wait for
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +128,9 @@ func (s *spool) keep() error {
 		err = os.Rename(s.path+".part", s.path)
 	}
 	if err == nil {
-		err = cli.SyncDir(filepath.Dir(s.path))
+		if err = cli.SyncDir(filepath.Dir(s.path)); err != nil {
+			os.Remove(s.path)
+		}
 	}
 	if err != nil {
 		return cli.Fail(cli.CantCreate, "cannot keep the spool: %w", err)

@@ -219,6 +219,18 @@ func (f *File) reopen(mode int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.path), nil
 }
 
+// CheckWritable tells whether a file that is open for reading could be opened for
+// writing, without doing so: udev looks at every device that was.
+func (f *File) CheckWritable() error {
+	if f.block {
+		return f.checkWritable()
+	}
+	if err := unix.Access(f.path, unix.W_OK); err != nil {
+		return openError(f.path, err)
+	}
+	return nil
+}
+
 // checkWritable refuses a read-only device, which can be opened for writing all the
 // same.
 func (f *File) checkWritable() error {

@@ -97,6 +97,12 @@ func (h *host) look(info os.FileInfo, path string, ignore func(opener) bool) (u 
 	if err != nil {
 		return u, err
 	}
+	// Where these are not mounted, to find nobody would mean nothing.
+	for _, dir := range []string{h.proc + "/self", h.sys + "/dev/block"} {
+		if _, err := os.Stat(dir); err != nil {
+			return u, err
+		}
+	}
 	for _, source := range []func(*target) ([]string, error){h.mounts, h.btrfs, h.swaps, h.holders, h.loops, h.domains} {
 		found, err := source(t)
 		if err != nil {

@@ -456,11 +456,13 @@ func TestNeitherDeviceNorFile(t *testing.T) {
 
 // A table that can't be read is no answer.
 func TestCannotTell(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
-	f := openFor(t, device, os.O_RDONLY)
-	for _, h := range []host{{proc: t.TempDir(), sys: "/sys"}, {proc: "/proc", sys: t.TempDir()}} {
-		if u, err := h.users(f.Stat, device, opener.undisturbed); cli.StatusOf(err) != cli.Unavailable {
-			t.Errorf("users %v, %v", u, err)
+	device, file := loopDevice(t, 1<<20)
+	for _, path := range []string{device, file} {
+		f := openFor(t, path, os.O_RDONLY)
+		for _, h := range []host{{proc: t.TempDir(), sys: "/sys"}, {proc: "/proc", sys: t.TempDir()}} {
+			if u, err := h.users(f.Stat, path, opener.undisturbed); cli.StatusOf(err) != cli.Unavailable {
+				t.Errorf("%s: users %v, %v", path, u, err)
+			}
 		}
 	}
 }

@@ -219,6 +219,12 @@ func TestDryRun(t *testing.T) {
 		t.Errorf("summary %s", summary)
 	}
 	h.sh("head -c -1 delta | xb-patch --dry-run target").fails(t, badStream)
+	for _, dir := range []string{"none", "delta"} {
+		h.sh("xb-patch --dry-run --spool "+dir+" target <delta").fails(t, cantCreate, dir)
+	}
+	dev := h.loop("--read-only target")
+	h.sh("xb-patch --dry-run "+dev+" <delta").fails(t, ioError, "read-only")
+	h.must("losetup --detach " + dev)
 	h.sh("xb-patch --dry-run source <delta").fails(t, notBasis)
 	h.must("xb-sig --missing-ok created | xb-delta source | xb-patch -q --dry-run --create created")
 	check()
@@ -292,4 +298,7 @@ func TestThirdHost(t *testing.T) {
 	check()
 	h.pipe("xb-sig b", "xb-delta a", "xb-patch --peer hostC --dry-run b").fails(t, 0, "")
 	h.must("xb-sig b | xb-delta a | xb-patch -q --peer hostA --force-diverged b")
+	// c has the image that hostB left in it, which a host that took over may overwrite;
+	// whether hostA is that one, or was away for long, is for somebody to judge.
+	h.pipe("xb-sig c", "xb-delta a", "xb-patch --peer hostA c").fails(t, 0, "its last image from hostB", "from hostA")
 }

@@ -202,6 +202,9 @@ func TestRecoverTampered(t *testing.T) {
 		}
 	}
 	refused()
+	h.must("printf appended >>target")
+	refused()
+	h.must("truncate -s 12M target")
 	h.must("mv target ../notes/mix && head -c 12M /dev/urandom >target")
 	refused()
 	h.must("cp ../notes/mix target && printf %s \"$(dd if=source bs=8 skip=$((10*131072)) count=1 status=none | base64)\" | base64 -d | dd of=target bs=8 seek=$((10*131072)) conv=notrunc status=none")

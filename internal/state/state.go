@@ -210,9 +210,16 @@ func (d *Device) check(r *Record) error {
 }
 
 func (d *Device) unreadable(path, why string) error {
-	return cli.Fail(cli.Config, "the state of %s cannot be used: %s: %s\n"+
-		"if it is lost for good, move it away: the next sync is a first contact and reads the whole target",
-		d.path, path, why)
+	cure := "if it is lost for good, move it away: the next sync is a first contact and reads the whole target"
+	if spool := d.SpoolFile(""); fileExists(spool) {
+		cure = "an apply may be unfinished, which only its spool can finish, " + spool + ": keep it; " + cure
+	}
+	return cli.Fail(cli.Config, "the state of %s cannot be used: %s: %s\n%s", d.path, path, why, cure)
+}
+
+func fileExists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // Save makes r what is remembered, durably.

@@ -63,7 +63,7 @@ JOBS=${JOBS:-4}
 export XB_STATE_DIR=$STATE_DIR
 
 dry_run='' verify='' final='' force='' work=''
-declare -i failed=0
+declare -i failed=0 finished=99
 
 # --- messages -----------------------------------------------------------------
 
@@ -220,11 +220,12 @@ target_of() { # DOM0 SOURCE: the standby's device there
 }
 
 # prepare_target looks at the standby before anything is sent and sets how it is
-# to be written: patch_options and sig_options. For a missing or small volume it
-# names the command that mends it.
+# to be written: patch_options and sig_options; and sets by which status xb-patch
+# would end without a delta. For a missing or small volume it names the command that
+# mends it.
 prepare_target() { # DOM0 SOURCE TARGET
 	local dom0=$1 source=$2 target=$3 size state status=0 lv=${3##*/} vg=${3%/*} limit=(deadline 60)
-	patch_options=(--peer "$local_dom0") sig_options=()
+	patch_options=(--peer "$local_dom0") sig_options=() lacks_delta=65
 	size=$(blockdev --getsize64 "$source" 2>/dev/null || stat -L -c %s "$source")
 	state=$(remote "$dom0" "xb-patch --state $target && { [ ! -b $target ] || blockdev --getsize64 $target; }" \
 		</dev/null 2>"$work/state.$dom0") || status=$?
@@ -232,14 +233,13 @@ prepare_target() { # DOM0 SOURCE TARGET
 		if [[ $target != /dev/* ]]; then # a file is made on the way
 			patch_options+=(--create) sig_options+=(--missing-ok)
 			if [[ -n $force ]]; then patch_options+=(--force-diverged); else patch_options+=(--in-place); fi
-			try_target "$dom0" "$target"
 		elif [[ -z ${CREATE_LV:-} ]]; then
-			fail 66 "$dom0:$target is missing; on $dom0: lvcreate -y -L ${size}b -n $lv ${vg##*/}"
+			fail 66 "$dom0:$target is missing or not active; on $dom0: lvcreate -y -L ${size}b -n $lv ${vg##*/}"
 		elif [[ $vg != "/dev/$CREATE_LV" ]]; then
 			fail 78 "$dom0:$target is not in CREATE_LV=$CREATE_LV: set MAP"
 		else
 			log_mesg info "### remote Dom0 $dom0: ${dry_run:+would }create $target of $size bytes"
-			patch_options+=(--in-place)
+			patch_options+=(--in-place) lacks_delta=''
 			[[ -n $dry_run ]] || ask "$dom0" lvcreate -y -W n -L "${size}b" -n "$lv" "$CREATE_LV" ||
 				fail 73 "cannot create $dom0:$target"
 		fi
@@ -259,8 +259,8 @@ prepare_target() { # DOM0 SOURCE TARGET
 	case $state in
 	*'"phase":"applying"'*)
 		log_mesg info "### remote Dom0 $dom0: ${dry_run:+would }finish the interrupted apply on $target"
-		[[ -z $dry_run ]] || return 0
-		ask "$dom0" xb-patch --recover "$target" || status=$?
+		lacks_delta=83
+		[[ -n $dry_run ]] || ask "$dom0" xb-patch --recover "$target" || status=$?
 		if ((status != 0)); then
 			fail "$(first_cause "$status")" "cannot finish the apply on $dom0:$target"
 			return
@@ -272,27 +272,31 @@ prepare_target() { # DOM0 SOURCE TARGET
 	*) [[ ${FIRST_COPY:-spool} != in-place ]] || patch_options+=(--in-place) ;;
 	esac
 	[[ -z $force || " ${patch_options[*]} " = *' --in-place '* ]] || patch_options+=(--force-diverged)
-	[[ -z ${SPOOL_DIR:-} || " ${patch_options[*]} " = *' --in-place '* ]] || patch_options+=(--spool "$SPOOL_DIR")
-	try_target "$dom0" "$target"
 }
 
 # try_target asks, for --dry-run, whether xb-patch would take the standby as it is.
 try_target() { # DOM0 TARGET
 	local status=0 limit=(deadline 60)
-	[[ -n $dry_run ]] || return 0
-	remote "$1" xb-patch --dry-run "${patch_options[@]}" "$2" </dev/null >"$work/ask.$1" 2>&1 || status=$?
-	((status != 65)) || return 0 # all that is missing is a delta
-	log_file err "### remote Dom0 $1: " "$work/ask.$1"
-	fail "$(first_cause "$status")" "$1:$2 cannot be written to"
+	[[ -n $lacks_delta ]] || return 0 # it is to be created yet
+	remote "$1" "xb-sig --version >/dev/null && xb-patch --dry-run ${patch_options[*]} $2" </dev/null >"$work/try.$1" 2>"$work/ask.$1" || status=$?
+	if [[ -s $work/try.$1 ]]; then
+		fail 76 "$1 answers with something else; is its login shell silent? $(head -n 1 "$work/try.$1")"
+	elif ((status != lacks_delta)); then
+		log_file err "### remote Dom0 $1: " "$work/ask.$1"
+		fail "$(first_cause "$status")" "$1:$2 cannot be written to"
+	fi
 }
 
 sync_disk() { # DOM0 SOURCE SNAPSHOT
 	local dom0=$1 source=$2 snapshot=$3 target t status
+	local lacks_delta
 	local -a patch_options sig_options stages=(0)
 	target=$(target_of "$dom0" "$source")
 	valid_name "$target" || { fail 78 "bad name in MAP: $target" || return 1; }
 	prepare_target "$dom0" "$source" "$target" || return 1
+	[[ -z ${SPOOL_DIR:-} || " ${patch_options[*]} " = *' --in-place '* ]] || patch_options+=(--spool "$SPOOL_DIR")
 	if [[ -n $dry_run ]]; then
+		try_target "$dom0" "$target" || return 1
 		log_mesg info "### would sync $DOMU from $local_dom0 to $dom0: $source to $target" "${patch_options[@]:2}"
 		return
 	fi
@@ -301,7 +305,7 @@ sync_disk() { # DOM0 SOURCE SNAPSHOT
 	remote "$dom0" xb-sig -b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}" "${sig_options[@]}" "$target" \
 		</dev/null 2>"$t/xb-sig" |
 		xb-delta ${BWLIMIT:+--bwlimit "$BWLIMIT"} --summary "$t/summary" "$snapshot" 2>"$t/xb-delta" |
-		remote "$dom0" xb-patch "${patch_options[@]}" "$target" 2>"$t/xb-patch" || stages=("${PIPESTATUS[@]}")
+		remote "$dom0" xb-patch "${patch_options[@]}" "$target" >"$t/xb-patch" 2>&1 || stages=("${PIPESTATUS[@]}")
 	status=$(first_cause "${stages[@]}")
 	local level=info stage
 	if ((status)); then
@@ -343,7 +347,7 @@ sync_to() { # DOM0
 	if [[ -z $dry_run && -s $work/xml ]]; then
 		local limit=(deadline 60) size # a cut one must not replace the one that is there
 		size=$(stat -c %s "$work/xml")
-		if ! remote "$dom0" "umask 077; mkdir -p '${there%/*}' && cat >'$there.$dom0' && [ \$(stat -c %s '$there.$dom0') = $size ] && mv '$there.$dom0' '$there'" \
+		if ! remote "$dom0" "umask 077; mkdir -p '${there%/*}' && cat >'$there.$dom0' && [ \$(stat -c %s '$there.$dom0') = $size ] && mv -T '$there.$dom0' '$there' || { rm -f '$there.$dom0'; false; }" \
 			<"$work/xml" >"$work/ask.$dom0" 2>&1; then
 			log_file err "### remote Dom0 $dom0: " "$work/ask.$dom0"
 			fail 69 "remote Dom0 $dom0: cannot store $there" || :
@@ -369,6 +373,7 @@ locate() {
 	if [[ -n ${VIRSH_URI:-} ]]; then options+=(--connect "$VIRSH_URI"); fi
 	for target in ${EXCLUDE:-}; do options+=(--exclude "$target"); done
 	xb-locate ${TOOLSTACK:+--toolstack "$TOOLSTACK"} "${options[@]}" "$DOMU" >"$work/disks" 2>"$work/locate" || status=$?
+	if ((status == 1)) && ! grep -q '^xb-locate: ' "$work/locate"; then return 70; fi # not its word
 	if [[ -n $final ]]; then
 		case $status in
 		0) echo "it still runs here: shut it down for --final" >"$work/locate" && return 75 ;;
@@ -408,7 +413,7 @@ pause_domain() {
 	watchdog=$!
 	if ! "${pause[@]}" >"$work/resume" 2>&1; then
 		log_file err "## cannot pause DomU $DOMU: " "$work/resume"
-		fail 69 "DomU $DOMU is not backed up"
+		fail 69 "DomU $DOMU does not let itself be paused, and is not backed up"
 	fi
 }
 
@@ -431,7 +436,7 @@ resume_domain() {
 take_snapshots() {
 	local status=0 i
 	pause_domain || return 1
-	xb-snap create -v --owner "$BASHPID" --size "$SNAPSHOT_SIZE" "${sources[@]}" >"$work/snapshots" 2>"$work/snap" || status=$?
+	xb-snap create -v --owner "$BASHPID" --size "${SNAPSHOT_SIZE:=1G}" "${sources[@]}" >"$work/snapshots" 2>"$work/snap" || status=$?
 	resume_domain
 	log_file "$( ((status)) && echo err || echo info)" "## " "$work/snap"
 	((status == 0)) || fail "$status" "DomU $DOMU: no snapshots" || return 1
@@ -455,10 +460,10 @@ leave_domu() { # whatever happened, nothing stays behind
 
 # check_settings refuses what would else be found out late, or never.
 check_settings() { # CONF
-	local size='^[0-9.]*[1-9][0-9.]*([kmgt](i?b)?|b)?$' setting
+	local size='^[0-9]+(\.[0-9]+)?([kmgt](i?b)?|b)?$' setting
 	shopt -s nocasematch
 	for setting in SNAPSHOT_SIZE BWLIMIT BLOCK_SIZE; do
-		[[ -z ${!setting:-} || ${!setting} =~ $size ]] || fail 78 "$1: bad $setting: ${!setting}" || return 1
+		[[ -z ${!setting:-} || ${!setting} =~ $size && ${!setting} = *[1-9]* ]] || fail 78 "$1: bad $setting: ${!setting}" || return 1
 	done
 	shopt -u nocasematch
 	for setting in HASH:xxh64:sha256 PAUSE:no:auto FIRST_COPY:spool:in-place TOOLSTACK:auto:virsh:xl; do
@@ -491,22 +496,19 @@ check_targets() {
 	done
 }
 
-# read_conf sources a conf file. It ends the subshell that it runs in if the file is
-# none.
+# read_conf sources a conf file, or ends the subshell that it runs in.
 read_conf() { # CONF
 	DOMU='' DOM0S=''
 	# Of a file with an error bash would take the part before it, and leave out a MAP.
-	if ! bash -n "$1" 2>"$work/conf"; then
+	if [[ ! -f $1 ]] || ! bash -n "$1" 2>"$work/conf"; then
 		log_file err "## " "$work/conf"
-		((${#only[@]})) && exit 0 # who is asked for and has no other is told of below
+		((${#only[@]})) && finish # who is asked for and has no other is told of below
 		fail 78 "$1: not a file of shell variables" || exit 3
 	fi
-	trap 'fail 78 "$1: it ends the script" || exit 3' EXIT
 	set +u # as the script of 2009 did
-	# shellcheck source=/dev/null
-	. "$1"
-	set -u
-	trap - EXIT
+	# The file may use these names for something of its own.
+	eval '. "$1";' "$(declare -p dry_run verify final force only work failed | sed 's/^declare /declare -g /')"
+	set -u +C
 	DOMU=${DOMU:-} DOM0S=${DOM0S[*]:-}
 }
 
@@ -546,9 +548,15 @@ ask_dom0s() {
 # keep_xml writes the DomU's document beside the conf file.
 keep_xml() {
 	[[ -z $dry_run && -s $work/xml ]] || return 0
-	cp "$work/xml" "$xml.tmp" 2>"$work/conf" && mv "$xml.tmp" "$xml" 2>"$work/conf" ||
+	if ! cp "$work/xml" "$xml.tmp" 2>"$work/conf" || ! mv -T "$xml.tmp" "$xml" 2>"$work/conf"; then
+		rm -f "$xml.tmp"
 		fail 73 "cannot write $xml: $(<"$work/conf")" || :
+	fi
 }
+
+# finish ends the run of one conf file, with a status that a conf file which ends it
+# does not have.
+finish() { exit $((failed ? 3 : finished)); }
 
 # backup_domu does one conf file. It runs in a subshell: what the file sets is
 # gone afterwards.
@@ -556,7 +564,7 @@ backup_domu() { # CONF
 	read_conf "$1"
 	local -a sources=() snapshots=() remotes=() resume=() pause=() reachable=() jobs=()
 	local dom0 local_dom0='' status=0 watchdog='' xml
-	((${#only[@]} == 0)) || [[ " ${only[*]} " = *" $DOMU "* ]] || exit 0
+	((${#only[@]} == 0)) || [[ " ${only[*]} " = *" $DOMU "* ]] || finish
 	echo "$DOMU" >>"$work/found"
 	log_mesg info "## checking DomU $DOMU"
 	check_settings "$1" || exit 3
@@ -571,7 +579,7 @@ backup_domu() { # CONF
 	0) log_file info "## " "$work/locate" ;; # disks that are left out
 	1)
 		log_mesg info "## SKIP: DomU $DOMU is not running on this host: $(head -n 1 "$work/locate")"
-		exit 0
+		finish
 		;;
 	*)
 		log_file err "## " "$work/locate"
@@ -581,13 +589,13 @@ backup_domu() { # CONF
 	find_dom0s || exit 3
 	if [[ -z $local_dom0 ]]; then
 		log_mesg info "## SKIP: DOM0S does not include this host"
-		exit 0
+		finish
 	fi
 	log_mesg info "## BACKUP: DomU $DOMU to remote Dom0(s): [${remotes[*]}]"
 	keep_xml
 	check_targets || exit 3
 	ask_dom0s || exit 3
-	((${#reachable[@]} && ${#sources[@]})) || exit $((failed ? 3 : 0))
+	((${#reachable[@]} && ${#sources[@]})) || finish
 
 	if [[ -z $dry_run && -z $final ]]; then
 		take_snapshots || exit 3
@@ -600,13 +608,13 @@ backup_domu() { # CONF
 	for dom0 in "${jobs[@]}"; do
 		wait "$dom0" || failed=1
 	done
-	exit $((failed ? 3 : 0))
+	finish
 }
 
 # --- the run ------------------------------------------------------------------
 
 backup_all() {
-	local conf name
+	local conf name status
 	set +m # all in one process group
 	trap 'exit 143' TERM INT HUP
 	if [[ -z $dry_run ]]; then # leftovers of runs that were killed
@@ -615,7 +623,13 @@ backup_all() {
 	fi
 	for conf in "$CONF_DIR"/*.conf; do
 		[[ -e $conf || -L $conf ]] || die 78 "no conf file in $CONF_DIR"
-		(backup_domu "$conf") || failed=1
+		status=0
+		(backup_domu "$conf") || status=$?
+		case $status in
+		"$finished") ;;
+		3) failed=1 ;;
+		*) fail 78 "$conf: it ends the script, with status $status" || : ;;
+		esac
 	done
 	for name in "${only[@]}"; do
 		grep -qsxF -- "$name" "$work/found" || fail 78 "no conf file for DomU $name" || :
@@ -649,7 +663,7 @@ for dir in "$CONF_DIR" /etc/xen-backup.d /root/Works/Xen-Backup/xen-backup.d; do
 	if [[ -n $dir && (-d $dir || $dir = "$CONF_DIR") ]]; then CONF_DIR=$dir && break; fi
 done
 for dir in "$STATE_DIR" "$RUN_DIR"; do # they reach a shell on the other Dom0s, and ssh
-	valid_name "$dir" || die 78 "bad name in STATE_DIR or RUN_DIR: $dir"
+	if ! valid_name "$dir" || [[ $dir != /* ]]; then die 78 "bad name in STATE_DIR or RUN_DIR: $dir"; fi
 done
 [[ -d $CONF_DIR ]] || die 78 "no directory of conf files: ${CONF_DIR:-/etc/xen-backup.d}"
 

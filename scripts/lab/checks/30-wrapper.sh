@@ -37,7 +37,7 @@ logged dom0a '^local3.info # end backup script '
 virsh dumpxml web1 | cmp - /etc/xen-backup.d/web1.xml
 onb cat /var/lib/xen-backup/xml/web1.xml | cmp - /etc/xen-backup.d/web1.xml
 # rows "arrays never reset" and "log_mesg inf": web1's CREATE_LV is not web2's
-logged dom0a '^local3.err ### ERROR 66: dom0b:/dev/xblab0/vm3 is missing; on dom0b: lvcreate -y -L 4194304b -n vm3 xblab0$'
+logged dom0a '^local3.err ### ERROR 66: dom0b:/dev/xblab0/vm3 is missing or not active; on dom0b: lvcreate -y -L 4194304b -n vm3 xblab0$'
 equal "$(grep -c ERROR mail)" "$(grep -c 'local3.err.*ERROR' /run/syslog)" "the number of errors in cron's mail"
 nothing_left
 onb "$(sed -n 's/.* on dom0b: //p' mail)"

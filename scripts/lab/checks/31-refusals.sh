@@ -57,6 +57,8 @@ conf dom0a 3 DOMU=web3 'DOM0S="dom0a dom0b"' VIRSH_URI=test:///nowhere # row "vi
 conf dom0a 4 DOMU=../web4 'DOM0S="dom0a dom0b"'
 conf dom0a 5 DOMU=web5 'DOM0S="dom0a -oProxyCommand=reboot"'
 conf dom0a 6 'DOMU=web6 DOM0S="dom0a' # no end
+conf dom0a 8 DOMU=web1 'exec true'
+conf dom0a 9 DOMU=web1 'DOM0S="dom0a dom0b"' SPOOL_DIR=relative
 conf dom0a 7 DOMU=12 'DOM0S="dom0a dom0b"'
 status 3 backup dom0a
 logged dom0a '### ERROR 65: dom0b:/dev/xblab0/c is too small; on dom0b: lvextend -L 8388608b /dev/xblab0/c$'
@@ -64,10 +66,28 @@ logged dom0a '### ERROR 69: DomU web3 is not backed up$'
 logged dom0a "### ERROR 78: .*4.conf: bad or missing name in DOMU or DOM0S: '../web4'"
 logged dom0a "### ERROR 78: .*5.conf: .* '-oProxyCommand=reboot'"
 logged dom0a "### ERROR 78: .*6.conf: "
+logged dom0a "### ERROR 78: .*8.conf: it ends the script"
+logged dom0a "### ERROR 78: .*9.conf: bad SPOOL_DIR: relative"
 logged dom0a "### ERROR 78: .*7.conf: a DomU whose name is a number"
 same /dev/xblab0/a
 same /dev/xblab0/b
 onb "$(sed -n 's/.* on dom0b: //p' mail)"
+rm /etc/xen-backup.d/[3-9].conf
 backup dom0a web2
+same /dev/xblab0/c
+nothing_left
+
+echo "--- a standby that was changed, and a conf file that uses the script's own names"
+onb 'dd if=/dev/urandom of=/dev/xblab0/c bs=4k count=1 oflag=direct status=none'
+old=$(digest dom0b /dev/xblab0/c)
+conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"' force=1 dry_run=1 final=1 only=none run=true status=0
+status 3 backup dom0a web2
+logged dom0a '### ERROR 80: /dev/xblab0/c was not copied'
+equal "$(digest dom0b /dev/xblab0/c)" "$old" "the standby that was changed"
+conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"' SPOOL_DIR=/run/none
+status 3 backup dom0a --dry-run --force-diverged web2
+grep -q '^### ERROR 73: dom0b:/dev/xblab0/c cannot be written to$' mail
+onb mkdir /run/none
+backup dom0a --force-diverged web2
 same /dev/xblab0/c
 nothing_left

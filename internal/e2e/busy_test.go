@@ -92,7 +92,8 @@ func TestOpenElsewhere(t *testing.T) {
 			defer user.Process.Kill()
 			who := fmt.Sprintf("process %d (sleep) has it open", user.Process.Pid)
 			eventually(t, who, func() bool {
-				return strings.Contains(h.must(fmt.Sprintf("ls -l /proc/%d/fd", user.Process.Pid)), target)
+				r := h.sh(fmt.Sprintf("ls -l /proc/%d/fd", user.Process.Pid)) // it may fail while sh becomes sleep
+				return strings.Contains(r.out, target)
 			})
 			check := h.untouched("target")
 			h.sync("source", target, "").fails(t, busy, "in use", who)

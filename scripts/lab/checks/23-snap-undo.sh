@@ -7,7 +7,7 @@ thinpool dom0a $vg/pool 40M
 mkthin dom0a $vg/pool thin 8M
 ours() { lvs --noheadings -o lv_name -S 'lv_tags={xen-backup}'; }
 
-for signal in TERM:0.05 TERM:0.3 INT:0.6 TERM:0.9 HUP:1.2 TERM:1.6 INT:2.0 TERM:2.5; do
+for signal in TERM:0.3 INT:0.6 TERM:0.9 HUP:1.2 TERM:1.6 TERM:2.5; do
 	delay=${signal#*:}
 	signal=${signal%:*}
 	got=0

@@ -1,0 +1,209 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/cli"
+)
+
+// Open opens a device or file for reading. A path that doesn't exist or is
+// neither of the two has status NoInput.
+func Open(path string) (*File, error) { return open(path, os.O_RDONLY) }
+
+// OpenWrite opens a device or file for reading and writing; nothing is created.
+// A block device is opened exclusively (O_EXCL, see open(2)): that keeps mounts,
+// swap, device-mapper and other writers of this kind away. It does not keep a
+// DomU from starting; CheckUnused looks for those.
+func OpenWrite(path string) (*File, error) { return open(path, os.O_RDWR) }
+
+// Check tells whether path is a block device or regular file that Open would
+// take.
+func Check(path string) error {
+	_, err := check(path)
+	return err
+}
+
+func check(path string) (os.FileInfo, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, openError(path, err)
+	case isBlock(info):
+		return info, nil
+	case !info.Mode().IsRegular():
+		return nil, cli.Fail(cli.NoInput, "%s is neither a block device nor a regular file", path)
+	case BelowDev(path):
+		return nil, cli.Fail(cli.NoInput, "%s is a regular file below /dev: a device is missing there, and somebody wrote to its name", path)
+	}
+	return info, nil
+}
+
+func open(path string, mode int) (*File, error) {
+	info, err := check(path)
+	if err != nil {
+		return nil, err
+	}
+	block := isBlock(info)
+	if block {
+		mode |= unix.O_DIRECT
+		if mode&os.O_RDWR != 0 {
+			mode |= unix.O_EXCL
+		}
+	}
+	f, err := os.OpenFile(path, mode, 0)
+	if err != nil {
+		return nil, openError(path, err)
+	}
+	file := &File{f: f, path: path, block: block}
+	err = file.measure(info)
+	if err == nil && block && mode&os.O_RDWR != 0 {
+		err = file.checkWritable()
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	if !block && mode&os.O_RDWR != 0 {
+		if direct, err := file.reopen(os.O_WRONLY | unix.O_DIRECT); err == nil { // else the file system has none
+			file.direct = direct
+		}
+	}
+	return file, nil
+}
+
+// measure finds out the size and, for O_DIRECT, the alignment. The file may have
+// been replaced since info was taken: it must still be what it was.
+func (f *File) measure(info os.FileInfo) error {
+	now, err := f.f.Stat()
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(info, now) {
+		return cli.Fail(cli.Busy, "%s was replaced while it was opened", f.path)
+	}
+	f.size = now.Size()
+	if !f.block {
+		return nil
+	}
+	var size uint64
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.f.Fd(), unix.BLKGETSIZE64, uintptr(unsafe.Pointer(&size))); errno != 0 {
+		return fmt.Errorf("cannot get the size of %s: %w", f.path, errno)
+	}
+	sector, err := unix.IoctlGetInt(int(f.f.Fd()), unix.BLKSSZGET)
+	if err != nil {
+		return fmt.Errorf("cannot get the sector size of %s: %w", f.path, err)
+	}
+	if sector > maxAlign { // blocks of 4 KiB would share sectors, and be written by several goroutines
+		return cli.Fail(cli.Config, "%s has logical sectors of %d bytes: more than %d are not supported", f.path, sector, maxAlign)
+	}
+	f.size, f.align = int64(size), int64(sector)
+	return nil
+}
+
+// reopen opens the same file, whatever its name is by now.
+func (f *File) reopen(mode int) (*os.File, error) {
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.f.Fd()), mode|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, pathError("open", f.path, err)
+	}
+	return os.NewFile(uintptr(fd), f.path), nil
+}
+
+// CheckName tells whether a regular file is still called path: it may have been
+// removed (status NoInput) or replaced (Busy). An open device keeps its number
+// whatever its names are.
+func (f *File) CheckName(path string) error {
+	if f.block {
+		return nil
+	}
+	now, err := check(path)
+	if err != nil {
+		return err
+	}
+	info, err := f.f.Stat()
+	if err == nil && !os.SameFile(info, now) {
+		return cli.Fail(cli.Busy, "%s was replaced by another file meanwhile", f.path)
+	}
+	return err
+}
+
+// CheckSize tells whether a regular file still has the size that it had when it was
+// opened or last truncated; else somebody writes to it (status NotBasis).
+func (f *File) CheckSize() error {
+	info, err := f.f.Stat()
+	if err == nil && !f.block && info.Size() != f.size {
+		return cli.Fail(cli.NotBasis, "%s was changed meanwhile: it has %d bytes now, and had %d", f.path, info.Size(), f.size)
+	}
+	return err
+}
+
+// CheckWritable tells whether a file that is open for reading could be opened for
+// writing, without doing so: udev looks at every device that was.
+func (f *File) CheckWritable() error {
+	if f.block {
+		return f.checkWritable()
+	}
+	if err := unix.Access(f.path, unix.W_OK); err != nil {
+		return openError(f.path, err)
+	}
+	return nil
+}
+
+// checkWritable refuses a read-only device, which can be opened for writing all the
+// same.
+func (f *File) checkWritable() error {
+	readOnly, err := unix.IoctlGetInt(int(f.f.Fd()), unix.BLKROGET)
+	if err == nil && readOnly != 0 {
+		return cli.Fail(cli.IOError, "%s is read-only", f.path)
+	}
+	return err
+}
+
+// CheckRoom tells whether a regular file in the directory of path can have n bytes:
+// more than its file system allows to any file has status BadStream.
+func CheckRoom(path string, n int64) error {
+	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil // a file system that can't tell beforehand
+	}
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, n); errors.Is(err, unix.EFBIG) || errors.Is(err, unix.EINVAL) {
+		return cli.Fail(cli.BadStream, "%s: its file system allows no file of %d bytes", path, n)
+	}
+	return nil
+}
+
+func isBlock(info os.FileInfo) bool { return info.Mode()&os.ModeType == os.ModeDevice }
+
+// BelowDev tells whether a path, with its links resolved, is below /dev but not in
+// /dev/shm, which is a file system for files. The file need not exist.
+func BelowDev(path string) bool {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	} else if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		path = filepath.Join(dir, filepath.Base(path))
+	}
+	path, err := filepath.Abs(path)
+	return err == nil && strings.HasPrefix(path, "/dev/") && !strings.HasPrefix(path, "/dev/shm/")
+}
+
+func openError(path string, err error) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
+		return cli.Fail(cli.NoInput, "%s: no such device or file", path)
+	case errors.Is(err, unix.EBUSY):
+		return cli.Fail(cli.Busy, "%s is in use: the kernel refuses to open it exclusively", path)
+	}
+	var p *os.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+	}
+	return cli.Fail(cli.IOError, "cannot open %s: %w", path, err)
+}

@@ -279,7 +279,7 @@ func (p *patcher) checkPlaces() error {
 		dirs = append(dirs, filepath.Dir(p.device.SpoolFile(p.spool)))
 	}
 	for _, dir := range dirs {
-		for _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) && dir != p.spool && dir != filepath.Dir(dir); _, err = os.Stat(dir) {
+		for dir != p.spool && isMissing(dir) && dir != filepath.Dir(dir) {
 			dir = filepath.Dir(dir) // it would be created in there
 		}
 		if err := syscall.Access(dir+"/.", 2); err != nil { // W_OK

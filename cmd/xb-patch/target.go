@@ -70,8 +70,10 @@ func (p *patcher) identify() error {
 	return nil
 }
 
-func (p *patcher) missing() bool {
-	_, err := os.Stat(p.target)
+func (p *patcher) missing() bool { return isMissing(p.target) }
+
+func isMissing(path string) bool {
+	_, err := os.Stat(path)
 	return errors.Is(err, os.ErrNotExist)
 }
 

@@ -80,11 +80,14 @@ nothing_left
 echo "--- a standby that was changed, and a conf file that uses the script's own names"
 onb 'dd if=/dev/urandom of=/dev/xblab0/c bs=4k count=1 oflag=direct status=none'
 old=$(digest dom0b /dev/xblab0/c)
-onb mkdir /run/spools
-conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"' force=1 dry_run=1 final=1 only=none run=true status=0 SPOOL_DIR=/run/spools
+conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"' force=1 dry_run=1 final=1 only=none run=true status=0
 status 3 backup dom0a web2
 logged dom0a '### ERROR 80: /dev/xblab0/c was not copied'
 equal "$(digest dom0b /dev/xblab0/c)" "$old" "the standby that was changed"
+conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"' SPOOL_DIR=/run/spools
+status 3 backup dom0a --dry-run --force-diverged web2
+grep -q '^### ERROR 73: dom0b:/dev/xblab0/c cannot be written to$' mail
+onb mkdir /run/spools
 backup dom0a --force-diverged web2
 same /dev/xblab0/c
 nothing_left

@@ -211,3 +211,16 @@ func TestRecoverTampered(t *testing.T) {
 	h.must("xb-patch --recover target")
 	h.sameBytes("source", "target")
 }
+
+// TestStateLost: a state that cannot be read may be that of an unfinished apply,
+// and the spool that finishes it must not be given up unseen.
+func TestStateLost(t *testing.T) {
+	h := interrupted(t)
+	record := h.state + "/" + escaped(h.path("target")) + ".json"
+	h.must("cp '" + record + "' ../notes/record && : >'" + record + "'")
+	for _, command := range []string{"xb-patch --state target", "xb-patch --recover target", "xb-patch target <delta", "xb-sig target >/dev/null"} {
+		h.sh(command).fails(t, 78, "an apply may be unfinished", "/spool/"+escaped(h.path("target"))+".delta: keep it")
+	}
+	h.must("cp ../notes/record '" + record + "' && xb-patch --recover target")
+	h.sameBytes("source", "target")
+}

@@ -507,7 +507,7 @@ read_conf() { # CONF
 	fi
 	set +u # as the script of 2009 did
 	# The file may use these names for something of its own.
-	eval '. "$1";' "$(declare -p dry_run verify final force only work failed | sed 's/^declare /declare -g /')"
+	eval '. "$1";' "$(declare -p dry_run verify final force only work failed finished | sed 's/^declare /declare -g /')"
 	set -u +C
 	DOMU=${DOMU:-} DOM0S=${DOM0S[*]:-}
 }

@@ -201,7 +201,8 @@ backup() {
 }
 
 # start: a run in the background, and its process number in $RUN. kill_run ends all its processes at once, as when memory
-# runs out; not LVM's commands, for one that is killed would leave the origin suspended.
+# runs out; not LVM's commands, for one that is killed would leave the origin suspended, nor the xb-snap that removes the
+# snapshots in a session of its own. It waits for them: they hold the lock.
 RUN=
 start() {
 	setsid xen-backup.sh 2>mail &
@@ -212,6 +213,7 @@ kill_run() {
 	mapfile -t groups < <(pgrep -P "$RUN" | sed s/^/-/)
 	kill -KILL -- "-$RUN" "${groups[@]}" || true # it may have ended
 	wait "$RUN" || true
+	flock --timeout 30 /run/xen-backup.lock true || fail "a killed run still has the lock"
 }
 
 # logged HOST REGEX: the wrapper wrote such a line to syslog there, facility and level before it: local3.info text.

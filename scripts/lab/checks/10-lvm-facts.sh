@@ -33,5 +33,4 @@ virsh domblklist web1 | tee disks
 grep -q 'xvda */dev/xblab0/vm1' disks
 equal "$(onb virsh list --all --name | xargs)" "" "the list of dom0b's domains"
 logger -p local3.info -t xblab "a line for syslog"
-sleep 0.2
-grep -q 'local3.info xblab: a line for syslog' /run/syslog
+until grep -q 'local3.info xblab: a line for syslog' /run/syslog; do sleep 0.1; done

@@ -60,8 +60,7 @@ chmod 755 slow/thin_delta
 for signal in KILL TERM; do
 	PATH=$PWD/slow:$PATH xb-snap changes --since "$s0" "$s1" >extents &
 	pid=$!
-	sleep 1
-	[ "$(held)" != - ] || fail "no metadata snapshot while it is read"
+	until [ "$(held)" != - ]; do sleep 0.1; done
 	kill -$signal $pid
 	wait $pid && fail "changes went on after SIG$signal"
 	[ $signal = KILL ] || equal "$(held)" - "the metadata snapshot after SIGTERM"

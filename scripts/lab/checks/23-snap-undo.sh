@@ -37,7 +37,7 @@ pid=$!
 sleep 0.9
 kill -KILL $pid
 wait $pid || true
-sleep 2 # an lvcreate that is under way ends by itself
+while pgrep -x 'lv.*' >/dev/null; do sleep 0.1; done # an lvcreate that is under way ends by itself
 xb-snap list
 before=$(ours | wc -l)
 equal "$(xb-snap prune | wc -l)" 0 "while the owner, this shell, lives, the number of pruned snapshots"

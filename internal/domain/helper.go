@@ -68,7 +68,7 @@ func output(ctx context.Context, limit time.Duration, name string, args ...strin
 		return nil, cli.Fail(cli.Unavailable, "%s did not answer within %s", name, limit)
 	case errors.As(err, &exit):
 		return nil, &programError{exit, name, said(stderr.text, exit)}
-	case err != nil:
+	case err != nil && !errors.Is(err, exec.ErrWaitDelay): // a child that stays may keep its output open
 		return nil, cli.Fail(cli.Unavailable, "%s: %w", name, err)
 	}
 	return stdout.text, nil

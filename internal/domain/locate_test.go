@@ -220,6 +220,11 @@ func TestHelperFailures(t *testing.T) {
 		}
 	}
 	x.timeout = patience
+	// What was said before is an answer, even if a child still has the output open.
+	replay(t, map[string]string{"xl-list.sh": "#!/bin/sh\nsleep 3 &\necho all\n"})
+	if out, err := output(context.Background(), patience, "xl", "list"); err != nil || string(out) != "all\n" {
+		t.Errorf("a child with its output open: %q, %v", out, err)
+	}
 	replay(t, map[string]string{"xl-list.sh": "#!/bin/sh\necho $LC_ALL:$LANGUAGE. >&2; exit 1"})
 	t.Setenv("LC_ALL", "ja_JP.UTF-8")
 	t.Setenv("LANGUAGE", "ja")

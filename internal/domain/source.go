@@ -143,13 +143,13 @@ func checkFormat(d Disk, s Source) error {
 	case "", "raw", "aio":
 		return nil
 	case "qcow2":
-		if d.Standalone {
-			return nil
-		}
-		if !s.exists {
+		switch {
+		case s.exists:
+			return checkQcow2(s.Path, d.Standalone)
+		case !d.Standalone:
 			return fmt.Errorf("%s: cannot tell whether the qcow2 image has a backing file", s.Path)
 		}
-		return checkQcow2(s.Path)
+		return nil
 	}
 	return fmt.Errorf("%s is an image of format %s, which may need other files", s.Path, d.Format)
 }
@@ -157,8 +157,9 @@ func checkFormat(d Disk, s Source) error {
 // checkQcow2 reads a header (QEMU's docs/interop/qcow2.txt: magic, version,
 // offset of the backing file's name; in version 3 at 72 the incompatible
 // features, bit 2 of which is an external data file; all big-endian). Without
-// either the image is whole in itself.
-func checkQcow2(path string) error {
+// either the image is whole in itself. A backing file that the domain is known not
+// to use (standalone) does not count.
+func checkQcow2(path string, standalone bool) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -169,8 +170,10 @@ func checkQcow2(path string) error {
 		return fmt.Errorf("%s is no qcow2 image although the domain says so", path)
 	}
 	version := binary.BigEndian.Uint32(header[4:])
-	externalData := version >= 3 && binary.BigEndian.Uint64(header[72:])&(1<<2) != 0
-	if binary.BigEndian.Uint64(header[8:]) != 0 || externalData {
+	if version >= 3 && binary.BigEndian.Uint64(header[72:])&(1<<2) != 0 {
+		return fmt.Errorf("%s is a qcow2 image whose data is in another file: a copy would be a part of it", path)
+	}
+	if !standalone && binary.BigEndian.Uint64(header[8:]) != 0 {
 		return fmt.Errorf("%s is a qcow2 image with a backing store: a copy would be a part of it", path)
 	}
 	return nil

@@ -166,21 +166,28 @@ func TestQcow2(t *testing.T) {
 		h[7], h[15], h[79] = version, backing, features
 		return string(h)
 	}
-	for name, c := range map[string]struct{ image, want string }{
-		"v3 alone":     {header(3, 0, 0), ""},
-		"v3 backed":    {header(3, 112, 0), "backing store"},
-		"v3 data file": {header(3, 0, 4), "backing store"},
-		"v2 alone":     {header(2, 0, 4), ""}, // version 2 has other bytes there
-		"v2 backed":    {header(2, 72, 0), "backing store"},
-		"no qcow2":     {strings.Repeat("\x00", 112), "no qcow2 image"},
-		"short":        {"QFI\xfb", "no qcow2 image"},
+	for name, c := range map[string]struct {
+		image      string
+		standalone bool
+		want       string
+	}{
+		"v3 alone":                 {header(3, 0, 0), false, ""},
+		"v3 backed":                {header(3, 112, 0), false, "backing store"},
+		"v3 backed, not used":      {header(3, 112, 0), true, ""},
+		"v3 data file":             {header(3, 0, 4), false, "in another file"},
+		"v3 data file, not backed": {header(3, 0, 4), true, "in another file"},
+		"v2 alone":                 {header(2, 0, 4), false, ""}, // version 2 has other bytes there
+		"v2 backed":                {header(2, 72, 0), false, "backing store"},
+		"no qcow2":                 {strings.Repeat("\x00", 112), false, "no qcow2 image"},
+		"short":                    {"QFI\xfb", false, "no qcow2 image"},
+		"short, not backed":        {"QFI\xfb", true, "no qcow2 image"},
 	} {
 		path := filepath.Join(t.TempDir(), "image")
 		if err := os.WriteFile(path, []byte(c.image), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		j := Judge{Resolver: Resolver{"/sys", "/dev"}}
-		e := j.Disks(&Domain{Disks: []Disk{{Target: "vda", Source: path, Format: "qcow2"}}})[0]
+		e := j.Disks(&Domain{Disks: []Disk{{Target: "vda", Source: path, Format: "qcow2", Standalone: c.standalone}}})[0]
 		if e.Failed != (c.want != "") || !strings.Contains(e.Skip, c.want) {
 			t.Errorf("%s: %+v, want %q", name, e, c.want)
 		}

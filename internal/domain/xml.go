@@ -35,6 +35,8 @@ type xmlDisk struct {
 		Pool     string `xml:"pool,attr"`
 		Volume   string `xml:"volume,attr"`
 		Protocol string `xml:"protocol,attr"`
+
+		DataStore *struct{} `xml:"dataStore"`
 	} `xml:"source"`
 	Target struct {
 		Dev string `xml:"dev,attr"`
@@ -160,6 +162,8 @@ func (x *xmlDisk) disk() Disk {
 		d.Trouble = scriptTrouble(x.Script.Path)
 	case x.BackingStore != nil && x.BackingStore.Type != "":
 		d.Trouble = strings.TrimSpace(d.Format+" image") + " with a backing store: a copy would be a part of it"
+	case x.Source.DataStore != nil:
+		d.Trouble = strings.TrimSpace(d.Format+" image") + " whose data is in another file: a copy would be a part of it"
 	}
 	return d
 }

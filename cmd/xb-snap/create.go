@@ -15,8 +15,8 @@ import (
 	"xen-backup/internal/state"
 )
 
-// The tags of a logical volume that xb-snap made. Only what has the first one and
-// a name as lvm.Order gives it is ever removed.
+// The tags of a logical volume that xb-snap made. Only a snapshot that has both
+// and a name as lvm.Order gives it is ever removed.
 const (
 	tag      = "xen-backup"
 	ownerTag = "xen-backup.owner="

@@ -47,11 +47,18 @@ func taken(dir state.Dir) ([]*existing, *lvm.Volumes, error) {
 		return all, nil, errors.Join(fileErr, err)
 	}
 	for _, v := range volumes.Tagged(tag) {
-		if volumeName.MatchString(v.Name) {
+		if isOurs(v) {
 			all = append(all, existingVolume(v))
 		}
 	}
 	return all, volumes, fileErr
+}
+
+// isOurs tells whether xb-snap took it. Somebody may use a tag or a name like ours
+// for a volume of his own, so all that it gives a snapshot must be there.
+func isOurs(v *lvm.Volume) bool {
+	hasOwner := slices.ContainsFunc(v.Tags, func(t string) bool { return strings.HasPrefix(t, ownerTag) })
+	return hasOwner && volumeName.MatchString(v.Name) && (v.Thin() || v.ThickSnapshot())
 }
 
 func existingVolume(v *lvm.Volume) *existing {

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"xen-backup/internal/blockdev"
@@ -44,7 +45,7 @@ func newFileSnapshot(source *os.File, run string, number int, owner owner, dir s
 		return nil, err
 	}
 	// What is printed is read line by line, and the record, in JSON, is UTF-8.
-	if strings.ContainsAny(origin, "\n\t") || !utf8.ValidString(origin) {
+	if strings.ContainsFunc(origin, unicode.IsControl) || !utf8.ValidString(origin) {
 		return nil, cli.Fail(cli.Config, "%q: no snapshots of files with such a name", origin)
 	}
 	suffix := ".xb-snap-" + run
@@ -132,8 +133,12 @@ func (s *fileSnapshot) path() string { return s.Snapshot }
 func (s *fileSnapshot) remove() error {
 	gone := os.Remove(s.Snapshot)
 	if gone != nil {
-		if _, err := os.Stat(s.Origin); err != nil || !errors.Is(gone, fs.ErrNotExist) {
+		if !errors.Is(gone, fs.ErrNotExist) {
 			return cli.Fail(cli.IOError, "cannot remove the snapshot: %w", gone)
+		}
+		if _, err := os.Stat(s.Origin); err != nil {
+			return cli.Fail(cli.IOError, "%s is gone, and its image too: mount their file system, or, "+
+				"if both were deleted, remove the record %s", s.Snapshot, s.record)
 		}
 	} else if err := cli.SyncDir(filepath.Dir(s.Snapshot)); err != nil {
 		return err
@@ -197,7 +202,7 @@ func readRecord(path string) (*fileSnapshot, error) {
 func checkFile(path string, dir state.Dir) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return "", cli.Fail(cli.NoInput, "%s: no such snapshot", path)
+		return "", cli.Fail(cli.NoInput, "%s: no such snapshot, or it is not active", path)
 	}
 	if !info.Mode().IsRegular() {
 		return "", nil

@@ -271,7 +271,7 @@ func TestNotMounted(t *testing.T) {
 	if out, err := exec.Command("mount", "--move", dir, away).CombinedOutput(); err != nil {
 		t.Skipf("cannot move a mount: %s", out)
 	}
-	h.fails(74, "no such file", "prune")
+	h.fails(74, "mount their file system", "prune")
 	if out, err := exec.Command("mount", "--move", away, dir).CombinedOutput(); err != nil {
 		t.Fatalf("%s", out)
 	}

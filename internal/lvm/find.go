@@ -60,7 +60,10 @@ func (vs *Volumes) findByName(path string) (*Volume, error) {
 	case 1:
 		return found[0], nil
 	}
-	return nil, vs.checkVG(found[0])
+	if err := vs.checkVG(found[0]); err != nil {
+		return nil, err
+	}
+	return nil, cli.Fail(cli.Config, "%s stands for both %s and %s", path, found[0], found[1])
 }
 
 // notListed is the error for a volume that is not in the list; if the list may

@@ -80,15 +80,29 @@ func List() (*Volumes, error) {
 	if err != nil {
 		return nil, err
 	}
-	vs := &Volumes{groups: groups, incomplete: errors.Join(failed, lvsFailed)}
+	list, err := volumes(rows)
+	if err != nil {
+		return nil, err
+	}
+	return &Volumes{list: list, groups: groups, incomplete: errors.Join(failed, lvsFailed)}, nil
+}
+
+// volumes reads the rows of lvs: since segtype is among the fields, a volume has one
+// for each of its segments.
+func volumes(rows []row) (list []*Volume, err error) {
+	seen := make(map[string]bool)
 	for _, row := range rows {
+		if seen[row["lv_uuid"]] {
+			continue
+		}
 		v, err := row.volume()
 		if err != nil {
 			return nil, cli.Fail(cli.Unavailable, "lvs: volume %s/%s: %w", row["vg_name"], row["lv_name"], err)
 		}
-		vs.list = append(vs.list, v)
+		seen[v.UUID] = true
+		list = append(list, v)
 	}
-	return vs, nil
+	return list, nil
 }
 
 // report runs lvs or vgs. failed is what it complained of although it printed a

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,15 +28,11 @@ func volumesOf(t *testing.T, report []byte) *Volumes {
 	if err != nil {
 		t.Fatal(err)
 	}
-	vs := new(Volumes)
-	for _, r := range rows {
-		v, err := r.volume()
-		if err != nil {
-			t.Fatal(err)
-		}
-		vs.list = append(vs.list, v)
+	list, err := volumes(rows)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return vs
+	return &Volumes{list: list}
 }
 
 func (vs *Volumes) named(t *testing.T, name string) *Volume {
@@ -72,6 +69,23 @@ func TestParseReport(t *testing.T) {
 	}
 	if got := len(vs.Tagged("xen-backup")); got != 3 {
 		t.Errorf("%d tagged volumes, want 3", got)
+	}
+}
+
+// A volume that was extended past another has a row for each of its segments.
+func TestSegments(t *testing.T) {
+	report := captured(t)
+	for line := range bytes.Lines(captured(t)) {
+		if bytes.Contains(line, []byte(`"lv_name":"xb-vm1-abcdefgh"`)) {
+			second := slices.Concat(bytes.TrimRight(line, ", \n"), []byte(",\n"), line)
+			report = bytes.Replace(report, line, second, 1)
+		}
+	}
+	if rows, err := parseReport(report); err != nil || len(rows) != 8 {
+		t.Fatalf("%d rows, want 8: %v", len(rows), err)
+	}
+	if vs := volumesOf(t, report); len(vs.list) != 7 {
+		t.Errorf("%d volumes, want 7", len(vs.list))
 	}
 }
 

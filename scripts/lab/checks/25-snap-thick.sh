@@ -3,6 +3,7 @@
 # xb-snap on thick volumes: names, sizes, all or nothing, overflow, leftovers, busy ones, and refusals.
 vg=xblab0
 mklv dom0a $vg/vm1 32M
+mklv dom0a $vg/vm-apart 4M
 mklv dom0a $vg/web-1_data.x 12M
 fill dom0a /dev/$vg/vm1
 fill dom0a /dev/$vg/web-1_data.x
@@ -106,8 +107,12 @@ equal "$(xb-snap prune)" "" "prune with living owners"
 kill $dead
 wait $dead || true
 equal "$(xb-snap prune)" "$theirs" prune
-for foreign in xb-vm1-aaaaaaaa users vm1 web-1_data.x; do refused 77 "not made by" xb-snap remove /dev/$vg/$foreign; done
-lvremove -q -y $vg/users $vg/xb-vm1-aaaaaaaa
+mklv dom0a $vg/xb-web-database 4M # no snapshot, whatever its name and tag
+lvchange -q --addtag xen-backup --addtag xen-backup.owner=none $vg/xb-web-database
+lvextend -q -L +4M $vg/vm-apart # past the others: a second segment
+lvchange -q -an $vg/vm-apart
+for foreign in xb-vm1-aaaaaaaa users vm1 xb-web-database vm-apart; do refused 77 "not made by" xb-snap remove /dev/$vg/$foreign; done
+lvremove -q -y $vg/users $vg/xb-vm1-aaaaaaaa $vg/xb-web-database
 # A tag of another boot: its process number means nothing now.
 lvchange -q --deltag "$(attr lv_tags "$mine" | tr , '\n' | grep owner)" --addtag "xen-backup.owner=$$.1.deadbeef" "$mine"
 equal "$(xb-snap prune)" "$mine" "prune after a reboot"

@@ -65,7 +65,11 @@ func create(env *cli.Env, args []string) error {
 		return err
 	}
 	b := new(batch)
-	defer cli.OnSignal(func() { b.undo() })()
+	defer cli.OnSignal(func() {
+		if err := b.undo(); err != nil {
+			env.Warn("%v", err)
+		}
+	})()
 	span, err := b.takeAll(snapshots)
 	if err == nil {
 		if slices.ContainsFunc(snapshots, isVolume) && lvm.SeesGuests() {

@@ -204,7 +204,7 @@ func nameOf(path string, volumes *lvm.Volumes) (string, error) {
 	info, err := os.Stat(path)
 	if strings.HasPrefix(path, "/dev/") || err == nil && !info.Mode().IsRegular() {
 		if volumes == nil {
-			return "", cli.Fail(cli.NoInput, "%s: no such snapshot: LVM is not installed", path)
+			return "", cli.Fail(cli.NoInput, "%s: LVM is not installed or does not answer", path)
 		}
 		v, err := volumes.Find(path)
 		if err != nil {

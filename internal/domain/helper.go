@@ -55,11 +55,12 @@ func output(ctx context.Context, limit time.Duration, name string, args ...strin
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
-	if err := cmd.Start(); err != nil {
+	release, err := cli.Create(func() (stop func(), err error) { return func() { cmd.Cancel() }, cmd.Start() })
+	if err != nil {
 		return nil, cli.Fail(cli.Unavailable, "cannot run %s: %w", name, err)
 	}
-	defer cli.OnSignal(func() { cmd.Cancel() })()
-	err := cmd.Wait()
+	defer release()
+	err = cmd.Wait()
 	var exit *exec.ExitError
 	switch {
 	case stdout.left < 0 || stderr.left < 0:

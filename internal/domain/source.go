@@ -38,6 +38,8 @@ const (
 // hiddenLV is a name that LVM keeps for the parts of volumes (lvm(8), RESERVED NAMES).
 var hiddenLV = regexp.MustCompile(`_(r|m)image(_\d+)?$|_rmeta(_\d+)?$|_mlog|_(c|t|v)data$|_(c|t)meta$|_(c|i|wc)orig$|_vorigin$|_pmspare$`)
 
+var qubesSnapshot = regexp.MustCompile(`^vm-.+-snap$`)
+
 // Resolve returns what path stands for. An error says why it is nothing that can
 // be copied; isMissing tells of one that only says that it is not there. Then
 // Path is the path as given.
@@ -131,7 +133,7 @@ func (r Resolver) refuse(path string) error {
 	switch {
 	case strings.HasPrefix(vg, "VG_XenStorage-"):
 		return fmt.Errorf("%s belongs to a XenServer storage repository: it may hold a VHD that is a part of a chain", path)
-	case strings.HasPrefix(lv, "vm-") && strings.HasSuffix(lv, "-snap"):
+	case qubesSnapshot.MatchString(lv):
 		return fmt.Errorf("%s is the volatile volume of a running Qubes domain; wyng with its Qubes helper copies those", path)
 	}
 	return nil

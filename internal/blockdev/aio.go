@@ -157,6 +157,10 @@ func submit(f *os.File, opcode uint16, ranges []Range) error {
 		done += int(n)
 	}
 	runtime.KeepAlive(ranges)
-	batches <- b
+	select {
+	case batches <- b:
+	default: // enough are kept
+		unix.Syscall(unix.SYS_IO_DESTROY, b.context, 0, 0)
+	}
 	return err
 }

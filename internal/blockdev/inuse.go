@@ -23,10 +23,12 @@ import (
 // open counts after 5 s only: udev looks into every device after each close.
 func CheckUnused(f *os.File, path string) error { return thisHost.checkUnused(f, path) }
 
-// An open that lasts longer is no look at the device.
+// An open that lasts longer is no look at the device. It is counted in looks of our
+// own: where the host stands still for seconds, whoever looks stood still as well.
 const (
 	lookLasts  = 5 * time.Second
 	retryEvery = 250 * time.Millisecond
+	looks      = int(lookLasts / retryEvery)
 )
 
 // Users says in words who uses the block device or regular file path: "mounted on
@@ -45,14 +47,15 @@ func (h *host) allUsers(path string, ignore func(comm string) bool) ([]string, e
 }
 
 func (h *host) checkUnused(f *os.File, path string) error {
-	for end := time.Now().Add(lookLasts); ; time.Sleep(retryEvery) {
+	for look := 0; ; look++ {
 		u, err := h.users(f.Stat, path, opener.undisturbed)
 		if err != nil || len(u.all()) == 0 {
 			return err
 		}
-		if len(u.lasting) > 0 || time.Now().After(end) {
+		if len(u.lasting) > 0 || look == looks {
 			return cli.Fail(cli.Busy, "%s is in use: %s", path, strings.Join(u.all(), ", "))
 		}
+		time.Sleep(retryEvery)
 	}
 }
 

@@ -2,14 +2,13 @@ package blockdev
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
-	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // mounts looks into every mount namespace: a container's or a service's mounts
@@ -121,8 +120,8 @@ func (h *host) loops(t *target) (users []string, err error) {
 		device := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file)))
 		info, err := loopInfo(device)
 		if err == nil {
-			_, found := t.devices[info.rdev]
-			if !found && !t.isFile(info.dev, info.ino) {
+			_, found := t.devices[info.Rdevice]
+			if !found && !t.isFile(info.Device, info.Inode) {
 				continue
 			}
 		} else if !t.isPath(readLine(file)) {
@@ -133,26 +132,13 @@ func (h *host) loops(t *target) (users []string, err error) {
 	return users, err
 }
 
-// loopStatus begins as struct loop_info64 does (include/uapi/linux/loop.h).
-type loopStatus struct {
-	dev, ino, rdev uint64
-	_              [232 - 24]byte
-}
-
-const loopGetStatus64 = 0x4C05
-
-func loopInfo(device string) (*loopStatus, error) {
+func loopInfo(device string) (*unix.LoopInfo64, error) {
 	f, err := os.Open(device)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info := new(loopStatus)
-	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), loopGetStatus64, uintptr(unsafe.Pointer(info)))
-	if errno != 0 {
-		return nil, fmt.Errorf("%s: %w", device, errno)
-	}
-	return info, nil
+	return unix.IoctlLoopGetStatus64(int(f.Fd()))
 }
 
 // unescape undoes the \040 of the kernel's tables.

@@ -7,11 +7,9 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-)
 
-// oPath is O_PATH, which package syscall lacks: such a descriptor names a file
-// without opening it. The value is the same on amd64 and arm64.
-const oPath = 0x200000
+	"golang.org/x/sys/unix"
+)
 
 // pids lists the processes.
 func (h *host) pids() ([]string, error) {
@@ -88,7 +86,7 @@ func (h *host) opens(pid string, t *target) (n int, writes bool) {
 		if !t.isPath(dir + "/" + fd) {
 			continue
 		}
-		if flags := h.openFlags(pid, fd); flags&oPath == 0 {
+		if flags := h.openFlags(pid, fd); flags&unix.O_PATH == 0 { // else it only names the file
 			n++
 			writes = writes || flags&syscall.O_ACCMODE != syscall.O_RDONLY
 		}

@@ -13,7 +13,7 @@ import (
 // and so is a volume that is read-only or that nobody else has open for longer than
 // udev's look at it takes.
 func (f *File) CheckFrozen() error {
-	for deadline := time.Now().Add(lookLasts); ; time.Sleep(retryEvery) {
+	for look := 0; look <= looks; look++ {
 		d, err := f.deviceMapper()
 		if err != nil || d == nil || !d.IsLV() || d.ReadOnly || d.OpenCount <= 1 {
 			return err
@@ -21,9 +21,7 @@ func (f *File) CheckFrozen() error {
 		if snapshot, _ := d.Snapshot(); snapshot {
 			return nil
 		}
-		if time.Now().After(deadline) {
-			break
-		}
+		time.Sleep(retryEvery)
 	}
 	return cli.Fail(cli.Busy, "%s is a live volume: it is open elsewhere, writable and no snapshot; "+
 		"read a snapshot of it (xb-snap create), or say --allow-live", f.path)

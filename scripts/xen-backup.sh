@@ -347,7 +347,7 @@ sync_to() { # DOM0
 	if [[ -z $dry_run && -s $work/xml ]]; then
 		local limit=(deadline 60) size # a cut one must not replace the one that is there
 		size=$(stat -c %s "$work/xml")
-		if ! remote "$dom0" "umask 077; mkdir -p '${there%/*}' && cat >'$there.$dom0' && [ \$(stat -c %s '$there.$dom0') = $size ] && mv -T '$there.$dom0' '$there' || { rm -f '$there.$dom0'; false; }" \
+		if ! remote "$dom0" "umask 077; mkdir -p '${there%/*}' && cat >'$there.$dom0' && [ \$(stat -c %s '$there.$dom0') = $size ] && sync '$there.$dom0' && mv -T '$there.$dom0' '$there' && sync '${there%/*}' || { rm -f '$there.$dom0'; false; }" \
 			<"$work/xml" >"$work/ask.$dom0" 2>&1; then
 			log_file err "### remote Dom0 $dom0: " "$work/ask.$dom0"
 			fail 69 "remote Dom0 $dom0: cannot store $there" || :
@@ -411,6 +411,7 @@ pause_domain() {
 	log_mesg info "## pause DomU $DOMU"
 	setsid bash -c 'for try in {1..30}; do sleep 10; "$@" && exit; done' watchdog "${resume[@]}" </dev/null >/dev/null 2>&1 9>&- &
 	watchdog=$!
+	disown "$watchdog" # no job that counts or is waited for
 	if ! "${pause[@]}" >"$work/resume" 2>&1; then
 		log_file err "## cannot pause DomU $DOMU: " "$work/resume"
 		fail 69 "DomU $DOMU does not let itself be paused, and is not backed up"
@@ -548,7 +549,7 @@ ask_dom0s() {
 # keep_xml writes the DomU's document beside the conf file.
 keep_xml() {
 	[[ -z $dry_run && -s $work/xml ]] || return 0
-	if ! cp "$work/xml" "$xml.tmp" 2>"$work/conf" || ! mv -T "$xml.tmp" "$xml" 2>"$work/conf"; then
+	if ! { cp "$work/xml" "$xml.tmp" && sync "$xml.tmp" && mv -T "$xml.tmp" "$xml" && sync "${xml%/*}"; } 2>"$work/conf"; then
 		rm -f "$xml.tmp"
 		fail 73 "cannot write $xml: $(<"$work/conf")" || :
 	fi

@@ -96,8 +96,26 @@ func names(t *testing.T, dir string) string {
 	return strings.Join(s, " ")
 }
 
+// lockedBuffer can be read while a command writes to it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // startPending starts the command and waits until it has made its files.
-func startPending(t *testing.T, before ...string) (c *exec.Cmd, dir string, stdin io.Closer, stdout io.ReadCloser, stderr *bytes.Buffer) {
+func startPending(t *testing.T, before ...string) (c *exec.Cmd, dir string, stdin io.Closer, stdout io.ReadCloser, stderr *lockedBuffer) {
 	t.Helper()
 	dir = t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "replaced"), []byte("old"), 0o600); err != nil {
@@ -106,7 +124,7 @@ func startPending(t *testing.T, before ...string) (c *exec.Cmd, dir string, stdi
 	args := append(before, os.Args[0])
 	c = exec.Command(args[0], args[1:]...)
 	c.Env = append(os.Environ(), "XB_TEST_DIR="+dir)
-	stderr = new(bytes.Buffer)
+	stderr = new(lockedBuffer)
 	c.Stderr = stderr
 	stdin, err := c.StdinPipe()
 	if err != nil {
@@ -150,7 +168,7 @@ func TestSignals(t *testing.T) {
 		if old, err := os.ReadFile(filepath.Join(dir, "replaced")); string(old) != "old" {
 			t.Errorf("%v: the old file is %q, %v", s, old, err)
 		}
-		if stderr.Len() > 0 {
+		if stderr.String() != "" {
 			t.Errorf("%v: %s", s, stderr)
 		}
 	}
@@ -169,7 +187,7 @@ func TestSignalLocked(t *testing.T) {
 		err := c.Wait()
 		hangs.Stop()
 		var exit *exec.ExitError
-		if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM || stderr.Len() > 0 {
+		if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM || stderr.String() != "" {
 			t.Fatalf("ended with %v: %s", err, stderr)
 		}
 		if got := names(t, dir); got != "replaced" {
@@ -193,25 +211,20 @@ func TestIgnoredSignal(t *testing.T) {
 
 // TestClosedPipe: a reader that goes away is an error, not a silent death.
 func TestClosedPipe(t *testing.T) {
-	dir := t.TempDir()
-	c := exec.Command("sh", "-c", `{ "$0"; echo $? >&2; } | true`, os.Args[0])
-	c.Env = append(os.Environ(), "XB_TEST_DIR="+dir)
-	in, w := io.Pipe()
-	c.Stdin = in
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	defer w.Close()
+	c := exec.Command(os.Args[0])
+	c.Env = append(os.Environ(), "XB_TEST_DIR="+t.TempDir())
+	c.Stdout = w
 	var stderr bytes.Buffer
 	c.Stderr = &stderr
-	go func() {
-		time.Sleep(200 * time.Millisecond) // until true has ended
-		for range 100 {
-			if _, err := w.Write([]byte("more\n")); err != nil {
-				break
-			}
-		}
-		w.Close()
-	}()
 	c.Run()
-	if got := stderr.String(); !strings.Contains(got, "broken pipe") || !strings.HasSuffix(got, fmt.Sprintf("\n%d\n", IOError)) {
-		t.Errorf("stderr is %q", got)
+	if got := stderr.String(); c.ProcessState.ExitCode() != IOError || !strings.Contains(got, "broken pipe") {
+		t.Errorf("%v: stderr is %q", c.ProcessState, got)
 	}
 }
 
@@ -246,7 +259,9 @@ func TestProgressSignal(t *testing.T) {
 	if err := c.Process.Signal(syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(100 * time.Millisecond)
+	for end := time.Now().Add(10 * time.Second); stderr.String() == "" && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 	stdin.Close()
 	if err := c.Wait(); err != nil {
 		t.Error(err)
@@ -269,7 +284,7 @@ func TestProgress(t *testing.T) {
 	for _, mode := range []string{"auto", "never"} {
 		stderr.Reset()
 		env.StartProgress(mode).Stop()
-		if stderr.Len() > 0 {
+		if stderr.String() != "" {
 			t.Errorf("%s: %q", mode, stderr.String())
 		}
 	}

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// slowly is a pipeline that takes about a second before anything is applied.
+// slowly is a pipeline that takes about two seconds before anything is applied.
 func (h *host) slowly(patchOptions string) *running {
 	h.Helper()
-	return h.start(nil, "xb-sig target", "xb-delta --level 0 --bwlimit 1M source", "xb-patch "+patchOptions+" target")
+	return h.start(nil, "xb-sig target", "xb-delta --level 0 --bwlimit 512K source", "xb-patch "+patchOptions+" target")
 }
 
 // TestKilledStage kills each stage before the apply.

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
-	"time"
 )
 
 // twoImages makes a source, a target, the target's signature and the delta.
@@ -287,12 +287,11 @@ func TestSourceChanged(t *testing.T) {
 		if live {
 			command += " --allow-live"
 		}
-		r := h.start(in, command)
+		r := h.start(in, command, "tee ../notes/delta")
 		sig := h.read("sig")
 		out.Write(sig[:100])
-		fds := fmt.Sprintf("ls -l /proc/%d/fd", r.stages[0].Process.Pid)
-		eventually(t, "an open source", func() bool { return strings.Contains(h.sh(fds).out, h.path("source")+"\n") })
-		time.Sleep(100 * time.Millisecond)
+		// It writes the header once it has looked at the source.
+		eventually(t, "a header", func() bool { info, err := os.Stat(h.notes + "/delta"); return err == nil && info.Size() > 0 })
 		h.change("source", 1, 3)
 		out.Write(sig[100:])
 		out.Close()
@@ -306,5 +305,6 @@ func TestSourceChanged(t *testing.T) {
 		if exists(h.path("fresh")) != live {
 			t.Errorf("live %v: the new signature is there: %v", live, !live)
 		}
+		h.must("rm ../notes/delta")
 	}
 }

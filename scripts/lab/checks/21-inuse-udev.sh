@@ -1,6 +1,5 @@
 #!/bin/bash
 # udev, which opens each device after it is closed, is no user; with it all others are found just the same.
 # lab: udev
-# lab: limit 200
 modprobe loop
 blockdev.test -test.v -test.run 'LVUnused|LVMounted|LVOpenByProcess|OpenForAMoment'

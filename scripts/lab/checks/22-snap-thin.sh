@@ -1,5 +1,4 @@
 #!/bin/bash
-# lab: limit 200
 # xb-snap on thin volumes: active, no size, no full pool, changes from the pool's metadata.
 vg=xblab0
 thinpool dom0a $vg/pool 200M
@@ -53,14 +52,16 @@ lock=$(echo /var/lib/xen-backup/thin-pool-LVM-*-tpool.lock)
 mkdir slow
 cat >slow/thin_delta <<'X'
 #!/bin/sh
-sleep 2
-exec /usr/sbin/thin_delta "$@"
+: >"${0%/*}/reading"
+exec sleep 1000
 X
 chmod 755 slow/thin_delta
 for signal in KILL TERM; do
+	rm -f slow/reading
 	PATH=$PWD/slow:$PATH xb-snap changes --since "$s0" "$s1" >extents &
 	pid=$!
-	until [ "$(held)" != - ]; do sleep 0.1; done
+	until [ -e slow/reading ]; do sleep 0.1; done
+	[ "$(held)" != - ] || fail "no metadata snapshot while it is read"
 	kill -$signal $pid
 	wait $pid && fail "changes went on after SIG$signal"
 	[ $signal = KILL ] || equal "$(held)" - "the metadata snapshot after SIGTERM"

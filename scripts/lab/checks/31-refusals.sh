@@ -15,6 +15,7 @@ backup dom0a web1
 old=$(digest dom0b /dev/xblab0/b)
 
 echo "--- a snapshot overflows" # row "snapshot overflow"
+conf dom0a 1 DOMU=web1 'DOM0S="dom0a dom0b"' FIRST_COPY=in-place SNAPSHOT_SIZE=4M BWLIMIT=512K # 12 s, for the write below
 dd if=/dev/urandom of=/dev/xblab0/b bs=1M count=6 oflag=direct status=none
 : >/run/syslog
 backup dom0a web1 >/dev/null &

@@ -2,7 +2,7 @@
 # Helpers for checks; README.md lists them. Bash reads this before each check (BASH_ENV); shells that the check
 # starts shall not.
 unset BASH_ENV
-ssh_options=(-o BatchMode=yes -o ConnectTimeout=3 -o ControlMaster=auto -o ControlPath=/run/lab/ssh-%h -o ControlPersist=600)
+ssh_options=(-o BatchMode=yes -o ConnectTimeout=10 -o ControlMaster=auto -o ControlPath=/run/lab/ssh-%h -o ControlPersist=600)
 
 # The line of the check (not of a helper) that failed, and the command.
 set -E
@@ -99,9 +99,9 @@ heal() {
 	on "$1" "dmsetup suspend xblabdev-$2; dmsetup load xblabdev-$2 --table \"0 \$(blockdev --getsz $3) linear $3 0\"; dmsetup resume xblabdev-$2"
 }
 
-# slow HOST VG/LV: from now on each write of up to 1 MiB to this LV takes 3 s. A power cut undoes it.
+# slow HOST VG/LV: from now on each write of up to 1 MiB to this LV, and each flush, takes 5 s. A power cut undoes it.
 slow() {
-	on "$1" "modprobe dm-delay; d=${2/\//-}; dmsetup table \$d | sed -E 's/linear (\S+ \S+)/delay \1 0 \1 3000/' >/run/lab/table
+	on "$1" "modprobe dm-delay; d=${2/\//-}; dmsetup table \$d | sed -E 's/linear (\S+ \S+)/delay \1 0 \1 5000/' >/run/lab/table
 		dmsetup suspend \$d; dmsetup load \$d /run/lab/table; dmsetup resume \$d"
 }
 
@@ -132,7 +132,8 @@ power() {
 		ssh "${ssh_options[@]}" -O exit dom0b 2>/dev/null || true
 		return
 	fi
-	for _ in {1..150}; do
+	local end=$((SECONDS + 120))
+	while ((SECONDS < end)); do
 		if on dom0b true 2>/dev/null; then return; fi
 		sleep 0.1
 	done
@@ -177,6 +178,8 @@ case " $* " in
 *) exec /usr/bin/virsh "$@" ;;
 esac
 cd /run/lab
+exec 8>virsh.lock
+flock 8 # the watchdog of a killed run may resume while the next run pauses
 sed -i "s|runstate>.*</test|runstate>$runstate</test|" "domains/${!#}"
 { echo '<node>'; cat domains/*; echo '</node>'; } >node.xml.tmp
 mv node.xml.tmp node.xml
@@ -197,7 +200,11 @@ backup() {
 	local host=$1 settings=()
 	shift
 	while [[ ${1-} = *=* ]]; do settings+=("$1") && shift; done
-	on "$host" "exec env -i \${DM_DISABLE_UDEV:+DM_DISABLE_UDEV=1} ${settings[*]} /usr/local/bin/xen-backup.sh $*" 2>&1 | tee mail
+	local got=0 mark=$RANDOM$RANDOM
+	on "$host" "exec env -i \${DM_DISABLE_UDEV:+DM_DISABLE_UDEV=1} ${settings[*]} /usr/local/bin/xen-backup.sh $*" 2>&1 | tee mail || got=$?
+	# what it has logged is in /run/syslog when a later line is
+	on "$host" "logger -t xblab end-$mark; until grep -q end-$mark /run/syslog; do sleep 0.05; done"
+	return $got
 }
 
 # start: a run in the background, and its process number in $RUN. kill_run ends all its processes at once, as when memory
@@ -210,15 +217,16 @@ start() {
 }
 kill_run() {
 	local groups
+	kill -STOP "$RUN" || true # it shall not begin anything that is not seen below
 	mapfile -t groups < <(pgrep -P "$RUN" | sed s/^/-/)
 	kill -KILL -- "-$RUN" "${groups[@]}" || true # it may have ended
 	wait "$RUN" || true
-	flock --timeout 30 /run/xen-backup.lock true || fail "a killed run still has the lock"
+	flock --timeout 120 /run/xen-backup.lock true || fail "a killed run still has the lock"
 }
 
 # logged HOST REGEX: the wrapper wrote such a line to syslog there, facility and level before it: local3.info text.
 logged() {
-	for _ in {1..20}; do
+	for _ in {1..100}; do
 		if on "$1" "sed -n 's/.* \(local3[.][a-z]*\) xen-backup.sh\[[0-9]*\]: /\1 /p' /run/syslog" | grep -E -- "$2" >/dev/null; then return; fi # grep -q would break the pipe
 		sleep 0.1
 	done
@@ -227,16 +235,16 @@ logged() {
 
 # nothing_left: no snapshot, process, connection, file in /run or paused domain on dom0a, no process or cut spool on dom0b.
 nothing_left() {
-	local left='' b='pgrep -ax "xb-.*" || true; ls /var/lib/xen-backup/spool 2>/dev/null || true'
-	for _ in {1..30}; do
+	local left b='pgrep -ax "xb-.*" || true; ls /var/lib/xen-backup/spool 2>/dev/null || true'
+	for _ in {1..50}; do # they notice the end of their input, or a signal, in a moment
 		left=$(onb "$b")
-		[ -z "$left" ] && break # they notice the end of their input
+		left+=$(pgrep -ax 'xb-.*' || true
+			pgrep -ax xen-backup.sh || true
+			pgrep -af 'ControlPath=/run/xen-backup' || true
+			find /run -maxdepth 1 -type d -name 'xen-backup.*'
+			find /dev/mapper -name 'xblab*-xb--*')
+		[ -n "$left" ] || return 0
 		sleep 0.1
 	done
-	left+=$(pgrep -ax 'xb-.*' || true
-		pgrep -ax xen-backup.sh || true
-		pgrep -af 'ControlPath=/run/xen-backup' || true
-		find /run -maxdepth 1 -type d -name 'xen-backup.*'
-		find /dev/mapper -name 'xblab*-xb--*')
-	[ -z "$left" ] || fail "left behind: $left"
+	fail "left behind: $left"
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -20,29 +19,14 @@ const (
 	maxErrors = 64 << 10
 )
 
-// programPath returns where a helper program is, "" if it is not installed. The
-// PATH of cron and of ssh often lacks the sbin directories: not to see xl for
-// that would be to overlook the domains that it started.
-func programPath(name string) string {
-	if path, err := exec.LookPath(name); err == nil {
-		return path
-	}
-	for _, dir := range []string{"/usr/local/sbin", "/usr/sbin", "/sbin"} {
-		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
-			return path
-		}
-	}
-	return ""
-}
-
 // output runs a helper program in the C locale and returns what it prints. If it
 // can't be run, does not answer within limit, or prints too much, the error has
 // status Unavailable; if it fails, the error is an *exec.ExitError with what it
 // said on stderr.
 func output(ctx context.Context, limit time.Duration, name string, args ...string) ([]byte, error) {
-	path := programPath(name)
-	if path == "" {
-		return nil, cli.Fail(cli.Unavailable, "%s is not installed", name)
+	path, err := cli.FindProgram(name)
+	if err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -2,7 +2,9 @@ package domain
 
 import (
 	"context"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -249,7 +251,7 @@ func TestInstalled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := toolstacks[0].Ask(context.Background(), "d"); cli.StatusOf(err) != cli.Unavailable || err.Error() != "virsh is not installed" {
+	if _, err := toolstacks[0].Ask(context.Background(), "d"); cli.StatusOf(err) != cli.Unavailable || !errors.Is(err, exec.ErrNotFound) {
 		t.Errorf("no virsh: %v", err)
 	}
 }

@@ -33,7 +33,8 @@ type Toolstack interface {
 func Installed(choice, uri string) ([]Toolstack, error) {
 	var found []Toolstack
 	for _, t := range []Toolstack{NewVirsh(uri), NewXL()} {
-		if choice == "auto" && programPath(t.Name()) != "" || choice == t.Name() {
+		_, missing := cli.FindProgram(t.Name())
+		if choice == "auto" && missing == nil || choice == t.Name() {
 			found = append(found, t)
 		}
 	}

@@ -13,7 +13,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -37,7 +36,7 @@ const patience = 2 * time.Minute
 // its own (a ^C at the terminal is ours to handle), and at its time limit it gets
 // signals that it holds back while it has something suspended, but never SIGKILL.
 func run(limit time.Duration, stdout io.Writer, name string, args ...string) error {
-	path, err := program(name)
+	path, err := cli.FindProgram(name)
 	if err != nil {
 		return err
 	}
@@ -70,19 +69,6 @@ func run(limit time.Duration, stdout io.Writer, name string, args ...string) err
 // lvmCommand runs one of LVM's own commands, which then never asks a question.
 func lvmCommand(name string, args ...string) error {
 	return run(patience, io.Discard, name, append([]string{"--yes", "--config", settings}, args...)...)
-}
-
-// program finds a program, in cron's short PATH too.
-func program(name string) (string, error) {
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
-	}
-	for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/local/sbin"} {
-		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
-			return path, nil
-		}
-	}
-	return "", cli.Fail(cli.Unavailable, "%s: %w: is its package installed?", name, exec.ErrNotFound)
 }
 
 // complaint makes one line of what a program said on standard error, without

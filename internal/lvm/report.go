@@ -20,7 +20,6 @@ type Volume struct {
 	Attr       string // lv_attr, ten characters
 	Type       string // of its first segment: "linear", "thin", ...
 	Size       int64  // of a thick snapshot: that of its exception store
-	OriginSize int64  // of a thick snapshot or its origin
 	Origin     string // name of a snapshot's origin, or ""
 	Pool       string // name of a thin volume's pool, or ""
 	Tags       []string
@@ -133,7 +132,7 @@ func (vs *Volumes) Tagged(tag string) []*Volume {
 
 var fields = []string{
 	"vg_name", "vg_uuid", "vg_extent_size", "vg_free", "lv_name", "lv_uuid", "lv_attr", "segtype",
-	"lv_size", "origin", "origin_size", "pool_lv", "lv_tags", "lv_health_status",
+	"lv_size", "origin", "pool_lv", "lv_tags", "lv_health_status",
 	"data_percent", "metadata_percent", "lv_time",
 }
 
@@ -155,7 +154,7 @@ func (r row) volume() (*Volume, error) {
 	var created int64
 	for name, p := range map[string]*int64{
 		"vg_extent_size": &v.ExtentSize, "vg_free": &v.VGFree,
-		"lv_size": &v.Size, "origin_size": &v.OriginSize, "lv_time": &created,
+		"lv_size": &v.Size, "lv_time": &created,
 	} {
 		if err := parseField(r[name], p, func(s string) (int64, error) { return strconv.ParseInt(s, 10, 64) }); err != nil {
 			return nil, fmt.Errorf("bad %s %q", name, r[name])

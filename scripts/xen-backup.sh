@@ -49,7 +49,8 @@ Settings, in the environment or (*) in a conf file, which holds shell variables:
   RUN_DIR         lock and ssh connections (/run)
 
 Exit status: 0 done or nothing to do, 3 at least one DomU or Dom0 failed, 64
-usage, 73 cannot write to RUN_DIR, 75 another run is at work, 78 configuration.
+usage, 73 cannot write to RUN_DIR, 75 another run is at work, 78 configuration,
+143 stopped by a signal.
 EOF
 }
 
@@ -194,9 +195,14 @@ is_myname() { # DOM0: does one of its addresses lead to this host? Status 2: can
 # runs_elsewhere asks a Dom0 whether the DomU is active there too.
 runs_elsewhere() { # DOM0
 	local status=0 limit=(deadline 150)
-	remote "$1" xb-locate ${TOOLSTACK:+--toolstack "$TOOLSTACK"} "$DOMU" </dev/null >/dev/null 2>"$work/ask.$1" || status=$?
+	remote "$1" "xb-locate ${TOOLSTACK:+--toolstack $TOOLSTACK} $DOMU >/dev/null && echo active" </dev/null >"$work/active.$1" 2>"$work/ask.$1" || status=$?
 	case $status in
-	0 | 78) return 0 ;; # active; 78: with a disk that can't be copied
+	78) return 0 ;; # active, with a disk that can't be copied
+	0)
+		if [[ $(<"$work/active.$1") = *active ]]; then return 0; fi
+		status=76 # a shell that does nothing
+		;;
+	124) echo "no answer within 150 s" >>"$work/ask.$1" ;;
 	1) # the word of xb-locate, not that of a shell that failed
 		if grep -q '^xb-locate: ' "$work/ask.$1"; then return 1; fi
 		;;
@@ -240,8 +246,11 @@ prepare_target() { # DOM0 SOURCE TARGET
 		else
 			log_mesg info "### remote Dom0 $dom0: ${dry_run:+would }create $target of $size bytes"
 			patch_options+=(--in-place) lacks_delta=''
-			[[ -n $dry_run ]] || ask "$dom0" lvcreate -y -W n -L "${size}b" -n "$lv" "$CREATE_LV" ||
-				fail 73 "cannot create $dom0:$target"
+			if [[ -n $dry_run ]]; then
+				ask "$dom0" vgs "$CREATE_LV"
+			else
+				ask "$dom0" lvcreate -y -W n -L "${size}b" -n "$lv" "$CREATE_LV"
+			fi || fail 73 "cannot create $dom0:$target"
 		fi
 		return
 	elif ((status != 0)); then
@@ -249,7 +258,7 @@ prepare_target() { # DOM0 SOURCE TARGET
 		fail "$(first_cause "$status")" "cannot look at $dom0:$target"
 		return
 	elif [[ $state != '{'*'"phase":'* ]]; then
-		fail 76 "$dom0 answers with something else; is its login shell silent? $state"
+		fail 76 "$dom0 answers with something else; is its login shell silent? ${state%%$'\n'*}"
 		return
 	elif [[ $state =~ $'\n'([0-9]+)$ ]] && ((10#${BASH_REMATCH[1]} < size)); then
 		fail 65 "$dom0:$target is too small; on $dom0: lvextend -L ${size}b $target"
@@ -463,7 +472,7 @@ leave_domu() { # whatever happened, nothing stays behind
 check_settings() { # CONF
 	local size='^[0-9]+(\.[0-9]+)?([kmgt](i?b)?|b)?$' setting
 	shopt -s nocasematch
-	for setting in SNAPSHOT_SIZE BWLIMIT BLOCK_SIZE; do
+	for setting in SNAPSHOT_SIZE BWLIMIT; do
 		[[ -z ${!setting:-} || ${!setting} =~ $size && ${!setting} = *[1-9]* ]] || fail 78 "$1: bad $setting: ${!setting}" || return 1
 	done
 	shopt -u nocasematch
@@ -472,11 +481,14 @@ check_settings() { # CONF
 		value=${!value:-}
 		[[ -z $value || $setting: = *":$value:"* ]] || fail 78 "$1: bad ${setting%%:*}: $value" || return 1
 	done
+	[[ -z ${BLOCK_SIZE:-} ]] || xb-sig -b "$BLOCK_SIZE" --missing-ok "$work/none" >/dev/null 2>&1 || fail 78 "$1: bad BLOCK_SIZE: $BLOCK_SIZE" || return 1
+	[[ ${CREATE_LV:-} != */* ]] && valid_name "${CREATE_LV:-none}" || fail 78 "$1: bad CREATE_LV: $CREATE_LV" || return 1
 	[[ -z ${SPOOL_DIR:-} || $SPOOL_DIR = /* ]] && valid_name "${SPOOL_DIR:-/}" || fail 78 "$1: bad SPOOL_DIR: $SPOOL_DIR" || return 1
 	for setting in ${MAP:-}; do
 		[[ $setting =~ ^[A-Za-z0-9_.:@-]+:/[A-Za-z0-9_/.+:@-]+=/[A-Za-z0-9_/.+:@-]+$ ]] || fail 78 "$1: bad rule in MAP: $setting" || return 1
 	done
 	[[ $JOBS =~ ^[1-9][0-9]{0,3}$ ]] || fail 78 "$1: bad JOBS: $JOBS" || return 1
+	[[ $DOM0S = *[![:space:]]* ]] || fail 78 "$1: DOM0S names no Dom0" || return 1
 	for setting in "$DOMU" $DOM0S; do
 		if ! valid_name "$setting" || [[ $setting = */* ]]; then
 			fail 78 "$1: bad or missing name in DOMU or DOM0S: '${setting//[^[:print:]]/?}'" || return 1
@@ -486,14 +498,18 @@ check_settings() { # CONF
 	[[ $DOMU = *[!0-9]* ]] || fail 78 "$1: a DomU whose name is a number cannot be told from others: $DOMU"
 }
 
-# check_targets refuses one standby for two disks.
+# check_targets refuses one standby for two disks, of one DomU or of two.
 check_targets() {
-	local dom0 source
+	local dom0 source standby
 	for dom0 in "${remotes[@]}"; do
-		if [[ -n $(for source in "${sources[@]}"; do target_of "$dom0" "$source"; done | sort | uniq -d) ]]; then
-			fail 78 "MAP gives two disks of DomU $DOMU one standby on $dom0"
-			return
-		fi
+		for source in "${sources[@]}"; do
+			standby=" $dom0:$(target_of "$dom0" "$source") of"
+			if grep -sF "$standby " "$work/standbys" | grep -vxF "$standby $DOMU $source" >"$work/conf"; then
+				fail 78 "DomU $DOMU: $source would overwrite$(head -n 1 "$work/conf")"
+				return
+			fi
+			echo "$standby $DOMU $source" >>"$work/standbys"
+		done
 	done
 }
 
@@ -508,9 +524,15 @@ read_conf() { # CONF
 	fi
 	set +u # as the script of 2009 did
 	# The file may use these names for something of its own.
-	eval '. "$1";' "$(declare -p dry_run verify final force only work failed finished | sed 's/^declare /declare -g /')"
+	eval '. "$1" 2>"$work/conf";' "$(declare -p dry_run verify final force only work failed finished | sed 's/^declare /declare -g /')"
+	DOMU=${DOMU:-} DOM0S=${DOM0S[*]:-} MAP=${MAP[*]:-} EXCLUDE=${EXCLUDE[*]:-}
 	set -u +C
-	DOMU=${DOMU:-} DOM0S=${DOM0S[*]:-}
+	# "MAP = ..." and a list without quotes are commands that are not found, and no MAP.
+	if grep -qsF "$1: line " "$work/conf"; then
+		log_file err "## " "$work/conf"
+		fail 78 "$1: not a file of shell variables" || exit 3
+	fi
+	cat "$work/conf" >&2
 }
 
 # find_dom0s sets local_dom0 and remotes.
@@ -629,6 +651,7 @@ backup_all() {
 		case $status in
 		"$finished") ;;
 		3) failed=1 ;;
+		129 | 1[3-9]?) fail 70 "$conf: its part of the run was killed: status $status" || : ;;
 		*) fail 78 "$conf: it ends the script, with status $status" || : ;;
 		esac
 	done
@@ -668,7 +691,7 @@ for dir in "$STATE_DIR" "$RUN_DIR"; do # they reach a shell on the other Dom0s, 
 done
 [[ -d $CONF_DIR ]] || die 78 "no directory of conf files: ${CONF_DIR:-/etc/xen-backup.d}"
 
-trap '' PIPE # nobody may read what is said, and the run goes on
+trap '' PIPE TTOU # whoever reads what is said, or does not: the run goes on
 log_mesg info "# Start $0 $(date)"
 # The lock is held by an open file, not by a file's existence: it can't go stale.
 exec 9>>"$RUN_DIR/xen-backup.lock" || die 73 "cannot create $RUN_DIR/xen-backup.lock"
@@ -689,7 +712,10 @@ trap 'leave "$work"' EXIT
 run='' stopped=''
 stop() {
 	stopped=1
-	if [[ -n $run ]]; then kill -TERM -- "-$run" 2>/dev/null || :; fi
+	if [[ -n $run ]]; then
+		kill -TERM -- "-$run" 2>/dev/null || :
+		kill -CONT -- "-$run" 2>/dev/null || : # what stands still does not hear
+	fi
 }
 trap stop TERM INT HUP
 set -m
@@ -699,5 +725,6 @@ set +m
 if [[ -n $stopped ]]; then stop; fi
 status=0
 while wait "$run" || status=$?; kill -0 "$run" 2>/dev/null; do status=0; done
+((status < 128)) || log_mesg err "### ERROR: the run was stopped by a signal"
 log_mesg info "# end backup script $(date)"
 exit "$status"

@@ -61,6 +61,11 @@ conf dom0a 6 'DOMU=web6 DOM0S="dom0a' # no end
 conf dom0a 8 DOMU=web1 'exec true'
 conf dom0a 9 DOMU=web1 'DOM0S="dom0a dom0b"' SPOOL_DIR=relative
 conf dom0a 7 DOMU=12 'DOM0S="dom0a dom0b"'
+conf dom0a 71 DOMU=web1 'DOM0S="dom0a dom0b"' 'MAP = "dom0b:/dev/xblab0/a=/dev/xblab0/z"' # blanks
+conf dom0a 72 DOMU=web1 'DOMOS="dom0a dom0b"'
+conf dom0a 73 DOMU=web2 'DOM0S="dom0a dom0b"' MAP=dom0b:/dev/xblab0/c=/dev/xblab0/a
+conf dom0a 74 DOMU=web1 'DOM0S="dom0a dom0b"' BLOCK_SIZE=3K
+conf dom0a 75 DOMU=web1 'DOM0S="dom0a dom0b"' CREATE_LV=/dev/xblab0
 status 3 backup dom0a
 logged dom0a '### ERROR 65: dom0b:/dev/xblab0/c is too small; on dom0b: lvextend -L 8388608b /dev/xblab0/c$'
 logged dom0a '### ERROR 69: DomU web3 is not backed up$'
@@ -70,10 +75,16 @@ logged dom0a "### ERROR 78: .*6.conf: "
 logged dom0a "### ERROR 78: .*8.conf: it ends the script"
 logged dom0a "### ERROR 78: .*9.conf: bad SPOOL_DIR: relative"
 logged dom0a "### ERROR 78: .*7.conf: a DomU whose name is a number"
+logged dom0a "71.conf: line 3: MAP: command not found"
+logged dom0a "### ERROR 78: .*71.conf: not a file of shell variables"
+logged dom0a "### ERROR 78: .*72.conf: DOM0S names no Dom0"
+logged dom0a "### ERROR 78: DomU web2: /dev/xblab0/c would overwrite dom0b:/dev/xblab0/a of web1 /dev/xblab0/a"
+logged dom0a "### ERROR 78: .*74.conf: bad BLOCK_SIZE: 3K"
+logged dom0a "### ERROR 78: .*75.conf: bad CREATE_LV: /dev/xblab0"
 same /dev/xblab0/a
 same /dev/xblab0/b
 onb "$(sed -n 's/.* on dom0b: //p' mail)"
-rm /etc/xen-backup.d/[3-9].conf
+rm /etc/xen-backup.d/[3-9]*.conf
 backup dom0a web2
 same /dev/xblab0/c
 nothing_left

@@ -48,7 +48,9 @@ for moment in KILL:10 TERM:60 KILL:30 TERM:75 TERM:20 KILL:50 TERM:90 KILL:65 TE
 	end ${moment/:/ }
 done
 conf dom0a 1 DOMU=web1 'DOM0S="dom0a dom0b"' BWLIMIT=64K
+: >/run/syslog
 end TERM 150 # a copy that has long to go
+logged dom0a '^local3.err ### ERROR: the run was stopped by a signal$'
 conf dom0a 1 DOMU=web1 'DOM0S="dom0a dom0b"'
 backup dom0a
 same /dev/xblab0/a

@@ -14,7 +14,7 @@ fill dom0a /dev/xblab0/vm2
 onb blkdiscard -z /dev/xblab0/vm1
 onb blkdiscard -z /dev/xblab0/vm2
 testdomain dom0a web1 /dev/xblabpv/vm1 /dev/xblab0/vm2
-conf dom0a 1 DOMU=web1 'DOM0S="dom0a dom0b"' 'MAP="dom0b:/dev/xblabpv/vm1=/dev/xblab0/vm1 dom0b:/dev/xblab0/vm2=/dev/mapper/xblabdev-vm2"'
+conf dom0a 1 DOMU=web1 'DOM0S="dom0a dom0b"' 'MAP=(dom0b:/dev/xblabpv/vm1=/dev/xblab0/vm1 dom0b:/dev/xblab0/vm2=/dev/mapper/xblabdev-vm2)'
 flakey dom0b vm2 /dev/xblab0/vm2 error_writes
 
 echo "--- a bad sector in the source, a target that fails every write"

@@ -529,6 +529,7 @@ read_conf() { # CONF
 	set -u +C
 	# "MAP = ..." and a list without quotes are commands that are not found, and no MAP.
 	if grep -qsF "$1: line " "$work/conf"; then
+		((${#only[@]} == 0)) || [[ " ${only[*]} " = *" $DOMU "* ]] || finish
 		log_file err "## " "$work/conf"
 		fail 78 "$1: not a file of shell variables" || exit 3
 	fi

@@ -84,7 +84,7 @@ logged dom0a "### ERROR 78: .*75.conf: bad CREATE_LV: /dev/xblab0"
 same /dev/xblab0/a
 same /dev/xblab0/b
 onb "$(sed -n 's/.* on dom0b: //p' mail)"
-rm /etc/xen-backup.d/[3-9]*.conf
+rm /etc/xen-backup.d/[3-9].conf /etc/xen-backup.d/7[2-5].conf # 71 is web1's: nobody asks for it below
 backup dom0a web2
 same /dev/xblab0/c
 nothing_left
@@ -99,6 +99,10 @@ equal "$(digest dom0b /dev/xblab0/c)" "$old" "the standby that was changed"
 conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"' SPOOL_DIR=/run/spools
 status 3 backup dom0a --dry-run --force-diverged web2
 grep -q '^### ERROR 73: dom0b:/dev/xblab0/c cannot be written to$' mail
+conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"' CREATE_LV=nosuch MAP=dom0b:/dev/xblab0/c=/dev/nosuch/c
+status 3 backup dom0a --dry-run web2
+grep -q '^### ERROR 73: cannot create dom0b:/dev/nosuch/c$' mail
+conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"' SPOOL_DIR=/run/spools
 onb mkdir /run/spools
 backup dom0a --force-diverged web2
 same /dev/xblab0/c

@@ -98,7 +98,8 @@ type ioEvent struct {
 }
 
 // batch is a context for asynchronous reads and writes, used by one goroutine at a
-// time. It is kept for the life of the process: to destroy one takes longer than a batch.
+// time. Some are kept for the life of the process: to destroy one takes longer than a
+// batch.
 type batch struct {
 	context uintptr
 	control [maxBatch]iocb
@@ -119,6 +120,14 @@ func getBatch() (*batch, error) {
 		return nil, errno
 	}
 	return b, nil
+}
+
+func putBatch(b *batch) {
+	select {
+	case batches <- b:
+	default: // enough are kept
+		unix.Syscall(unix.SYS_IO_DESTROY, b.context, 0, 0)
+	}
 }
 
 // submit has the kernel read or write all ranges, and waits for it.
@@ -157,10 +166,6 @@ func submit(f *os.File, opcode uint16, ranges []Range) error {
 		done += int(n)
 	}
 	runtime.KeepAlive(ranges)
-	select {
-	case batches <- b:
-	default: // enough are kept
-		unix.Syscall(unix.SYS_IO_DESTROY, b.context, 0, 0)
-	}
+	putBatch(b)
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"xen-backup/internal/cli"
@@ -183,6 +184,31 @@ func TestDevice(t *testing.T) {
 				t.Errorf("the file behind it has %d bytes, %v", info.Size(), err)
 			}
 		}
+	}
+}
+
+// TestManyBatches: callers beyond the number that is kept do not wait for ever.
+func TestManyBatches(t *testing.T) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var all []*batch
+		for range cap(batches) + 2 {
+			b, err := getBatch()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			all = append(all, b)
+		}
+		for _, b := range all {
+			putBatch(b)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("a batch too many cannot be given back")
 	}
 }
 

@@ -105,7 +105,7 @@ func openSource(env *cli.Env, o options) (src rdiff.Source, frozen func() error,
 	}
 	s := &frozenSource{File: file, live: o.allowLive}
 	if !s.live {
-		s.witness = file.Witness()
+		s.witness = file.Witness(-1)
 	}
 	if err := s.check(); err != nil {
 		file.Close()
@@ -129,7 +129,7 @@ func (s *frozenSource) check() error {
 	if err := s.CheckFrozen(); err != nil {
 		return err
 	}
-	if now := s.Witness(); s.witness != "" && now != s.witness {
+	if now := s.Witness(-1); s.witness != "" && now != s.witness {
 		return cli.Fail(cli.Busy, "%s was written to while it was read, and what was read is no whole image; "+
 			"read a snapshot of it (xb-snap create), or say --allow-live", s.Path())
 	}

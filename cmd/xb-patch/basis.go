@@ -93,7 +93,7 @@ func (p *patcher) proveBasis(d rdiff.Delta, basis *state.Record) error {
 	if p.file == nil {
 		return nil // a basis of 0 bytes has one digest
 	}
-	witness := p.file.Witness()
+	witness := p.file.Witness(basis.Size)
 	for _, r := range []*state.Record{p.device.LoadSeen(), p.record} {
 		if (r.Phase == state.Seen || r.Phase == state.Clean) && r.SameImage(basis) && witness != "" && r.Witness == witness {
 			return nil

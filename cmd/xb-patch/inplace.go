@@ -196,7 +196,7 @@ func (c *inPlace) complete(d rdiff.Delta) error {
 	var err error
 	if c.trail == nil {
 		if found, err = c.digest(d.Header, d.Source.Size, "reading back"); err == nil {
-			witness = c.file.Witness()
+			witness = c.file.Witness(d.Source.Size)
 		}
 	} else {
 		found, err = c.trail.Digest()

@@ -179,7 +179,7 @@ func (p *patcher) finish(d rdiff.Delta, spool *spool) error {
 	if err := p.checkUnused(); err != nil {
 		return err
 	}
-	if err := p.setClean(d, p.file.Witness()); err != nil {
+	if err := p.setClean(d, p.file.Witness(d.Source.Size)); err != nil {
 		return err
 	}
 	spool.remove()

@@ -19,6 +19,7 @@ import (
 const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude TARGET]...
                  [--all] [--json] DOMAIN
        xb-locate [-c URI] [--exclude TARGET]... [--all] [--json] --xml FILE
+       xb-locate --active [-c URI] [--toolstack auto|virsh|xl] DOMAIN...
 
 Print the disks of DOMAIN (a name, UUID or id), one TARGET<TAB>SOURCE a line,
 if it is active on this host; else say why not and exit with status 1. Its
@@ -31,14 +32,16 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --json             print one JSON object
       --xml FILE         list the disks of what virsh dumpxml or xl list -l has
                          printed (- is stdin), active or not
+      --active           say yes or no, of several domains DOMAIN<TAB>yes|no a
+                         line; busy or unknown where neither can be said
   -v, --verbose          say which toolstack answered
   -q, --quiet            no warnings
   -h, --help             this text
   -V, --version          the version
 
-Exit status: 0 active here, 1 not active here, 64 usage, 65 bad document,
-66 cannot open FILE, 69 cannot ask, 74 I/O error, 75 not active but a disk is
-in use, 78 a disk can't be copied and is not excluded.
+Exit status: 0 active here (or answered by --active), 1 not active here, 64
+usage, 65 bad document, 66 cannot open FILE, 69 cannot ask, 74 I/O error, 75
+not active but a disk is in use, 78 a disk can't be copied and is not excluded.
 `
 
 func main() { cli.Main("xb-locate", usage, run) }
@@ -46,7 +49,7 @@ func main() { cli.Main("xb-locate", usage, run) }
 type options struct {
 	uri, toolstack, xml string
 	exclude             []string
-	all, json           bool
+	all, json, active   bool
 }
 
 func run(env *cli.Env, args []string) error {
@@ -64,37 +67,60 @@ func run(env *cli.Env, args []string) error {
 	})
 	f.Bool(&o.all, "all")
 	f.Bool(&o.json, "json")
+	f.Bool(&o.active, "active")
 	operands, err := f.Parse(args)
 	if err != nil {
 		return err
 	}
 	ctx := context.Background()
-	if o.xml != "" {
-		if len(operands) > 0 || o.toolstack != "" {
-			return cli.Fail(cli.Usage, "--xml goes without DOMAIN and --toolstack")
-		}
-		return listDocument(ctx, env, &o)
+	if o.toolstack == "" && o.xml == "" {
+		o.toolstack = "auto"
 	}
 	switch {
-	case len(operands) != 1:
-		return cli.Fail(cli.Usage, "want one DOMAIN or --xml FILE")
-	case strings.TrimSpace(operands[0]) != operands[0] || operands[0] != cli.Printable(operands[0]):
-		return cli.Fail(cli.Usage, "bad name of a domain: %q", operands[0])
+	case o.active:
+		if err := f.Only("--active", "-c", "--connect", "--toolstack"); err != nil {
+			return err
+		}
+		if err := checkNames(operands, len(operands) == 0); err != nil {
+			return err
+		}
+		return tellActive(ctx, env, &o, operands)
+	case o.xml == "":
+		if err := checkNames(operands, len(operands) != 1); err != nil {
+			return err
+		}
+		return locate(ctx, env, &o, operands[0])
+	case len(operands) > 0 || o.toolstack != "":
+		return cli.Fail(cli.Usage, "--xml goes without DOMAIN and --toolstack")
 	}
-	return locate(ctx, env, &o, operands[0])
+	return listDocument(ctx, env, &o)
+}
+
+// checkNames refuses what cannot be the name of a domain.
+func checkNames(names []string, wrongNumber bool) error {
+	if wrongNumber {
+		return cli.Fail(cli.Usage, "want one DOMAIN or --xml FILE")
+	}
+	for _, name := range names {
+		if strings.TrimSpace(name) != name || name != cli.Printable(name) {
+			return cli.Fail(cli.Usage, "bad name of a domain: %q", name)
+		}
+	}
+	return nil
+}
+
+func newLocator(o *options, judge *domain.Judge) (*domain.Locator, error) {
+	toolstacks, err := domain.Installed(o.toolstack, o.uri)
+	return &domain.Locator{Toolstacks: toolstacks, InUse: judge.InUse, Pause: time.Second}, err
 }
 
 // locate lists the disks of a domain that is active here.
 func locate(ctx context.Context, env *cli.Env, o *options, name string) error {
-	if o.toolstack == "" {
-		o.toolstack = "auto"
-	}
-	toolstacks, err := domain.Installed(o.toolstack, o.uri)
+	judge := newJudge(ctx, o)
+	l, err := newLocator(o, judge)
 	if err != nil {
 		return err
 	}
-	judge := newJudge(ctx, o)
-	l := domain.Locator{Toolstacks: toolstacks, InUse: judge.InUse, Pause: time.Second}
 	answer, err := l.Locate(ctx, name)
 	if err != nil {
 		return err

@@ -18,30 +18,77 @@ type Locator struct {
 	Pause time.Duration // between looks
 }
 
-// How often a "no" is looked at again. While a domain of Xen reboots it is
-// defined nowhere for a moment, so Xen's "no" always gets a second look; the full
-// number is for those that may be on their way: half made, half destroyed, or
-// with a disk in use. Many domains are not here, and must not cost 5 s each.
+// How often a "no" is looked at again. While a domain of Xen reboots it looks shut off,
+// or is nowhere, for a moment, so a "no" that this could be gets a second look; the full
+// number is for those that may be on their way: half made, half destroyed, or with a
+// disk in use. Many domains are not here and must not cost time: where no toolstack
+// knows the domain and none is at work on it there is nothing to wait for.
 const (
 	secondLook    = 1
 	restlessLooks = 5
 )
 
+// Found is the answer for one of several domains.
+type Found struct {
+	Answer
+	Err error
+}
+
 // Locate returns the answer of the toolstack by which the domain is active here.
 // Else the error has status No; Unavailable if a toolstack did not answer, since
 // the domain may be its own; Busy if all say no but a disk is in use.
 func (l *Locator) Locate(ctx context.Context, name string) (Answer, error) {
+	found := l.LocateAll(ctx, []string{name})[0]
+	return found.Answer, found.Err
+}
+
+// LocateAll locates several domains, which share the looks: each of those asks every
+// toolstack once for what is on this host.
+func (l *Locator) LocateAll(ctx context.Context, names []string) []Found {
+	found := make([]Found, len(names))
+	done := make([]bool, len(names))
 	for look := 0; ; look++ {
-		v := l.look(ctx, name)
-		if v.err == nil || look >= v.looks {
-			return v.answer, v.err
+		lists := l.lists(ctx)
+		again := false
+		for i, name := range names {
+			if done[i] {
+				continue
+			}
+			v := l.judge(ctx, lists, name)
+			found[i] = Found{v.answer, v.err}
+			done[i] = v.err == nil || look >= v.looks
+			again = again || !done[i]
+		}
+		if !again {
+			return found
 		}
 		select {
 		case <-time.After(l.Pause):
 		case <-ctx.Done():
-			return v.answer, v.err
+			return found
 		}
 	}
+}
+
+// list is what one toolstack has answered.
+type list struct {
+	Listing
+	err error
+}
+
+func (l *Locator) lists(ctx context.Context) (lists []list) {
+	for _, t := range l.Toolstacks {
+		listing, err := t.List(ctx)
+		lists = append(lists, list{listing, err})
+	}
+	return lists
+}
+
+func (l list) ask(ctx context.Context, name string) (Answer, error) {
+	if l.err != nil {
+		return Answer{}, l.err
+	}
+	return l.Ask(ctx, name)
 }
 
 // verdict is the outcome of one look.
@@ -51,11 +98,11 @@ type verdict struct {
 	looks  int // how many more are worth it
 }
 
-func (l *Locator) look(ctx context.Context, name string) (v verdict) {
+func (l *Locator) judge(ctx context.Context, lists []list, name string) (v verdict) {
 	var answers []Answer
-	var said, failures []string
-	for _, t := range l.Toolstacks {
-		a, err := t.Ask(ctx, name)
+	var said, failures, dying []string
+	for _, list := range lists {
+		a, err := list.ask(ctx, name)
 		switch {
 		case err != nil:
 			failures = append(failures, err.Error())
@@ -65,12 +112,16 @@ func (l *Locator) look(ctx context.Context, name string) (v verdict) {
 			answers = append(answers, a)
 			said = append(said, a.Toolstack+": "+a.State)
 		}
-		if a.Xen && err == nil {
+		if a.Doubtful && err == nil {
 			v.looks = max(v.looks, secondLook)
 		}
 		if a.Restless {
 			v.looks = restlessLooks
 		}
+		dying = append(dying, a.Dying...)
+	}
+	if slices.ContainsFunc(answers, func(a Answer) bool { return a.beingDestroyed(dying) }) {
+		v.looks = restlessLooks
 	}
 	reasons := strings.Join(said, ", ")
 	if len(failures) > 0 {
@@ -83,9 +134,9 @@ func (l *Locator) look(ctx context.Context, name string) (v verdict) {
 		v.err = cli.Fail(cli.Unavailable, "cannot tell whether %s is here: %s%s", name, strings.Join(failures, "; "), reasons)
 		return v
 	}
-	if slices.ContainsFunc(answers, func(a Answer) bool { return a.Half }) {
+	if i := slices.IndexFunc(answers, func(a Answer) bool { return a.Half }); i >= 0 {
 		// Its disks are in use for a known reason: no need to look at them.
-		return verdict{err: cli.Fail(cli.No, "%s is one half of a migration (%s)", name, reasons)}
+		return verdict{answer: answers[i], err: cli.Fail(cli.No, "%s is one half of a migration (%s)", name, reasons)}
 	}
 	v.err = cli.Fail(cli.No, "%s is not active here (%s)", name, reasons)
 	switch disk, err := l.inUse(answers); {
@@ -112,4 +163,10 @@ func (l *Locator) inUse(answers []Answer) (disk string, failure error) {
 		failure = errors.Join(failure, err)
 	}
 	return "", failure
+}
+
+// beingDestroyed tells whether a domain of Xen that is off by libvirt's word is one of those
+// that are half destroyed: then it may be rebooting.
+func (a *Answer) beingDestroyed(dying []string) bool {
+	return a.Doubtful && a.Domain != nil && (slices.Contains(dying, "") || slices.Contains(dying, a.Domain.UUID))
 }

@@ -3,6 +3,7 @@ package domain
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,15 @@ import (
 
 	"xen-backup/internal/cli"
 )
+
+// ask asks one toolstack once.
+func ask(toolstack Toolstack, name string) (Answer, error) {
+	listing, err := toolstack.List(context.Background())
+	if err != nil {
+		return Answer{}, err
+	}
+	return listing.Ask(context.Background(), name)
+}
 
 // replay puts testdata/replay in the place of virsh and xl, to answer with these
 // texts; "@NAME" is what is captured under that name. It returns how often a
@@ -90,6 +100,7 @@ func TestLocate(t *testing.T) {
 	running := virshSays("@running-domstate-reason.out", "@running-dumpxml.out")
 	for name, c := range map[string]struct {
 		answers map[string]string
+		makers  string // logs of the xl processes that run, separated by blanks
 		inUse   string
 		useErr  error
 		ask     string
@@ -109,8 +120,8 @@ func TestLocate(t *testing.T) {
 		"by id":                     {answers: both(running, xlNone), ask: "1", want: "virsh running (booted)", looks: 1},
 		"xl, by uuid":               {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), ask: domu1UUID, want: "xl running", looks: 1},
 		"xl, by id":                 {answers: both(map[string]string{"virsh-error": "@running-missing-dumpxml.err"}, xlSays("@xlcreate-xl-list.out", "@xlcreate-xl-list-l.out")), ask: "6", want: "xl running", looks: 1},
-		"not defined":               {answers: both(virshNone, xlNone), status: cli.No, want: "domu1 is not active here (virsh: not defined, xl: not running)", looks: 2},
-		"another id":                {answers: both(running, xlNone), ask: "17", status: cli.No, want: "17 is not active here", looks: 2},
+		"not defined":               {answers: both(virshNone, xlNone), status: cli.No, want: "domu1 is not active here (virsh: not defined, xl: not running)", looks: 1},
+		"another id":                {answers: both(running, xlNone), ask: "17", status: cli.No, want: "17 is not active here", looks: 1},
 		"shut off":                  {answers: both(shutOff, xlNone), status: cli.No, want: "virsh: shut off (destroyed), xl: not running", looks: 2},
 		"saved":                     {answers: both(virshSays("@msave-domstate.out", "@shutoff-dumpxml.out"), xlNone), status: cli.No, want: "shut off (saved)", looks: 2},
 		"crashed":                   {answers: both(crashed, xlSays("@crashed-xl-list.out", "@running-xl-list-l-all.out")), status: cli.No, want: "virsh: shut off (crashed), xl: crashed", looks: 6},
@@ -134,14 +145,21 @@ func TestLocate(t *testing.T) {
 		"has left":                  {answers: both(virshNone, xlSays(xlHeader+"domu1--migratedaway  6   256     1     ---s--      9.0\n", "[]")), status: cli.No, want: "known as domu1--migratedaway", looks: 1},
 		"half by its name":          {answers: both(virshNone, xlSays(xlHeader+"domu1--incoming  6   256     1     -b----      9.0\n", `[{"domid": 6, "config": {"c_info": {"name": "domu1--incoming"}}}]`)), ask: "domu1--incoming", status: cli.No, want: "one half of a migration", looks: 1},
 		"arrives in libvirt":        {answers: both(virshSays("paused (migrating)\n", "@paused-dumpxml.out"), xlNone), status: cli.No, want: "one half of a migration", looks: 1},
-		"other domain's prefix":     {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), ask: "domu", status: cli.No, want: "xl: not running", looks: 2},
+		"other domain's prefix":     {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), ask: "domu", status: cli.No, want: "xl: not running", looks: 1},
 		"Domain-0":                  {answers: both(virshSays("running (unknown)\n", "@running-dumpxml-dom0.out"), xlNone), ask: "Domain-0", status: cli.No, want: "virsh: Domain-0, the host itself, xl: Domain-0, the host itself", looks: 2},
 		"half made":                 {answers: both(virshNone, xlSays(xlHeader+"(null)     6   256     1     --p---      0.0\n", "[]")), status: cli.No, want: "xl: not running", looks: 6},
 		"reboots under libvirt":     {answers: both(both(crashed, xlNone), map[string]string{"virsh-domstate.3": "running (booted)\n"}), want: "virsh running (booted)", looks: 3},
-		"xl comes back":             {answers: both(both(virshNone, xlNone), map[string]string{"xl-list.2": "@running-xl-list.out", "xl-list-l.2": "@running-xl-list-l-all.out"}), want: "xl running", looks: 2},
+		"xl comes back":             {makers: "xl-domu1.log", answers: both(both(virshNone, xlNone), map[string]string{"xl-list.2": "@running-xl-list.out", "xl-list-l.2": "@running-xl-list-l-all.out"}), want: "xl running", looks: 2},
+		"xl is at work on it":       {makers: "pts", answers: both(both(virshNone, xlNone), map[string]string{"xl-list.2": "@running-xl-list.out", "xl-list-l.2": "@running-xl-list-l-all.out"}), want: "xl running", looks: 2},
+		"another xl is at work":     {makers: "xl-other.log pts", answers: both(virshNone, xlNone), status: cli.No, want: "xl: not running", looks: 2},
+		"others are guarded":        {makers: "xl-other.log xldevd.log", answers: both(virshNone, xlNone), status: cli.No, want: "xl: not running", looks: 1},
+		"a zombie is there":         {answers: both(virshNone, xlSays(xlHeader+zombie, "[]")), status: cli.No, want: "xl: not running", looks: 1},
+		"a zombie of another":       {answers: both(both(shutOff, xlSays(xlHeader+zombie, "[]")), map[string]string{"xl-list-v": zombieOf("11111111-2222-4333-8444-555555555555")}), status: cli.No, want: "shut off (destroyed), xl: not running", looks: 2},
+		"half destroyed":            {answers: both(both(shutOff, xlSays(xlHeader+zombie, "[]")), map[string]string{"xl-list-v": zombieOf(domu1UUID)}), status: cli.No, want: "shut off (destroyed), xl: not running", looks: 6},
+		"half destroyed, which one": {answers: both(shutOff, xlSays(xlHeader+zombie, "[]")), status: cli.No, want: "shut off (destroyed), xl: not running", looks: 6},
 		"half made, then complete":  {answers: both(both(virshNone, xlSays(xlHeader+"(null)     6   256     1     --p---      0.0\n", "[]")), map[string]string{"xl-list.6": "@running-xl-list.out", "xl-list-l.6": "@running-xl-list-l-all.out"}), want: "xl running", looks: 6},
 		"disk closed at last":       {answers: both(shutOff, xlNone), inUse: "xvda is in use until 3", status: cli.No, want: "shut off (destroyed)", looks: 3},
-		"QEMU's shut off, two asks": {answers: both(map[string]string{"virsh-list": "b9fd7d9c-5e0d-4a35-9b2c-0d5f7a3c11aa qdom1\n", "virsh-domstate": "shut off (destroyed)\n", "virsh-dumpxml": "@qemu-dumpxml.out"}, xlNone), ask: "qdom1", status: cli.No, want: "shut off (destroyed)", looks: 2},
+		"QEMU's shut off":           {answers: both(map[string]string{"virsh-list": "b9fd7d9c-5e0d-4a35-9b2c-0d5f7a3c11aa qdom1\n", "virsh-domstate": "shut off (destroyed)\n", "virsh-dumpxml": "@qemu-dumpxml.out"}, xlNone), ask: "qdom1", status: cli.No, want: "shut off (destroyed)", looks: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked := replay(t, c.answers)
@@ -149,6 +167,7 @@ func TestLocate(t *testing.T) {
 			if err != nil || len(toolstacks) != 2 {
 				t.Fatalf("%v, %v", toolstacks, err)
 			}
+			toolstacks[1].(*XL).proc = makers(t, strings.Fields(c.makers)...)
 			if c.ask == "" {
 				c.ask = "domu1"
 			}
@@ -180,15 +199,64 @@ func TestLocate(t *testing.T) {
 	}
 }
 
+const zombie = "(null)                                       3     0     1     --ps-d      15.4\n"
+
+// zombieOf is what `xl list -v` prints where there is one.
+func zombieOf(uuid string) string {
+	return "Name                                        ID   Mem VCPUs\tState\tTime(s)   UUID                            Reason-Code\tSecurity Label\n" +
+		"Domain-0                                     0  2048     2     r-----     509.9 00000000-0000-0000-0000-000000000000        -                -\n" +
+		strings.TrimSuffix(zombie, "\n") + " " + uuid + "        0                -\n"
+}
+
+// makers makes a /proc in which xl runs once for each of the logs.
+func makers(t *testing.T, logs ...string) string {
+	h := &host{t, t.TempDir()}
+	for i, log := range logs {
+		h.file(fmt.Sprintf("%d/comm", i+42), "xl\n")
+		h.link(fmt.Sprintf("%d/fd/1", i+42), "/var/log/xen/"+log)
+	}
+	return h.root
+}
+
+// Many domains are asked for in as many looks as one of them needs.
+func TestLocateAll(t *testing.T) {
+	asked := replay(t, both(shutOff, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")))
+	toolstacks, err := Installed("auto", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	toolstacks[1].(*XL).proc = makers(t)
+	l := Locator{Toolstacks: toolstacks, Pause: time.Millisecond, InUse: func(*Domain) (string, error) { return "", nil }}
+	names := []string{"none", "domu1"}
+	for i := range 98 {
+		names = append(names, fmt.Sprintf("none%d", i))
+	}
+	for i, found := range l.LocateAll(context.Background(), names) {
+		if want := map[bool]int{true: cli.OK, false: cli.No}[i == 1]; cli.StatusOf(found.Err) != want {
+			t.Errorf("%s: %v", names[i], found.Err)
+		}
+	}
+	for question, want := range map[string]int{"virsh-list": 1, "xl-list": 1, "xl-list-l": 1} {
+		if n := asked(question); n != want {
+			t.Errorf("%s was asked %d times for 100 domains, want %d", question, n, want)
+		}
+	}
+}
+
 // An xl that guards a domain has the domain's log for its standard output.
 func TestXLGuard(t *testing.T) {
 	replay(t, xlNone)
 	h := &host{t, t.TempDir()}
 	h.link("42/fd/1", "/var/log/xen/xl-domu1.log")
 	h.link("43/fd/1", "/var/log/xen/xl-domu10.log")
+	h.link("44/fd/1", "/var/log/xen/xl-moved--incoming.log")
+	h.link("45/fd/1", "/var/log/xen/xl-editor.log")
+	for pid, comm := range map[string]string{"42": "xl", "43": "xl", "44": "xl", "45": "vi"} {
+		h.file(pid+"/comm", comm+"\n")
+	}
 	x := &XL{patience, h.root}
-	for name, want := range map[string]bool{"domu1": true, "domu10": true, "domu": false, "10": false} {
-		if a, err := x.Ask(context.Background(), name); err != nil || a.Restless != want || a.Active {
+	for name, want := range map[string]bool{"domu1": true, "domu10": true, "moved": true, "domu": false, "10": false, "editor": false} {
+		if a, err := ask(x, name); err != nil || a.Restless != want || a.Active {
 			t.Errorf("%s: %+v, %v", name, a, err)
 		}
 	}
@@ -196,7 +264,8 @@ func TestXLGuard(t *testing.T) {
 
 func TestHelperFailures(t *testing.T) {
 	ask := func(x *XL) error {
-		_, err := x.Ask(context.Background(), "domu1")
+		t.Helper()
+		_, err := x.List(context.Background())
 		if cli.StatusOf(err) != cli.Unavailable {
 			t.Errorf("status %d: %v", cli.StatusOf(err), err)
 		}
@@ -251,7 +320,7 @@ func TestInstalled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := toolstacks[0].Ask(context.Background(), "d"); cli.StatusOf(err) != cli.Unavailable || !errors.Is(err, exec.ErrNotFound) {
+	if _, err := toolstacks[0].List(context.Background()); cli.StatusOf(err) != cli.Unavailable || !errors.Is(err, exec.ErrNotFound) {
 		t.Errorf("no virsh: %v", err)
 	}
 }

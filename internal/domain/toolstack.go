@@ -12,17 +12,24 @@ import (
 // Answer is what one toolstack says of a domain.
 type Answer struct {
 	Toolstack string
-	State     string  // "running", "shut off (crashed)", "not defined"
-	Active    bool    // it runs here, or is paused here: its disks are in use
-	Half      bool    // it is one half of a migration that is under way
-	Restless  bool    // it may well be active in a moment
-	Xen       bool    // the domain is Xen's, or the toolstack is: a reboot makes it vanish
-	Domain    *Domain // nil if the toolstack knows no disks of it
+	State     string   // "running", "shut off (crashed)", "not defined"
+	Active    bool     // it runs here, or is paused here: its disks are in use
+	Half      bool     // it is one half of a migration that is under way
+	Restless  bool     // it may well be active in a moment
+	Doubtful  bool     // a reboot could make it look like this: it deserves a second look
+	Domain    *Domain  // nil if the toolstack knows no disks of it
+	Dying     []string // UUIDs of what is half destroyed; "" is one that is not known
 }
 
 // Toolstack is a program that manages domains.
 type Toolstack interface {
 	Name() string
+	// List asks for all domains of this host. An error has status Unavailable.
+	List(ctx context.Context) (Listing, error)
+}
+
+// Listing is what a toolstack says of a host at one moment.
+type Listing interface {
 	// Ask says what is known of a domain, given by name, UUID or id (the first
 	// that fits). An error has status Unavailable: no answer.
 	Ask(ctx context.Context, name string) (Answer, error)

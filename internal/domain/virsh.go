@@ -11,9 +11,6 @@ import (
 
 var uuidForm = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 
-// xenHost is a line of virsh's list that only a Dom0 has.
-var xenHost = regexp.MustCompile(`(?m)^\s*00000000-0000-0000-0000-000000000000\s+Domain-0\s*$`)
-
 // idForm is what virsh takes for a domain's id before it thinks of a name.
 var idForm = regexp.MustCompile(`^\s*[-+]?[0-9]+$`)
 
@@ -41,21 +38,31 @@ func (v *Virsh) VolumePath(ctx context.Context, pool, volume string) (string, er
 	return strings.TrimRight(string(out), "\n"), err
 }
 
-// Ask looks the domain up in the list first: that tells a domain that libvirt
-// does not know from a libvirt that can't be asked.
-func (v *Virsh) Ask(ctx context.Context, name string) (Answer, error) {
-	a := Answer{Toolstack: v.Name(), State: "not defined"}
+// virshListing is libvirt's list of all domains, by which one that it does not know is
+// told from a libvirt that can't be asked.
+type virshListing struct {
+	*Virsh
+	text string // lines "UUID NAME"
+}
+
+// List reads the list of all domains.
+func (v *Virsh) List(ctx context.Context) (Listing, error) {
 	out, err := v.run(ctx, "list", "--all", "--uuid", "--name")
 	if err != nil {
-		return a, noAnswer(err)
+		return nil, noAnswer(err)
 	}
 	if len(out) == 0 { // with no domains it prints an empty line
-		return a, cli.Fail(cli.Unavailable, "virsh list prints nothing")
+		return nil, cli.Fail(cli.Unavailable, "virsh list prints nothing")
 	}
-	a.Xen = xenHost.Match(out)
-	ref := findInList(string(out), name)
+	return &virshListing{v, string(out)}, nil
+}
+
+// Ask needs libvirt again only for a domain in the list.
+func (v *virshListing) Ask(ctx context.Context, name string) (Answer, error) {
+	a := Answer{Toolstack: v.Name(), State: "not defined"}
+	ref := findInList(v.text, name)
 	if ref == "" {
-		return a, nil
+		return a, nil // also while it reboots libvirt has it in its list
 	}
 	text, err := v.run(ctx, "dumpxml", "--domain="+ref)
 	if err != nil {
@@ -72,7 +79,7 @@ func (v *Virsh) Ask(ctx context.Context, name string) (Answer, error) {
 	if err != nil {
 		return vanished(a, err)
 	}
-	a.Domain, a.Xen = d, d.Type == "xen"
+	a.Domain = d
 	a.State = strings.TrimSpace(string(state))
 	return a, a.judgeVirsh()
 }
@@ -121,8 +128,10 @@ func vanished(a Answer, err error) (Answer, error) {
 func (a *Answer) judgeVirsh() error {
 	state, reason, _ := strings.Cut(strings.TrimSuffix(a.State, ")"), " (")
 	hasID := a.Domain.ID != ""
+	xen := a.Domain.Type == "xen"
+	a.Doubtful = xen // libvirt destroys such a domain and makes it anew
 	switch {
-	case a.Xen && a.Domain.ID == "0":
+	case xen && a.Domain.ID == "0":
 		a.State = "Domain-0, the host itself"
 		return nil
 	case isHalf(a.Domain.Name), reason == "migrating", state == "paused" && strings.HasPrefix(reason, "post-copy"):
@@ -140,7 +149,7 @@ func (a *Answer) judgeVirsh() error {
 		a.Active, a.Restless = hasID, !hasID
 	case "shut off", "crashed", "dying":
 		// With an id Xen still has it: it is on its way down, or up again.
-		a.Restless = hasID && a.Xen
+		a.Restless = hasID && xen
 	default:
 		return cli.Fail(cli.Unavailable, "virsh domstate prints %.60q", a.State)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,32 +24,52 @@ func NewXL() *XL { return &XL{patience, "/proc"} }
 
 func (x *XL) Name() string { return "xl" }
 
-// Ask reads the short list for the state and the long one for the disks. Both
-// are asked for whole: "no such domain" then can't be mistaken for "no answer",
-// and no name reaches xl's command line.
-func (x *XL) Ask(ctx context.Context, name string) (Answer, error) {
-	a := Answer{Toolstack: x.Name(), State: "not running", Xen: true}
+// xlListing is what `xl list` and `xl list -l` have printed, the state of all domains and
+// their disks. Both are asked for whole: "no such domain" then can't be mistaken for
+// "no answer", and no name reaches xl's command line.
+type xlListing struct {
+	*XL
+	rows    []xlRow
+	configs []xlDomain
+	makers  []string // logs of the xl processes that are at work; "" is one without
+	dying   []string
+}
+
+// List reads both lists.
+func (x *XL) List(ctx context.Context) (Listing, error) {
+	l := &xlListing{XL: x}
 	out, err := output(ctx, x.timeout, "xl", "list")
 	if err != nil {
-		return a, noAnswer(err)
+		return nil, noAnswer(err)
 	}
-	rows, err := parseXLList(string(out))
-	if err != nil {
-		return a, cli.Fail(cli.Unavailable, "%w", err)
+	if l.rows, err = parseXLList(string(out)); err != nil {
+		return nil, cli.Fail(cli.Unavailable, "%w", err)
 	}
 	out, err = output(ctx, x.timeout, "xl", "list", "-l")
 	if err != nil {
-		return a, noAnswer(err)
+		return nil, noAnswer(err)
 	}
-	configs, err := parseXL(out)
-	if err != nil {
-		return a, cli.Fail(cli.Unavailable, "%w", err)
+	if l.configs, err = parseXL(out); err != nil {
+		return nil, cli.Fail(cli.Unavailable, "%w", err)
 	}
-	row := findRow(rows, configs, name)
+	if slices.ContainsFunc(l.rows, xlRow.zombie) {
+		l.dying = []string{""}
+		if out, err := output(ctx, x.timeout, "xl", "list", "-v"); err == nil {
+			l.dying = zombieUUIDs(string(out))
+		}
+	}
+	l.makers = x.makers()
+	return l, nil
+}
+
+func (l *xlListing) Ask(_ context.Context, name string) (Answer, error) {
+	a := Answer{Toolstack: l.Name(), State: "not running", Dying: l.dying}
+	row := findRow(l.rows, l.configs, name)
 	if row == nil {
-		a.Restless = x.mayComeBack(rows, name)
+		a.Restless = l.mayComeBack(name)
+		a.Doubtful = slices.Contains(l.makers, "")
 		for _, half := range migrationHalves {
-			if slices.ContainsFunc(rows, func(r xlRow) bool { return r.Name == name+half }) {
+			if slices.ContainsFunc(l.rows, func(r xlRow) bool { return r.Name == name+half }) {
 				a.State, a.Half = "known as "+name+half, true
 			}
 		}
@@ -62,10 +83,11 @@ func (x *XL) Ask(ctx context.Context, name string) (Answer, error) {
 	a.State, active = row.state()
 	a.Restless = !active
 	a.Half = isHalf(row.Name)
-	for _, c := range configs {
+	for _, c := range l.configs {
 		if strconv.FormatInt(c.DomID, 10) != row.ID {
 			continue
 		}
+		var err error
 		if a.Domain, err = c.domain(); err != nil {
 			return a, cli.Fail(cli.Unavailable, "%w", err)
 		}
@@ -99,21 +121,35 @@ func findRow(rows []xlRow, configs []xlDomain, name string) *xlRow {
 }
 
 // mayComeBack tells whether a domain that xl does not list is being rebooted. xl
-// destroys it, sleeps 2 s and makes it anew; in between there is nothing, but
-// for the xl that guards it and has its log, xl-NAME.log, for standard output
-// (xl_vmcontrol.c, xl_utils.c do_daemonize). A domain half made or half
-// destroyed is listed as "(null)".
-func (x *XL) mayComeBack(rows []xlRow, name string) bool {
-	for _, row := range rows {
-		if row.Name == "(null)" {
-			return true
-		}
+// destroys it, sleeps 2 s and makes it anew; in between there is nothing, but for the
+// xl that guards it. While it is made it is listed as "(null)", and so is a zombie,
+// for as long as something keeps a page of its memory; that says nothing of others.
+func (l *xlListing) mayComeBack(name string) bool {
+	if slices.ContainsFunc(l.rows, func(r xlRow) bool { return r.Name == nameless && !r.zombie() }) {
+		return true
 	}
-	logs, _ := filepath.Glob(x.proc + "/[0-9]*/fd/1")
-	for _, link := range logs {
-		if to, err := os.Readlink(link); err == nil && strings.HasPrefix(filepath.Base(to), "xl-"+name+".log") {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(l.makers, func(log string) bool {
+		// One that came by a migration is guarded under the name that it had on the way.
+		return strings.HasPrefix(log, "xl-"+name+".log") || strings.HasPrefix(log, "xl-"+name+migrationHalves[0]+".log")
+	})
 }
+
+// makers returns, of each xl that runs, the name of the log that is its standard output.
+// An xl that guards a domain has xl-NAME.log (xl_vmcontrol.c, xl_utils.c do_daemonize);
+// one in the foreground, which may be making any domain, has "".
+func (x *XL) makers() (logs []string) {
+	processes, _ := filepath.Glob(x.proc + "/[0-9]*/comm")
+	for _, comm := range processes {
+		if name, _ := os.ReadFile(comm); string(name) != "xl\n" {
+			continue
+		}
+		out, _ := os.Readlink(filepath.Join(filepath.Dir(comm), "fd/1"))
+		if out = filepath.Base(out); !xlLog.MatchString(out) {
+			out = ""
+		}
+		logs = append(logs, out)
+	}
+	return logs
+}
+
+var xlLog = regexp.MustCompile(`^xl.*\.log`)

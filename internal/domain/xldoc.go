@@ -37,6 +37,26 @@ func parseXLList(text string) ([]xlRow, error) {
 	return rows, nil
 }
 
+// nameless is what xl calls a domain of which it knows no name: half made, or half destroyed.
+const nameless = "(null)"
+
+func (r xlRow) zombie() bool { return r.Name == nameless && strings.Contains(r.Flags, "d") }
+
+// A line of `xl list -v` has after the seconds the UUID.
+var xlUUID = regexp.MustCompile(`^\Q` + nameless + `\E\s+\d+\s+\d+\s+\d+\s+[rbpscd-]{6}\s+[\d.]+\s+([0-9a-f-]{36})\b`)
+
+// zombieUUIDs reads in what `xl list -v` prints the UUIDs of the nameless.
+func zombieUUIDs(text string) (uuids []string) {
+	for line := range strings.Lines(text) {
+		if m := xlUUID.FindStringSubmatch(line); m != nil {
+			uuids = append(uuids, m[1])
+		} else if strings.HasPrefix(line, nameless) {
+			uuids = append(uuids, "")
+		}
+	}
+	return uuids
+}
+
 // state puts the flags of xl in libvirt's words.
 func (r *xlRow) state() (state string, active bool) {
 	switch {

@@ -25,7 +25,10 @@ func (p *patcher) copyInPlace() error {
 	if err := p.open(); err != nil {
 		return err
 	}
-	if err := errors.Join(p.checkFinished(), p.checkFirstCopy()); err != nil {
+	if err := p.checkRecord(); err != nil {
+		return err
+	}
+	if err := p.checkFirstCopy(); err != nil {
 		return err
 	}
 	if err := p.proveFile(in); err != nil {
@@ -124,7 +127,7 @@ func (c *inPlace) beginOnce() error {
 		}
 		c.target.Target = c.file
 	}
-	err := c.device.Save(&state.Record{Phase: state.Incomplete, Peer: c.peerName()})
+	err := c.remember(&state.Record{Phase: state.Incomplete, Peer: c.peerName()})
 	if err != nil && created {
 		err = errors.Join(err, c.uncreateTarget())
 	}

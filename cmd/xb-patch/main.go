@@ -12,6 +12,7 @@ import (
 const usage = `Usage: xb-patch [OPTION]... DEV|FILE < DELTA
        xb-patch --dry-run [OPTION]... DEV|FILE < DELTA
        xb-patch --recover DEV|FILE
+       xb-patch --adopt DOMU/DISK [--uuid UUID] DEV|FILE
        xb-patch --state DEV|FILE
        xb-patch --record ORIGIN --peer HOST < SUMMARY
        xb-patch --info [--json] [FILE]
@@ -30,6 +31,12 @@ finished it.
       --abandon-apply    give an interrupted apply up, and with it the image on
                          DEV: it needs a full copy then
       --force-diverged   overwrite changes on DEV that exist nowhere else
+      --disk DOMU/DISK   whose standby DEV is: the delta is of this disk, and that
+                         of another one is never applied
+      --uuid UUID        with --disk, --adopt: the DomU's, which tells it from
+                         another one of its name
+      --adopt DOMU/DISK  from now on DEV is the standby of this disk: for a DomU or
+                         disk that was renamed; changes nothing else
       --state            print what is remembered of DEV as JSON
       --record           remember that the peer now has the image of ORIGIN that
                          xb-delta's --summary on stdin describes
@@ -61,6 +68,8 @@ type options struct {
 	create   bool
 	force    bool
 	peer     string
+	disk     string
+	uuid     string
 	stateDir string
 	progress string
 	summary  string
@@ -69,6 +78,7 @@ type options struct {
 func run(env *cli.Env, args []string) error {
 	var o options
 	var mode struct{ dryRun, recover, abandon, state, record, info, json bool }
+	var adopt string
 	f := env.Flags()
 	f.String(&o.spool, "spool")
 	f.Bool(&o.inPlace, "in-place")
@@ -77,6 +87,9 @@ func run(env *cli.Env, args []string) error {
 	f.Bool(&mode.recover, "recover")
 	f.Bool(&mode.abandon, "abandon-apply")
 	f.Bool(&o.force, "force-diverged")
+	f.Func("disk", parseDisk(&o.disk))
+	f.Func("uuid", parseUUID(&o.uuid))
+	f.Func("adopt", parseDisk(&adopt))
 	f.Bool(&mode.state, "state")
 	f.Bool(&mode.record, "record")
 	f.String(&o.peer, "peer")
@@ -90,20 +103,22 @@ func run(env *cli.Env, args []string) error {
 		return err
 	}
 	modes := 0
-	for _, m := range []bool{mode.dryRun, mode.recover, mode.abandon, mode.state, mode.record, mode.info} {
+	for _, m := range []bool{mode.dryRun, mode.recover, mode.abandon, adopt != "", mode.state, mode.record, mode.info} {
 		if m {
 			modes++
 		}
 	}
 	switch {
 	case modes > 1:
-		return cli.Fail(cli.Usage, "--dry-run, --recover, --abandon-apply, --state, --record and --info exclude each other")
+		return cli.Fail(cli.Usage, "--dry-run, --recover, --abandon-apply, --adopt, --state, --record and --info exclude each other")
 	case mode.info:
 		return rdiff.PrintInfo(env, f, operands, mode.json)
 	case mode.json:
 		return cli.Fail(cli.Usage, "--json goes with --info")
 	case len(operands) != 1:
 		return cli.Fail(cli.Usage, "want one device or file, got %d operands", len(operands))
+	case o.uuid != "" && o.disk == "" && adopt == "":
+		return cli.Fail(cli.Usage, "--uuid goes with --disk or --adopt")
 	case o.spool != "" && o.inPlace:
 		return cli.Fail(cli.Usage, "--in-place uses no spool")
 	case o.force && o.inPlace:
@@ -117,7 +132,9 @@ func run(env *cli.Env, args []string) error {
 	case mode.record:
 		err = f.Only("--record", "--peer", "--state-dir")
 	case mode.recover:
-		err = f.Only("--recover", "--peer", "--state-dir", "--progress", "--summary")
+		err = f.Only("--recover", "--peer", "--disk", "--uuid", "--state-dir", "--progress", "--summary")
+	case adopt != "":
+		err = f.Only("--adopt", "--uuid", "--state-dir")
 	case mode.abandon:
 		err = f.Only("--abandon-apply", "--state-dir")
 	}
@@ -135,6 +152,8 @@ func run(env *cli.Env, args []string) error {
 		return p.recover()
 	case mode.abandon:
 		return p.abandon()
+	case adopt != "":
+		return p.adoptTarget(adopt)
 	case mode.dryRun:
 		return p.dryRun()
 	case o.inPlace:

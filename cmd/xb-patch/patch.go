@@ -26,7 +26,7 @@ func (p *patcher) patch() error {
 	if err := p.open(); err != nil {
 		return err
 	}
-	if err := p.checkFinished(); err != nil {
+	if err := p.checkRecord(); err != nil {
 		return err
 	}
 	// A spool left behind by a crash just after an apply was done.
@@ -133,7 +133,7 @@ func (p *patcher) recordApply(d rdiff.Delta, s *spool) error {
 	}
 	r := imageRecord(d.Header, d.Source)
 	r.Phase, r.Peer, r.Spool = state.Applying, p.peerName(), s.path
-	err := p.device.Save(r)
+	err := p.remember(r)
 	// Where only the directory could not be synced the record stands: then the
 	// spool is needed.
 	if err != nil && p.phase() != state.Applying {
@@ -196,7 +196,7 @@ func (p *patcher) disown(s *spool) error {
 		return p.forget(s.path)
 	}
 	p.record.Witness = ""
-	err := p.device.Save(p.record)
+	err := p.remember(p.record)
 	if err == nil {
 		s.remove()
 	}
@@ -243,7 +243,7 @@ func (p *patcher) dryRun() error {
 	if p.record, err = p.device.Load(); err != nil {
 		return err
 	}
-	if err := p.checkFinished(); err != nil {
+	if err := p.checkRecord(); err != nil {
 		return err
 	}
 	if err := p.checkPlaces(); err != nil {

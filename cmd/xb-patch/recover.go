@@ -22,6 +22,9 @@ func (p *patcher) recover() error {
 		p.env.Info("%s: there is no unfinished apply; nothing to recover", p.target)
 		return nil
 	}
+	if err := p.checkOwner(); err != nil {
+		return err
+	}
 	s, err := openSpool(p.record.Spool)
 	if err != nil {
 		return cli.Fail(cli.Unfinished, "%s: the spool of the unfinished apply cannot be read: %w\n%s", p.target, err, p.lost())
@@ -103,7 +106,7 @@ func (p *patcher) abandon() error {
 
 // forget remembers the target as a mix that no spool leads out of.
 func (p *patcher) forget(spool string) error {
-	if err := p.device.Save(&state.Record{Phase: state.Incomplete, Peer: p.record.Peer}); err != nil {
+	if err := p.remember(&state.Record{Phase: state.Incomplete, Peer: p.record.Peer}); err != nil {
 		return err
 	}
 	removeDurably(spool)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 
+	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/state"
 )
@@ -24,10 +25,15 @@ func (p *patcher) printState() error {
 	if err != nil {
 		return err
 	}
+	size, err := blockdev.Size(p.target)
+	if err != nil && !p.missing() {
+		return err
+	}
 	text, err := json.Marshal(struct {
 		*state.Record
-		Sent []*state.Record `json:"sent,omitempty"` // as the source of syncs, a record for each peer
-	}{record, sent})
+		DeviceSize int64           `json:"device_size"`    // now
+		Sent       []*state.Record `json:"sent,omitempty"` // as the source of syncs, a record for each peer
+	}{record, size, sent})
 	if err != nil {
 		return cli.Fail(cli.Internal, "state: %w", err)
 	}

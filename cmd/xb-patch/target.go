@@ -126,12 +126,13 @@ func (p *patcher) close() {
 	}
 }
 
-// checkFinished refuses a target whose last apply is unfinished.
-func (p *patcher) checkFinished() error {
+// checkRecord refuses a target whose last apply is unfinished, and one that is another
+// disk's standby.
+func (p *patcher) checkRecord() error {
 	if p.record.Phase == state.Applying {
 		return cli.Fail(cli.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", p.target, p.target)
 	}
-	return nil
+	return p.checkOwner()
 }
 
 // createTarget makes the missing target an empty file.
@@ -181,7 +182,7 @@ func (p *patcher) checkSize(size int64) error {
 func (p *patcher) setClean(d rdiff.Delta, witness string) error {
 	r := imageRecord(d.Header, d.Source)
 	r.Phase, r.Peer, r.Witness = state.Clean, p.peerName(), witness
-	return p.device.Save(r)
+	return p.remember(r)
 }
 
 // imageRecord describes an image for the state.

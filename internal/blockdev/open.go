@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -134,6 +136,19 @@ func (f *File) CheckName(path string) error {
 	return err
 }
 
+// Is tells whether path leads to the same file or device, whatever its name: a hard
+// link, a file in a directory that is mounted twice, a second node of a device.
+func (f *File) Is(path string) bool {
+	var mine, other unix.Stat_t
+	if unix.Fstat(int(f.f.Fd()), &mine) != nil || unix.Stat(path, &other) != nil {
+		return false
+	}
+	if f.block {
+		return other.Mode&unix.S_IFMT == unix.S_IFBLK && other.Rdev == mine.Rdev
+	}
+	return other.Dev == mine.Dev && other.Ino == mine.Ino
+}
+
 // CheckSize tells whether a regular file still has the size that it had when it was
 // opened or last truncated; else somebody writes to it (status NotBasis).
 func (f *File) CheckSize() error {
@@ -178,6 +193,24 @@ func CheckRoom(path string, n int64) error {
 		return cli.Fail(cli.BadStream, "%s: its file system allows no file of %d bytes", path, n)
 	}
 	return nil
+}
+
+// Size returns the size of the device or file path in bytes, without opening it.
+func Size(path string) (int64, error) {
+	info, err := check(path)
+	if err != nil {
+		return 0, err
+	}
+	if !isBlock(info) {
+		return info.Size(), nil
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+	text, err := os.ReadFile("/sys/dev/block/" + majorMinor(stat.Rdev) + "/size")
+	if err != nil {
+		return 0, err
+	}
+	sectors, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	return sectors * 512, err // of 512 bytes, whatever the device's are
 }
 
 func isBlock(info os.FileInfo) bool { return info.Mode()&os.ModeType == os.ModeDevice }

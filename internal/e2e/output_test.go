@@ -237,7 +237,7 @@ func TestState(t *testing.T) {
 	h := newHost(t)
 	h.image("source", mib, 1)
 	h.image("target", mib, 2)
-	if out := h.must("xb-patch --state target"); out != `{"phase":"none"}`+"\n" {
+	if out := h.must("xb-patch --state target"); out != `{"phase":"none","device_size":1048576}`+"\n" {
 		t.Errorf("without a record: %q", out)
 	}
 	h.must("xb-sig target >sig")

@@ -43,6 +43,8 @@ type Record struct {
 	Phase     Phase     `json:"phase"`
 	Identity  string    `json:"identity,omitempty"`
 	Device    string    `json:"device,omitempty"` // the path it was last named by
+	Disk      string    `json:"disk,omitempty"`   // whose standby it is: DOMU/DISK
+	UUID      string    `json:"uuid,omitempty"`   // of that DomU, where its toolstack keeps one
 	Size      int64     `json:"size,omitempty"`   // of the image; the device may be larger
 	BlockSize int       `json:"block_size,omitempty"`
 	Hash      string    `json:"hash,omitempty"`
@@ -222,6 +224,23 @@ func fileExists(path string) bool {
 	return err == nil
 }
 
+// Records returns what is remembered of all devices in the directory, as far as it
+// can be understood.
+func (d Dir) Records() ([]*Record, error) {
+	names, err := filepath.Glob(filepath.Join(globEscape(string(d)), "*.json"))
+	if err != nil {
+		return nil, cli.Fail(cli.Internal, "state: %w", err)
+	}
+	var records []*Record
+	for _, name := range names {
+		r := new(Record)
+		if text, err := os.ReadFile(name); err == nil && json.Unmarshal(text, r) == nil && r.Version == version {
+			records = append(records, r)
+		}
+	}
+	return records, nil
+}
+
 // Save makes r what is remembered, durably.
 func (d *Device) Save(r *Record) error { return d.save(d.file(".json"), r) }
 
@@ -246,7 +265,10 @@ func (d *Device) encode(path string, r *Record) ([]byte, error) {
 	if !utf8.ValidString(r.Spool) {
 		return nil, cli.Fail(cli.CantCreate, "the state cannot hold the name of the spool, %s: it is not UTF-8", r.Spool)
 	}
-	r.Version, r.Identity, r.Time = version, d.identity, time.Now().UTC().Truncate(time.Second)
+	r.Version, r.Identity = version, d.identity
+	if r.Time.IsZero() { // else it is the record of a sync before this one
+		r.Time = time.Now().UTC().Truncate(time.Second)
+	}
 	if abs, err := filepath.Abs(d.path); err == nil {
 		r.Device = abs
 	}

@@ -2,8 +2,11 @@ package e2e
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestSSH is what the project is for.
@@ -69,6 +72,30 @@ func TestSSHStatuses(t *testing.T) {
 	h.sh(ssh+" xb-patch "+h.path("target")+" <sig").fails(t, notOurs, "signature")
 	h.change("target", 1, 1)
 	h.sh(ssh+" xb-patch "+h.path("target")+" <delta").fails(t, notBasis)
+}
+
+// TestDotfiles demands that the start-up files of the machine that runs the tests
+// have no say in what they find.
+func TestDotfiles(t *testing.T) {
+	h := newHost(t)
+	needRoot(t)
+	// The thread's own mounts: it ends with the test, since it is never unlocked.
+	// Whatever it starts has them, too.
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		t.Fatal(err)
+	}
+	h.must(`mount --make-rprivate / && mount -t tmpfs home ~root && mkdir ~root/.ssh && cd ~root &&
+		echo "echo a word >&2; : >` + h.path("read") + `; sleep 10" >.bashrc && cp .bashrc .bash_profile && cp .bashrc .ssh/rc &&
+		echo 'RemoteCommand false' >.ssh/config`)
+	ssh := h.startSSHD("")
+	h.image("source", mib, 1)
+	h.must("cp source target && xb-sig target >sig && cp sig ../notes/sig")
+	h.sh(ssh + " xb-sig " + h.path("target") + " >sig").silent(t)
+	h.sameBytes("sig", "../notes/sig")
+	if exists(h.path("read")) {
+		t.Error("a start-up file of root was read")
+	}
 }
 
 // TestChattyShell has the login shell at the other end print something, which

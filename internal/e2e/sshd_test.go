@@ -12,19 +12,18 @@ import (
 
 // startSSHD starts an sshd of the test's own on loopback, with keys, port and
 // configuration of its own, and returns the command that reaches it: "ssh -F CONF
-// standby". What runs there works in the user's home, with the host's state
+// standby". What runs there works in a home of its own, with the host's state
 // directory. extra is added to the server's configuration.
 func (h *host) startSSHD(extra string) string {
 	h.Helper()
+	needRoot(h.T)
 	server, err := exec.LookPath("/usr/sbin/sshd")
 	if err != nil {
 		h.Skip("needs openssh-server")
 	}
-	if os.Geteuid() == 0 {
-		// What sshd wants for its unprivileged part; systemd makes it where it runs one.
-		if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
-			h.Fatal(err)
-		}
+	// What sshd wants for its unprivileged part; systemd makes it where it runs one.
+	if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
+		h.Fatal(err)
 	}
 	dir, err := os.MkdirTemp(h.notes, "sshd")
 	if err != nil {
@@ -39,7 +38,6 @@ PidFile none
 StrictModes no
 UsePAM no
 PasswordAuthentication no
-PermitUserRC no
 PermitRootLogin prohibit-password
 AcceptEnv XB_STATE_DIR
 SetEnv PATH=%[3]s:/usr/bin:/bin
@@ -58,7 +56,7 @@ RequestTTY no
 SendEnv XB_STATE_DIR
 LogLevel ERROR
 `, port, dir))
-	sshd := exec.Command(server, "-D", "-e", "-f", dir+"/sshd_config")
+	sshd := exec.Command("../../scripts/hosts/own-home", dir, server, "-D", "-e", "-f", dir+"/sshd_config")
 	log, err := os.Create(dir + "/log")
 	if err != nil {
 		h.Fatal(err)

@@ -12,6 +12,12 @@ import (
 // tellActive says of each domain whether it is active here. One that is has a yes, also
 // if its disks cannot be copied: this is asked before somebody writes to its standby.
 func tellActive(ctx context.Context, env *cli.Env, o *options, names []string) error {
+	if len(names) == 0 {
+		return cli.Fail(cli.Usage, "want a DOMAIN")
+	}
+	if err := checkNames(names); err != nil {
+		return err
+	}
 	l, err := newLocator(o, newJudge(ctx, o))
 	if err != nil {
 		return err

@@ -19,7 +19,12 @@ import (
 const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude TARGET]...
                  [--all] [--json] DOMAIN
        xb-locate [-c URI] [--exclude TARGET]... [--all] [--json] --xml FILE
+       xb-locate --uuid --xml FILE
        xb-locate --active [-c URI] [--toolstack auto|virsh|xl] DOMAIN...
+       xb-locate --document [-c URI] [--toolstack auto|virsh|xl]
+                 [--xl-config FILE] DOMAIN
+       xb-locate --store DOMAIN [-c URI] [--map A=B]... [--drop TARGET]...
+                 [--state-dir DIR]
 
 Print the disks of DOMAIN (a name, UUID or id), one TARGET<TAB>SOURCE a line,
 if it is active on this host; else say why not and exit with status 1. Its
@@ -31,25 +36,43 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --all              list all disks, with the reason why one is left out, or -
       --json             print one JSON object
       --xml FILE         list the disks of what virsh dumpxml or xl list -l has
-                         printed (- is stdin), active or not
+                         printed, or of a configuration file of xl (- is stdin),
+                         active or not
+      --uuid             print the UUID that is kept there, if there is one
       --active           say yes or no, of several domains DOMAIN<TAB>yes|no a
                          line; busy or unknown where neither can be said
+      --document         print the document by which DOMAIN can be started here
+                         or on another host, passwords included
+      --xl-config FILE   which that is for xl (/etc/xen/DOMAIN.cfg)
+      --store DOMAIN     keep the document on stdin, of DOMAIN on another host, as
+                         STATE-DIR/xml/DOMAIN.xml or .cfg, with the disks of this
+                         host; say what is left out or missing here
+      --map A=B          the disk A of that host is B here (paths or file: URIs)
+      --drop TARGET      leave out the disk TARGET
+      --state-dir DIR    (default $XB_STATE_DIR or /var/lib/xen-backup)
   -v, --verbose          say which toolstack answered
   -q, --quiet            no warnings
   -h, --help             this text
   -V, --version          the version
 
-Exit status: 0 active here (or answered by --active), 1 not active here, 64
-usage, 65 bad document, 66 cannot open FILE, 69 cannot ask, 74 I/O error, 75
-not active but a disk is in use, 78 a disk can't be copied and is not excluded.
+Exit status: 0 active here (or done), 1 not active here, 64 usage, 65 bad
+document, 66 cannot open FILE, no document, 69 cannot ask, 73 cannot store, 74
+I/O error, 75 not active but a disk is in use, 78 a disk can't be copied and is
+not excluded, or cannot be given another name.
 `
 
 func main() { cli.Main("xb-locate", usage, run) }
 
 type options struct {
-	uri, toolstack, xml string
-	exclude             []string
-	all, json, active   bool
+	uri, toolstack, xml, xlConfig string
+	exclude                       []string
+	all, json                     bool
+
+	active, document, uuid bool   // what is asked
+	store                  string // the domain whose document is on standard input
+	places                 map[string]string
+	drop                   []string
+	stateDir               string
 }
 
 func run(env *cli.Env, args []string) error {
@@ -58,49 +81,63 @@ func run(env *cli.Env, args []string) error {
 	f.String(&o.uri, "c,connect")
 	f.Func("toolstack", cli.OneOf(&o.toolstack, "auto", "virsh", "xl"))
 	f.String(&o.xml, "xml")
-	f.Func("exclude", func(target string) error {
-		if target == "" {
-			return errors.New("empty target")
-		}
-		o.exclude = append(o.exclude, target)
-		return nil
-	})
+	f.Func("exclude", targets(&o.exclude))
 	f.Bool(&o.all, "all")
 	f.Bool(&o.json, "json")
 	f.Bool(&o.active, "active")
+	f.Bool(&o.document, "document")
+	f.String(&o.xlConfig, "xl-config")
+	f.Bool(&o.uuid, "uuid")
+	f.String(&o.store, "store")
+	f.Func("map", o.addPlace)
+	f.Func("drop", targets(&o.drop))
+	f.String(&o.stateDir, "state-dir")
 	operands, err := f.Parse(args)
 	if err != nil {
 		return err
 	}
-	ctx := context.Background()
-	if o.toolstack == "" && o.xml == "" {
+	if o.toolstack == "" {
 		o.toolstack = "auto"
 	}
-	switch {
-	case o.active:
-		if err := f.Only("--active", "-c", "--connect", "--toolstack"); err != nil {
-			return err
-		}
-		if err := checkNames(operands, len(operands) == 0); err != nil {
-			return err
-		}
-		return tellActive(ctx, env, &o, operands)
-	case o.xml == "":
-		if err := checkNames(operands, len(operands) != 1); err != nil {
-			return err
-		}
-		return locate(ctx, env, &o, operands[0])
-	case len(operands) > 0 || o.toolstack != "":
-		return cli.Fail(cli.Usage, "--xml goes without DOMAIN and --toolstack")
+	question, allowed, answer := o.question()
+	if err := f.Only(question, allowed...); err != nil {
+		return err
 	}
-	return listDocument(ctx, env, &o)
+	return answer(context.Background(), env, &o, operands)
 }
 
-// checkNames refuses what cannot be the name of a domain.
-func checkNames(names []string, wrongNumber bool) error {
-	if wrongNumber {
-		return cli.Fail(cli.Usage, "want one DOMAIN or --xml FILE")
+// question returns the option that says what is asked, those that go with it, and who answers.
+func (o *options) question() (option string, allowed []string, answer func(context.Context, *cli.Env, *options, []string) error) {
+	ask := []string{"-c", "--connect", "--toolstack"}
+	list := []string{"-c", "--connect", "--exclude", "--all", "--json"}
+	switch {
+	case o.active:
+		return "--active", ask, tellActive
+	case o.document:
+		return "--document", append(ask, "--xl-config"), printDocument
+	case o.store != "":
+		return "--store", []string{"-c", "--connect", "--map", "--drop", "--state-dir"}, storeDocument
+	case o.uuid:
+		return "--uuid", []string{"--xml"}, listDocument
+	case o.xml != "":
+		return "--xml", list, listDocument
 	}
+	return "DOMAIN", append(list, "--toolstack"), locate
+}
+
+// targets returns a setter of an option that names disks and may be repeated.
+func targets(list *[]string) func(string) error {
+	return func(target string) error {
+		if target == "" {
+			return errors.New("empty target")
+		}
+		*list = append(*list, target)
+		return nil
+	}
+}
+
+// checkNames refuses what cannot be the names of domains.
+func checkNames(names []string) error {
 	for _, name := range names {
 		if strings.TrimSpace(name) != name || name != cli.Printable(name) {
 			return cli.Fail(cli.Usage, "bad name of a domain: %q", name)
@@ -109,13 +146,25 @@ func checkNames(names []string, wrongNumber bool) error {
 	return nil
 }
 
+// oneName returns the only operand.
+func oneName(operands []string) (string, error) {
+	if len(operands) != 1 {
+		return "", cli.Fail(cli.Usage, "want one DOMAIN")
+	}
+	return operands[0], checkNames(operands)
+}
+
 func newLocator(o *options, judge *domain.Judge) (*domain.Locator, error) {
-	toolstacks, err := domain.Installed(o.toolstack, o.uri)
+	toolstacks, err := domain.Installed(o.toolstack, o.uri, o.xlConfig)
 	return &domain.Locator{Toolstacks: toolstacks, InUse: judge.InUse, Pause: time.Second}, err
 }
 
 // locate lists the disks of a domain that is active here.
-func locate(ctx context.Context, env *cli.Env, o *options, name string) error {
+func locate(ctx context.Context, env *cli.Env, o *options, operands []string) error {
+	name, err := oneName(operands)
+	if err != nil {
+		return err
+	}
 	judge := newJudge(ctx, o)
 	l, err := newLocator(o, judge)
 	if err != nil {
@@ -130,7 +179,10 @@ func locate(ctx context.Context, env *cli.Env, o *options, name string) error {
 }
 
 // listDocument lists the disks of a document of libvirt or xl.
-func listDocument(ctx context.Context, env *cli.Env, o *options) error {
+func listDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
+	if o.xml == "" || len(operands) > 0 {
+		return cli.Fail(cli.Usage, "want --xml FILE, and no DOMAIN")
+	}
 	in, name := env.Stdin, "standard input"
 	if o.xml != "-" {
 		f, err := os.Open(o.xml)
@@ -141,14 +193,22 @@ func listDocument(ctx context.Context, env *cli.Env, o *options) error {
 		in, name = f, o.xml
 	}
 	d, err := domain.ParseDocument(in)
-	var path *fs.PathError
 	switch {
-	case errors.As(err, &path):
-		return cli.Fail(cli.IOError, "cannot read: %w", err)
 	case err != nil:
-		return cli.Fail(cli.BadStream, "%s: %w", name, err)
+		return badDocument(name, err)
+	case o.uuid:
+		return printUUID(env, d)
 	}
 	return list(env, o, newJudge(ctx, o), domain.Answer{Domain: d})
+}
+
+// badDocument gives the failure to read a document its status.
+func badDocument(name string, err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return cli.Fail(cli.IOError, "cannot read: %w", err)
+	}
+	return cli.Fail(cli.BadStream, "%s: %w", name, err)
 }
 
 func newJudge(ctx context.Context, o *options) *domain.Judge {

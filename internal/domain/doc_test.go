@@ -236,10 +236,10 @@ func TestXLDisks(t *testing.T) {
 		`{"pdev_path": "/dev/vg/guest-volume", "vdev": "hda", "format": "raw", "readwrite": 1, "backend_domid": 4}`:                    with(plain, func(d *Disk) { d.Trouble = "its backend is the driver domain 4" }),
 		`{"pdev_path": "/dev/vg/guest-volume", "vdev": "hda", "format": "raw", "readwrite": 1, "backend_domname": "storage"}`:          with(plain, func(d *Disk) { d.Trouble = "its backend is the driver domain storage" }),
 		`{"pdev_path": "r0", "vdev": "hda", "format": "raw", "readwrite": 1, "script": "block-drbd"}`: with(plain, func(d *Disk) {
-			d.Source, d.Trouble = "r0", "DRBD replicates it (script block-drbd): nothing may be written below DRBD"
+			d.Source, d.Remote, d.Trouble = "r0", true, "DRBD replicates it (script block-drbd): nothing may be written below DRBD"
 		}),
 		`{"pdev_path": "rbd:pool/img:id=a", "vdev": "hda", "backend": "qdisk", "format": "raw", "readwrite": 1}`: with(plain, func(d *Disk) {
-			d.Source, d.Trouble = "rbd:pool/img:id=a", `its source "rbd:pool/img:id=a" is no path on this host`
+			d.Source, d.Remote, d.Trouble = "rbd:pool/img:id=a", true, `its source "rbd:pool/img:id=a" is no path on this host`
 		}),
 		// The examples of xl-disk-configuration(5), and every prefix.
 		`"/dev/vg/guest-volume,,hda"`:                                              anyFormat,
@@ -262,9 +262,9 @@ func TestXLDisks(t *testing.T) {
 		`"raw:/root/image.iso,hdc:cdrom,ro"`:                                       cdrom,
 		`",hdc:cdrom,r"`:                                                           empty,
 		`"drbd:r0,hda,w"`: with(plain, func(d *Disk) {
-			d.Source, d.Trouble = "r0", "DRBD replicates it (script block-drbd): nothing may be written below DRBD"
+			d.Source, d.Remote, d.Trouble = "r0", true, "DRBD replicates it (script block-drbd): nothing may be written below DRBD"
 		}),
-		`"vdev=hda,script=block-iscsi,target=iqn=x,portal=y"`: {Target: "hda", Device: "disk", Source: "iqn=x,portal=y", Trouble: "its device is made by the script block-iscsi"},
+		`"vdev=hda,script=block-iscsi,target=iqn=x,portal=y"`: {Target: "hda", Device: "disk", Source: "iqn=x,portal=y", Remote: true, Trouble: "its device is made by the script block-iscsi"},
 		`"backend=storage,vdev=hda,target=/dev/a"`:            {Target: "hda", Device: "disk", Source: "/dev/a", Trouble: "its backend is the driver domain storage"},
 	} {
 		if got, err := disk(text); err != nil || got != want {

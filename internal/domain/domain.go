@@ -22,6 +22,8 @@ type Domain struct {
 	ID    string // "" in a document of an inactive domain
 	Type  string // xen, kvm, qemu, test
 	Disks []Disk
+
+	Passing bool // the document is of what runs, not of what is kept: xl may have made up the UUID
 }
 
 // Disk is one disk of a domain, as its document has it.
@@ -30,6 +32,7 @@ type Disk struct {
 	Device       string // disk, lun, cdrom or floppy
 	Source       string // path on this host; "" if there is no medium
 	Pool, Volume string // of libvirt's storage, in place of Source
+	Remote       bool   // its data is not on this host, and every host reaches it
 	Format       string // of the image; "" is raw
 	ReadOnly     bool
 	Shareable    bool
@@ -123,6 +126,14 @@ func (j *Judge) InUse(d *Domain) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// source names a disk's source in words, as the document has it.
+func (d *Disk) source() string {
+	if d.Volume != "" {
+		return "storage volume " + d.Pool + "/" + d.Volume
+	}
+	return d.Source
 }
 
 // path returns the path of a disk's source.

@@ -163,7 +163,7 @@ func TestLocate(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked := replay(t, c.answers)
-			toolstacks, err := Installed("auto", "xen:///system")
+			toolstacks, err := Installed("auto", "xen:///system", "")
 			if err != nil || len(toolstacks) != 2 {
 				t.Fatalf("%v, %v", toolstacks, err)
 			}
@@ -221,7 +221,7 @@ func makers(t *testing.T, logs ...string) string {
 // Many domains are asked for in as many looks as one of them needs.
 func TestLocateAll(t *testing.T) {
 	asked := replay(t, both(shutOff, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")))
-	toolstacks, err := Installed("auto", "")
+	toolstacks, err := Installed("auto", "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +254,7 @@ func TestXLGuard(t *testing.T) {
 	for pid, comm := range map[string]string{"42": "xl", "43": "xl", "44": "xl", "45": "vi"} {
 		h.file(pid+"/comm", comm+"\n")
 	}
-	x := &XL{patience, h.root}
+	x := &XL{"", patience, h.root}
 	for name, want := range map[string]bool{"domu1": true, "domu10": true, "moved": true, "domu": false, "10": false, "editor": false} {
 		if a, err := ask(x, name); err != nil || a.Restless != want || a.Active {
 			t.Errorf("%s: %+v, %v", name, a, err)
@@ -271,7 +271,7 @@ func TestHelperFailures(t *testing.T) {
 		}
 		return err
 	}
-	x := &XL{patience, t.TempDir()}
+	x := &XL{"", patience, t.TempDir()}
 	for _, where := range []string{"", " >&2"} {
 		replay(t, map[string]string{"xl-list.sh": "#!/bin/sh\nexec cat /dev/zero" + where + "\n"})
 		if err := ask(x); err.Error() != "xl prints without end" {
@@ -313,10 +313,10 @@ func must[T any](v T, err error) T {
 
 func TestInstalled(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	if _, err := Installed("auto", ""); cli.StatusOf(err) != cli.Unavailable {
+	if _, err := Installed("auto", "", ""); cli.StatusOf(err) != cli.Unavailable {
 		t.Errorf("no toolstack: %v", err)
 	}
-	toolstacks, err := Installed("virsh", "")
+	toolstacks, err := Installed("virsh", "", "")
 	if err != nil {
 		t.Fatal(err)
 	}

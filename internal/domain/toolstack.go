@@ -33,13 +33,17 @@ type Listing interface {
 	// Ask says what is known of a domain, given by name, UUID or id (the first
 	// that fits). An error has status Unavailable: no answer.
 	Ask(ctx context.Context, name string) (Answer, error)
+	// Document returns that by which a domain, of which this is known, would be started
+	// the next time. An error is fs.ErrNotExist if there is none.
+	Document(ctx context.Context, name string, a Answer) (*Document, error)
 }
 
 // Installed returns those toolstacks of this host that choice (auto, virsh or
-// xl) asks for. uri is libvirt's; "" leaves it to virsh.
-func Installed(choice, uri string) ([]Toolstack, error) {
+// xl) asks for. uri is libvirt's; "" leaves it to virsh. config is the configuration
+// file of xl; "" is the usual one.
+func Installed(choice, uri, config string) ([]Toolstack, error) {
 	var found []Toolstack
-	for _, t := range []Toolstack{NewVirsh(uri), NewXL()} {
+	for _, t := range []Toolstack{NewVirsh(uri), NewXL(config)} {
 		_, missing := cli.FindProgram(t.Name())
 		if choice == "auto" && missing == nil || choice == t.Name() {
 			found = append(found, t)

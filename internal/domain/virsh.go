@@ -1,7 +1,9 @@
 package domain
 
 import (
+	"bytes"
 	"context"
+	"io/fs"
 	"regexp"
 	"strings"
 	"time"
@@ -82,6 +84,63 @@ func (v *virshListing) Ask(ctx context.Context, name string) (Answer, error) {
 	a.Domain = d
 	a.State = strings.TrimSpace(string(state))
 	return a, a.judgeVirsh()
+}
+
+// Document asks for what the next start uses: the definition, or of a domain that has
+// none what it runs with. Both without --security-info lack passwords: a console that
+// had one would be open to everybody.
+func (v *virshListing) Document(ctx context.Context, name string, a Answer) (*Document, error) {
+	ref := findInList(v.text, name)
+	if ref == "" || a.Domain == nil {
+		return nil, fs.ErrNotExist
+	}
+	info, err := v.run(ctx, "dominfo", "--domain="+ref)
+	if err != nil {
+		return nil, noAnswer(err)
+	}
+	args := []string{"dumpxml", "--security-info", "--domain=" + ref}
+	switch persistent := infoField(string(info), "Persistent"); persistent {
+	case "yes":
+		args = append(args, "--inactive")
+	case "no":
+	default:
+		return nil, cli.Fail(cli.Unavailable, "virsh dominfo tells Persistent: %q", persistent)
+	}
+	text, err := v.run(ctx, args...)
+	if err != nil {
+		return nil, noAnswer(err)
+	}
+	d, err := ReadDocument(bytes.NewReader(text))
+	if err != nil {
+		return nil, cli.Fail(cli.Unavailable, "virsh dumpxml: %w", err)
+	}
+	return d, nil
+}
+
+// infoField returns the value of a line "NAME:   VALUE".
+func infoField(text, name string) string {
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+// HasSecret tells whether libvirt keeps a secret.
+func (v *Virsh) HasSecret(ctx context.Context, s Secret) (bool, error) {
+	out, err := v.run(ctx, "secret-list")
+	if err != nil {
+		return false, noAnswer(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		uuid, usage, _ := strings.Cut(strings.TrimSpace(line), " ")
+		kind, usage, _ := strings.Cut(strings.TrimSpace(usage), " ")
+		if s.UUID != "" && strings.EqualFold(uuid, s.UUID) || s.UUID == "" && usage == s.Usage && kind == s.Type {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // findInList searches the lines "UUID NAME" of virsh for a domain. It returns the

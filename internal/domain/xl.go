@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -15,12 +16,14 @@ import (
 
 // XL asks Xen's own toolstack.
 type XL struct {
+	config  string // file; "" is /etc/xen/NAME.cfg
 	timeout time.Duration
 	proc    string
 }
 
-// NewXL returns the xl of this host.
-func NewXL() *XL { return &XL{patience, "/proc"} }
+// NewXL returns the xl of this host. It does not remember where a domain's configuration
+// file is; "" is where it mostly is.
+func NewXL(config string) *XL { return &XL{config, patience, "/proc"} }
 
 func (x *XL) Name() string { return "xl" }
 
@@ -98,6 +101,29 @@ func (l *xlListing) Ask(_ context.Context, name string) (Answer, error) {
 	}
 	a.Active = active && !a.Half
 	return a, nil
+}
+
+// Document reads the configuration file.
+func (l *xlListing) Document(_ context.Context, name string, a Answer) (*Document, error) {
+	if a.Domain != nil { // it may have been asked for by its id
+		name = a.Domain.Name
+	}
+	path := l.config
+	if path == "" {
+		path = "/etc/xen/" + strings.ReplaceAll(name, "/", "_") + ".cfg"
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	d, err := ReadDocument(bytes.NewReader(endXL(text)))
+	switch {
+	case err != nil:
+		return nil, cli.Fail(cli.Config, "%s: %w", path, err)
+	case d.Domain.Name != name:
+		return nil, cli.Fail(cli.Config, "%s is the configuration of %s", path, d.Domain.Name)
+	}
+	return d, nil
 }
 
 // findRow finds a domain by name, UUID or id.

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strconv"
 	"strings"
@@ -92,10 +91,14 @@ type xlDisk struct {
 	Vdev          string `json:"vdev"`
 	Format        string `json:"format"`
 	Script        string `json:"script"`
+	BackendType   string `json:"backend"`
 	BackendDomID  int64  `json:"backend_domid"`
 	BackendDomain string `json:"backend_domname"`
 	ReadWrite     int    `json:"readwrite"`
 	CDROM         int    `json:"is_cdrom"`
+
+	target span // of Path in a disk string
+	keyed  bool // target=, which may hold commas
 }
 
 // UnmarshalJSON also takes a disk given as a string of xl-disk-configuration(5).
@@ -120,14 +123,7 @@ func parseXL(text []byte) ([]xlDomain, error) {
 	return list, nil
 }
 
-func parseXLDocument(r io.Reader) (*Domain, error) {
-	text, err := io.ReadAll(io.LimitReader(r, maxXML+1))
-	switch {
-	case err != nil:
-		return nil, err
-	case len(text) > maxXML:
-		return nil, fmt.Errorf("longer than %d MiB: no domain document", maxXML>>20)
-	}
+func parseXLDocument(text []byte) (*Domain, error) {
 	list, err := parseXL(text)
 	if err != nil {
 		return nil, err
@@ -139,7 +135,7 @@ func parseXLDocument(r io.Reader) (*Domain, error) {
 }
 
 func (x *xlDomain) domain() (*Domain, error) {
-	d := &Domain{Name: x.Config.Info.Name, UUID: x.Config.Info.UUID, ID: strconv.FormatInt(x.DomID, 10), Type: "xen"}
+	d := &Domain{Name: x.Config.Info.Name, UUID: x.Config.Info.UUID, ID: strconv.FormatInt(x.DomID, 10), Type: "xen", Passing: true}
 	var disks []xlDisk
 	if x.Config.Disks != nil {
 		if err := json.Unmarshal(x.Config.Disks, &disks); err != nil {
@@ -168,11 +164,13 @@ func (x *xlDisk) disk() Disk {
 	case x.BackendDomID != 0:
 		d.Trouble = fmt.Sprintf("its backend is the driver domain %d", x.BackendDomID)
 	case !plainScript(x.Script):
+		d.Remote = true
 		d.Trouble = scriptTrouble(x.Script)
 	case d.Source == "" || strings.HasPrefix(d.Source, "/"):
 	case deviceName.MatchString(d.Source):
 		d.Source = "/dev/" + d.Source // as Xen's block script does
 	default:
+		d.Remote = true
 		d.Trouble = fmt.Sprintf("its source %q is no path on this host", d.Source) // qemu's rbd:, nbd:, http:
 	}
 	return d
@@ -205,7 +203,11 @@ var xlFlag = regexp.MustCompile(`^(direct-io-safe|(no-)?discard|(no-)?colo|(un)?
 // After a deprecated prefix there is no positional format.
 func (x *xlDisk) parse(spec string) error {
 	set := make(map[string]string)
-	rest := strings.TrimSpace(spec)
+	var target span
+	keyed := false
+	rest := strings.TrimRight(spec, " \t\n")
+	end := len(rest)
+	rest = strings.TrimLeft(rest, " \t\n")
 	for m := xlPrefix.FindStringSubmatch(rest); m != nil; m = xlPrefix.FindStringSubmatch(rest) {
 		rest = rest[len(m[0]):]
 		set["format"] = "raw"
@@ -218,19 +220,25 @@ func (x *xlDisk) parse(spec string) error {
 	}
 	for more := true; more; {
 		rest = strings.TrimLeft(rest, " \t\n")
-		if target, ok := strings.CutPrefix(rest, "target="); ok { // commas and all
-			set["target"] = target
+		if value, ok := strings.CutPrefix(rest, "target="); ok { // commas and all
+			set["target"] = value
+			target, keyed = span{end - len(value), end}, true
 			break
 		}
 		var word string
+		from := end - len(rest)
 		word, rest, more = strings.Cut(rest, ",")
 		if key, value, ok := strings.Cut(word, "="); ok {
 			set[key] = value
 		} else if word == "cdrom" {
 			set["devtype"] = "cdrom"
 		} else if (more || word != "") && !xlFlag.MatchString(word) {
-			if err := setPosition(set, word); err != nil {
+			key, err := setPosition(set, word)
+			if err != nil {
 				return err
+			}
+			if key == "target" {
+				target = span{from, from + len(word)}
 			}
 		}
 	}
@@ -238,7 +246,8 @@ func (x *xlDisk) parse(spec string) error {
 	if vdev == "" {
 		return fmt.Errorf("no vdev in %q", spec)
 	}
-	*x = xlDisk{Path: set["target"], Vdev: vdev, Format: set["format"], Script: set["script"], BackendDomain: set["backend"]}
+	*x = xlDisk{Path: set["target"], Vdev: vdev, Format: set["format"], Script: set["script"],
+		BackendDomain: set["backend"], BackendType: set["backendtype"], target: target, keyed: keyed}
 	cdrom := devtype == "cdrom" || set["devtype"] == "cdrom"
 	if cdrom {
 		x.CDROM = 1
@@ -261,7 +270,7 @@ func (x *xlDisk) parse(spec string) error {
 }
 
 // setPosition gives a bare word to the first positional parameter not yet set.
-func setPosition(set map[string]string, word string) error {
+func setPosition(set map[string]string, word string) (key string, err error) {
 	for _, key := range []string{"target", "format", "vdev", "access"} {
 		if _, ok := set[key]; ok {
 			continue
@@ -271,7 +280,7 @@ func setPosition(set map[string]string, word string) error {
 			continue
 		}
 		set[key] = word
-		return nil
+		return key, nil
 	}
-	return errors.New("too many positional parameters")
+	return "", errors.New("too many positional parameters")
 }

@@ -1,7 +1,6 @@
 package domain
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/xml"
 	"errors"
@@ -55,14 +54,21 @@ type xmlDisk struct {
 	Transient *struct{} `xml:"transient"`
 }
 
-// ParseDocument reads one domain's document of at most 4 MiB: libvirt's XML, or
-// what `xl list -l DOMAIN` prints.
+// ParseDocument reads one domain's document of at most 4 MiB: libvirt's XML, an xl
+// configuration file, or what `xl list -l DOMAIN` prints.
 func ParseDocument(r io.Reader) (*Domain, error) {
-	b := bufio.NewReader(r)
-	if first, err := b.Peek(1); err == nil && first[0] == '[' {
-		return parseXLDocument(b)
+	text, err := readText(r)
+	if err != nil {
+		return nil, err
 	}
-	return ParseXML(b)
+	if firstByte(text) == '[' {
+		return parseXLDocument(text)
+	}
+	doc, err := ReadDocument(bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	return doc.Domain, nil
 }
 
 // ParseXML reads one libvirt domain document of at most 4 MiB. Entities of the
@@ -82,7 +88,7 @@ func parseXML(r io.Reader) (*Domain, error) {
 	start, err := nextElement(decoder)
 	switch {
 	case errors.Is(err, io.EOF):
-		return nil, errors.New("no domain document in it")
+		return nil, errNoDocument
 	case err != nil:
 		return nil, err
 	case start.Name.Local != "domain":
@@ -151,6 +157,7 @@ func (x *xmlDisk) disk() Disk {
 			d.Source = x.Source.Dev
 		}
 	case "network":
+		d.Remote = true
 		d.Trouble = strings.TrimSpace("network disk "+x.Source.Protocol) + ": not on this host"
 	default:
 		d.Trouble = fmt.Sprintf("disk of type %q", x.Type)
@@ -159,6 +166,7 @@ func (x *xmlDisk) disk() Disk {
 	case backend != "" && backend != "Domain-0":
 		d.Trouble = "its backend is the driver domain " + backend
 	case !plainScript(x.Script.Path):
+		d.Remote = true
 		d.Trouble = scriptTrouble(x.Script.Path)
 	case x.BackingStore != nil && x.BackingStore.Type != "":
 		d.Trouble = strings.TrimSpace(d.Format+" image") + " with a backing store: a copy would be a part of it"

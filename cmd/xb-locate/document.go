@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"xen-backup/internal/cli"
+	"xen-backup/internal/domain"
+	"xen-backup/internal/state"
+)
+
+// printDocument prints the document by which a domain can be started on another host.
+func printDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
+	name, err := oneName(operands)
+	if err != nil {
+		return err
+	}
+	judge := newJudge(ctx, o)
+	l, err := newLocator(o, judge)
+	if err != nil {
+		return err
+	}
+	doc, words, err := l.Document(ctx, name)
+	if err != nil {
+		return err
+	}
+	for _, w := range append(words, judge.Settle(doc)...) {
+		env.Warn("%s: %s", name, w)
+	}
+	for _, f := range doc.Files {
+		env.Info("%s: it needs the %s %s on the other host, too", name, f.Kind, f.Path)
+	}
+	text, err := doc.Text()
+	if err != nil {
+		return err
+	}
+	return env.Print(string(text))
+}
+
+// storeDocument keeps another host's document, made one of this host.
+func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
+	name := o.store
+	switch {
+	case len(operands) > 0:
+		return cli.Fail(cli.Usage, "--store goes without another DOMAIN: the document is on standard input")
+	case strings.HasPrefix(name, ".") || strings.Contains(name, "/"):
+		return cli.Fail(cli.Usage, "bad name of a domain: %q", name)
+	}
+	if err := checkNames([]string{name}); err != nil {
+		return err
+	}
+	doc, err := domain.ReadDocument(env.Stdin)
+	switch {
+	case err != nil:
+		return badDocument("standard input", err)
+	case !doc.Whole():
+		return cli.Fail(cli.BadStream, "standard input: the configuration is cut, or --document has not printed it")
+	case doc.Domain.Name != name:
+		return cli.Fail(cli.BadStream, "this is the document of %s, not of %s", doc.Domain.Name, name)
+	}
+	virsh := domain.NewVirsh(o.uri)
+	words, err := doc.Fit(o.places, o.drop, func(s domain.Secret) (bool, error) { return virsh.HasSecret(ctx, s) })
+	if err != nil {
+		return err
+	}
+	text, err := doc.Text()
+	if err != nil {
+		return err
+	}
+	suffix, other := ".xml", ".cfg"
+	if doc.XL {
+		suffix, other = other, suffix
+	}
+	path := filepath.Join(string(state.Find(o.stateDir)), "xml", name)
+	if err := keep(path+suffix, text); err != nil {
+		return err
+	}
+	if err := removeOld(path + other); err != nil {
+		return err
+	}
+	for _, w := range words {
+		env.Warn("%s: %s", name, w)
+	}
+	return nil
+}
+
+// printUUID prints the UUID that a document keeps, or nothing: xl gives a domain without
+// one in its configuration another at every start.
+func printUUID(env *cli.Env, d *domain.Domain) error {
+	if d.UUID == "" || d.Passing {
+		return nil
+	}
+	return env.Print(d.UUID + "\n")
+}
+
+// keep puts text in the place of what a file held. There are passwords in it.
+func keep(path string, text []byte) error {
+	dir := filepath.Dir(path)
+	if err := cli.MakeDir(dir); err != nil {
+		return cli.Fail(cli.CantCreate, "cannot create %s: %w", dir, err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return cli.Fail(cli.CantCreate, "cannot keep others out of %s: %w", dir, err)
+	}
+	p, err := cli.CreatePending(path)
+	if err != nil {
+		return err
+	}
+	defer p.Discard()
+	if _, err := p.Write(text); err != nil {
+		return cli.Fail(cli.CantCreate, "cannot write %s: %w", path, err)
+	}
+	return p.Commit()
+}
+
+// removeOld removes the document that another toolstack had of the domain: it names
+// what was its disks then.
+func removeOld(path string) error {
+	err := os.Remove(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return cli.Fail(cli.CantCreate, "cannot remove the older document: %w", err)
+	}
+	return cli.SyncDir(filepath.Dir(path))
+}
+
+// addPlace takes the argument of --map.
+func (o *options) addPlace(rule string) error {
+	from, to, ok := strings.Cut(rule, "=")
+	if !ok {
+		return errors.New("want A=B")
+	}
+	from, err := localPath(from)
+	if err != nil {
+		return err
+	}
+	to, err = localPath(to)
+	if err != nil {
+		return err
+	}
+	if o.places == nil {
+		o.places = make(map[string]string)
+	}
+	if other, ok := o.places[from]; ok && other != to {
+		return errors.New(from + " cannot be both " + other + " and " + to)
+	}
+	o.places[from] = to
+	return nil
+}
+
+// localPath takes an absolute path or a file: URI.
+func localPath(s string) (string, error) {
+	if rest, ok := strings.CutPrefix(s, "file://"); ok {
+		path, err := url.PathUnescape(rest)
+		if err != nil {
+			return "", err
+		}
+		s = path
+	}
+	if !strings.HasPrefix(s, "/") {
+		return "", errors.New("it is no absolute path: " + s)
+	}
+	return filepath.Clean(s), nil
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// secretGuest has a console with a password, a disk of a pool and one under another name.
+func secretGuest(pool, dev string) string {
+	return pool + guest("domu1", 1, 1,
+		disk("file", "file", dev, "xvda", "")+
+			"<disk type='volume' device='disk'><source pool='pool1' volume='vol1'/><target dev='xvdb' bus='xen'/></disk>"+
+			"<graphics type='vnc' port='5901' listen='0.0.0.0' passwd='geheim'/>")
+}
+
+func TestDocumentTravels(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	volume, img, there := filepath.Join(dir, "vol1"), filepath.Join(dir, "a b.img"), filepath.Join(dir, "c d.img")
+	for _, path := range []string{volume, img, there} {
+		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	uri := node(t, secretGuest("<pool type='dir'><name>pool1</name><uuid>35bb2ad9-388a-cdfe-461a-b8907f6e53fe</uuid><target><path>"+dir+
+		"</path></target><volume><name>vol1</name><capacity>1</capacity></volume></pool>", img))
+	r := locateCommand(t, nil, "--document", "-c", uri, "--toolstack", "virsh", "domu1")
+	if r.status != 0 || r.stderr != "" {
+		t.Fatalf("%+v", r)
+	}
+	document := r.stdout
+	for _, part := range []string{"passwd='geheim'", "<disk type='file' device='disk'>\n      <source file='" + volume + "'/>\n      <target dev='xvdb'"} {
+		if !strings.Contains(document, part) {
+			t.Errorf("no %s in %s", part, document)
+		}
+	}
+	if strings.Contains(document, " id='") || strings.Contains(document, "pool1") {
+		t.Errorf("it is of this host: %s", document)
+	}
+	if r := locateCommand(t, strings.NewReader(document), "--uuid", "--xml", "-"); r != (result{stdout: "00000000-0000-4000-8000-000000000001\n"}) {
+		t.Errorf("its UUID: %+v", r)
+	}
+
+	state := filepath.Join(dir, "new", "state")
+	kept := filepath.Join(state, "xml", "domu1.xml")
+	store := func(document string, args ...string) result {
+		return locateCommand(t, strings.NewReader(document), append([]string{"--store", "domu1", "--state-dir", state}, args...)...)
+	}
+	uris := "file://" + strings.ReplaceAll(img, " ", "%20") + "=file://" + strings.ReplaceAll(there, " ", "%20")
+	if r := store(document, "--map", uris, "--drop", "xvdb"); r != (result{stderr: "xb-locate: domu1: left out: disk xvdb: it is excluded\n"}) {
+		t.Errorf("%+v", r)
+	}
+	checkModes(t, kept)
+	if r := locateCommand(t, nil, "--xml", kept); r != (result{stdout: "xvda\t" + there + "\n"}) {
+		t.Errorf("there it has the disks: %+v", r)
+	}
+	out, err := exec.Command("virsh", "-c", "test:///default", "define", "--file", kept).CombinedOutput()
+	if err != nil {
+		t.Errorf("virsh does not take it: %v, %s", err, out)
+	}
+	before, err := os.ReadFile(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for document, want := range map[string]result{
+		document[:len(document)/2]: {65, "", "unexpected EOF"},
+		"":                         {65, "", "no domain document"},
+		strings.Replace(document, "<name>domu1", "<name>domu2", 1): {65, "", "this is the document of domu2, not of domu1"},
+		"name = 'domu1'\n": {65, "", "the configuration is cut"},
+	} {
+		r := store(document)
+		if after, _ := os.ReadFile(kept); r.status != want.status || !strings.Contains(r.stderr, want.stderr) || string(after) != string(before) {
+			t.Errorf("%.60q: %+v, and %.60q is kept", document, r, after)
+		}
+	}
+	for _, args := range [][]string{{"--map", "a"}, {"--map", "a=/b"}, {"--map", "/a=b"}, {"--map", "/a=/b", "--map", "/a=/c"}, {"--map", "/a=file:///%zz"}, {"--drop", ""}, {"domu1"}, {"--all"}} {
+		if r := store(document, args...); r.status != 64 {
+			t.Errorf("%q: %+v", args, r)
+		}
+	}
+	for _, name := range []string{"../x", ".x", "a/b", " a", ""} {
+		if r := locateCommand(t, strings.NewReader(document), "--store", name, "--state-dir", state); r.status != 64 {
+			t.Errorf("%q: %+v", name, r)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(state, "xml", ".*")); left != nil {
+		t.Errorf("%q is left behind", left)
+	}
+}
+
+// The configuration of xl takes the place of libvirt's document, for there is but one truth.
+func TestStoreXL(t *testing.T) {
+	t.Parallel()
+	state := t.TempDir()
+	for _, d := range []struct{ kept, other, document string }{
+		{"domu1.xml", "domu1.cfg", "<domain type='xen'><name>domu1</name></domain>"},
+		{"domu1.cfg", "domu1.xml", "name = 'domu1'\n# end of the configuration\n"},
+		{"domu1.xml", "domu1.cfg", "<domain type='xen'><name>domu1</name></domain>"},
+	} {
+		if r := locateCommand(t, strings.NewReader(d.document), "--store", "domu1", "--state-dir", state); r != (result{}) {
+			t.Errorf("%+v", r)
+		}
+		checkModes(t, filepath.Join(state, "xml", d.kept))
+		if _, err := os.Lstat(filepath.Join(state, "xml", d.other)); !os.IsNotExist(err) {
+			t.Errorf("%s: %v", d.other, err)
+		}
+	}
+	if r := locateCommand(t, strings.NewReader("name = 'domu1'\n"), "--uuid", "--xml", "-"); r != (result{}) {
+		t.Errorf("no UUID: %+v", r)
+	}
+	if err := os.Chmod(filepath.Join(state, "xml"), 0o755); err != nil { // as somebody may have left it
+		t.Fatal(err)
+	}
+	if r := locateCommand(t, strings.NewReader("<domain><name>domu1</name></domain>"), "--store", "domu1", "--state-dir", state); r != (result{}) {
+		t.Errorf("%+v", r)
+	}
+	checkModes(t, filepath.Join(state, "xml", "domu1.xml"))
+}
+
+// checkModes tells whether others can read a file with passwords.
+func checkModes(t *testing.T, path string) {
+	t.Helper()
+	for path, want := range map[string]os.FileMode{path: 0o600, filepath.Dir(path): 0o700 | os.ModeDir} {
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Error(err)
+		} else if info.Mode() != want {
+			t.Errorf("%s is %v", path, info.Mode())
+		}
+	}
+}

@@ -1,0 +1,154 @@
+package domain
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"xen-backup/internal/cli"
+)
+
+// Document is the text by which a toolstack starts a domain. What is changed in it is
+// changed in place, so that all the rest stays as it is: other namespaces, comments,
+// and what only a newer libvirt or xl understands.
+type Document struct {
+	Domain  *Domain
+	XL      bool     // xl's configuration, not libvirt's XML
+	Files   []File   // of the host, that the domain does not start without
+	Secrets []Secret // of libvirt's, likewise
+
+	text    []byte
+	form    form
+	edits   []edit
+	dropped []int
+}
+
+// File is a file of the host: a kernel, firmware.
+type File struct{ Kind, Path string }
+
+// Secret is one of libvirt's secrets, by its UUID or by its type and usage.
+type Secret struct{ UUID, Type, Usage string }
+
+func (s Secret) String() string {
+	if s.UUID != "" {
+		return s.UUID
+	}
+	return fmt.Sprintf("%q of type %s", s.Usage, s.Type)
+}
+
+// edit puts something else in the place of text[from:to].
+type edit struct {
+	from, to int
+	text     string
+}
+
+// form knows where in a document things stand.
+type form interface {
+	setSource(disk int, path string, block bool) ([]edit, error)
+	eject(disk int) []edit
+	drop(disk int) edit
+	comment(lines []string) edit
+}
+
+// ReadDocument reads a document of at most 4 MiB by which a domain can be started:
+// libvirt's XML or xl's configuration file.
+func ReadDocument(r io.Reader) (*Document, error) {
+	text, err := readText(r)
+	if err != nil {
+		return nil, err
+	}
+	switch firstByte(text) {
+	case 0:
+		return nil, errNoDocument
+	case '<':
+		return readXMLDocument(text)
+	case '[':
+		return nil, errors.New("this is what xl list -l prints: no domain can be started by it")
+	}
+	return readXLConfig(text)
+}
+
+var errNoDocument = errors.New("no domain document in it")
+
+func readText(r io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxXML+1))
+	if err == nil && len(text) > maxXML {
+		err = fmt.Errorf("longer than %d MiB: no domain document", maxXML>>20)
+	}
+	return text, err
+}
+
+// firstByte returns that of a document's text, 0 if there is none.
+func firstByte(text []byte) byte {
+	text = bytes.TrimSpace(bytes.TrimPrefix(text, []byte("\ufeff")))
+	if len(text) == 0 {
+		return 0
+	}
+	return text[0]
+}
+
+// SetSource gives a disk another source on this host.
+func (d *Document) SetSource(disk int, path string, block bool) error {
+	edits, err := d.form.setSource(disk, path, block)
+	if err != nil {
+		return err
+	}
+	d.edits = append(d.edits, edits...)
+	to := &d.Domain.Disks[disk]
+	to.Source, to.Pool, to.Volume = path, "", ""
+	return nil
+}
+
+// Eject takes the medium out of a drive.
+func (d *Document) Eject(disk int) {
+	d.edits = append(d.edits, d.form.eject(disk)...)
+	from := &d.Domain.Disks[disk]
+	from.Source, from.Pool, from.Volume = "", "", ""
+}
+
+// Drop removes a disk.
+func (d *Document) Drop(disk int) {
+	d.edits = append(d.edits, d.form.drop(disk))
+	d.dropped = append(d.dropped, disk)
+}
+
+// Comment adds a comment at the document's begin.
+func (d *Document) Comment(lines []string) { d.edits = append(d.edits, d.form.comment(lines)) }
+
+// Text returns the document with all changes, and proves that it says what it should.
+func (d *Document) Text() ([]byte, error) {
+	text := d.edited()
+	again, err := ReadDocument(bytes.NewReader(text))
+	if err != nil {
+		return nil, cli.Fail(cli.Internal, "the changed document: %w", err)
+	}
+	var want, got []string
+	for i, disk := range d.Domain.Disks {
+		if !slices.Contains(d.dropped, i) {
+			want = append(want, disk.Target+" "+disk.source())
+		}
+	}
+	for _, disk := range again.Domain.Disks {
+		got = append(got, disk.Target+" "+disk.source())
+	}
+	if again.Domain.Name != d.Domain.Name || !slices.Equal(got, want) {
+		return nil, cli.Fail(cli.Internal, "the changed document has the disks %q, not %q", got, want)
+	}
+	return text, nil
+}
+
+func (d *Document) edited() []byte {
+	slices.SortStableFunc(d.edits, func(a, b edit) int { return cmp.Compare(a.from, b.from) })
+	var out bytes.Buffer
+	at := 0
+	for _, e := range d.edits {
+		out.Write(d.text[at:e.from])
+		out.WriteString(e.text)
+		at = e.to
+	}
+	out.Write(d.text[at:])
+	return out.Bytes()
+}

@@ -1,0 +1,178 @@
+package domain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"xen-backup/internal/cli"
+)
+
+// Document returns the document by which a domain would be started on this host the
+// next time. The toolstack by which it runs has the first word. Words say where the
+// domain that runs is another one than that.
+func (l *Locator) Document(ctx context.Context, name string) (doc *Document, words []string, err error) {
+	var failures, none []string
+	found := make(map[bool]*Document) // by whether it is that of an active domain
+	for _, list := range l.lists(ctx) {
+		a, err := list.ask(ctx, name)
+		if err != nil {
+			failures = append(failures, err.Error())
+			continue
+		}
+		doc, err := list.Document(ctx, name, a)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			none = append(none, a.Toolstack+": "+reason(err, a))
+		case err != nil:
+			return nil, nil, err
+		case found[a.Active] == nil:
+			found[a.Active] = doc
+			if a.Active {
+				words = differences(a.Domain, doc.Domain)
+			}
+		}
+	}
+	switch {
+	case found[true] != nil:
+		return found[true], words, nil
+	case len(failures) > 0: // it may be theirs
+		return nil, nil, cli.Fail(cli.Unavailable, "cannot tell by what %s is started: %s", name, strings.Join(failures, "; "))
+	case found[false] != nil:
+		return found[false], nil, nil
+	}
+	return nil, nil, cli.Fail(cli.NoInput, "no document by which %s could be started (%s)", name, strings.Join(none, ", "))
+}
+
+// reason says why a toolstack has no document.
+func reason(err error, a Answer) string {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return fmt.Sprintf("no configuration file %s", p.Path)
+	}
+	return a.State
+}
+
+// differences says which disks that are copied are not, or not so, in the definition.
+func differences(live, defined *Domain) (words []string) {
+	for _, disk := range live.Disks {
+		if disk.leftOut() != "" {
+			continue
+		}
+		i := slices.IndexFunc(defined.Disks, func(d Disk) bool { return d.Target == disk.Target })
+		if i < 0 {
+			words = append(words, fmt.Sprintf("disk %s is attached to the running domain, but not in its definition", disk.Target))
+		} else if other := defined.Disks[i]; other.source() != disk.source() {
+			words = append(words, fmt.Sprintf("disk %s is %s in the running domain, but %s in its definition", disk.Target, disk.source(), other.source()))
+		}
+	}
+	return words
+}
+
+// Settle names the disks as Disks does, by names that mean the same on another host:
+// that host need not have the storage pools of this one. Words say which it cannot.
+func (j *Judge) Settle(doc *Document) (words []string) {
+	for i, disk := range doc.Domain.Disks {
+		if disk.Remote || disk.source() == "" {
+			continue
+		}
+		path, err := j.path(disk)
+		if err == nil && !strings.HasPrefix(path, "/") {
+			err = fmt.Errorf("source %q is not the path of a file or device", path)
+		}
+		if err == nil {
+			if found, err := j.Resolver.Resolve(path); err == nil {
+				path = found.Path
+			}
+			if path != disk.Source {
+				err = doc.SetSource(i, path, isBlock(path))
+			}
+		}
+		if err != nil {
+			words = append(words, fmt.Sprintf("disk %s: %v", disk.Target, err))
+		}
+	}
+	return words
+}
+
+// Fit makes of another host's document that of this one: the sources in places get the
+// names that they have here, and the disks that are excluded or not here are left out,
+// except for those that every host reaches. Words say what was left out, and what else
+// the domain needs and is missing.
+func (d *Document) Fit(places map[string]string, excluded []string, hasSecret func(Secret) (bool, error)) (words []string, err error) {
+	var left []string
+	used := make(map[string]bool)
+	for i, disk := range d.Domain.Disks {
+		place, moved := places[filepath.Clean(disk.Source)]
+		used[filepath.Clean(disk.Source)] = true
+		if !moved {
+			place = disk.Source
+		}
+		info, err := os.Stat(place)
+		switch {
+		case disk.Remote:
+		case slices.Contains(excluded, disk.Target):
+			d.Drop(i)
+			left = append(left, fmt.Sprintf("disk %s: it is excluded", disk.Target))
+		case disk.source() == "":
+		case disk.Volume != "" || err != nil || !usable(info):
+			what := fmt.Sprintf("%s %s", disk.Device, disk.Target)
+			if disk.Device == "cdrom" || disk.Device == "floppy" {
+				d.Eject(i)
+				what = "the medium of " + what
+			} else {
+				d.Drop(i)
+			}
+			left = append(left, fmt.Sprintf("%s: %s is not here", what, (&Disk{Source: place, Pool: disk.Pool, Volume: disk.Volume}).source()))
+		case moved:
+			if err := d.SetSource(i, place, info.Mode().Type() == fs.ModeDevice); err != nil {
+				return nil, cli.Fail(cli.Config, "%s: disk %s: %w", d.Domain.Name, disk.Target, err)
+			}
+		}
+	}
+	if left != nil {
+		d.Comment(append([]string{"xen-backup has left out, for this host:"}, left...))
+	}
+	for _, what := range left {
+		words = append(words, "left out: "+what)
+	}
+	for from := range places {
+		if !used[filepath.Clean(from)] {
+			words = append(words, fmt.Sprintf("%s, which is %s here, is no disk in the document", from, places[from]))
+		}
+	}
+	return append(words, d.missing(hasSecret)...), nil
+}
+
+// missing says what the domain needs besides its disks and is not on this host.
+func (d *Document) missing(hasSecret func(Secret) (bool, error)) (words []string) {
+	for _, f := range d.Files {
+		if _, err := os.Stat(f.Path); err != nil {
+			words = append(words, fmt.Sprintf("missing here: the %s %s", f.Kind, f.Path))
+		}
+	}
+	for _, s := range d.Secrets {
+		switch found, err := hasSecret(s); {
+		case err != nil:
+			words = append(words, fmt.Sprintf("cannot tell whether the secret %s is here: %v", s, err))
+		case !found:
+			words = append(words, fmt.Sprintf("missing here: the secret %s", s))
+		}
+	}
+	return words
+}
+
+// usable tells whether a disk can be such a file.
+func usable(info fs.FileInfo) bool {
+	return info.Mode().IsRegular() || info.Mode().Type() == fs.ModeDevice
+}
+
+func isBlock(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().Type() == fs.ModeDevice
+}

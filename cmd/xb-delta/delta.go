@@ -129,7 +129,7 @@ func (s *frozenSource) check() error {
 	if err := s.CheckFrozen(); err != nil {
 		return err
 	}
-	if now := s.Witness(-1); s.witness != "" && now != s.witness {
+	if s.witness != "" && !blockdev.Untouched(s.witness, s.Witness(-1)) {
 		return cli.Fail(cli.Busy, "%s was written to while it was read, and what was read is no whole image; "+
 			"read a snapshot of it (xb-snap create), or say --allow-live", s.Path())
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
@@ -95,7 +96,7 @@ func (p *patcher) proveBasis(d rdiff.Delta, basis *state.Record) error {
 	}
 	witness := p.file.Witness(basis.Size)
 	for _, r := range []*state.Record{p.device.LoadSeen(), p.record} {
-		if (r.Phase == state.Seen || r.Phase == state.Clean) && r.SameImage(basis) && witness != "" && r.Witness == witness {
+		if (r.Phase == state.Seen || r.Phase == state.Clean) && r.SameImage(basis) && blockdev.Untouched(r.Witness, witness) {
 			return nil
 		}
 	}

@@ -133,7 +133,7 @@ func signFile(env *cli.Env, path string, out io.Writer, o options) error {
 	return sign(env, rdiff.FromImage(file), out, o, func(d stream.Digest) error {
 		// A hint for xb-patch, which saves it from reading the target again. It is
 		// only worth something if nobody wrote meanwhile.
-		if before == "" || before != file.Witness(file.Size()) {
+		if !blockdev.Untouched(before, file.Witness(file.Size())) {
 			return nil
 		}
 		seen := &state.Record{Size: d.Size, BlockSize: int(o.blockSize), Hash: o.hash.String(),

@@ -47,13 +47,13 @@ func loopDevice(t *testing.T, size int64, options ...string) (device, file strin
 	return device, file
 }
 
-// volumeGroup returns the name of a fresh LVM volume group.
-func volumeGroup(t *testing.T) string {
+// volumeGroup returns the name of a fresh LVM volume group, on a disk of its own and more.
+func volumeGroup(t *testing.T, more ...string) string {
 	t.Helper()
 	needDM(t)
 	device, _ := loopDevice(t, 96<<20)
 	vg := fmt.Sprintf("xbtest%d", os.Getpid())
-	command(t, "", "vgcreate", "-q", vg, device)
+	command(t, "", "vgcreate", append([]string{"-q", vg, device}, more...)...)
 	t.Cleanup(func() { command(t, "", "vgremove", "-q", "-y", "-ff", vg) })
 	return vg
 }

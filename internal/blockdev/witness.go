@@ -3,12 +3,147 @@ package blockdev
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// Witness returns a text that tells, by Untouched, whether the first size bytes may
+// have become others since; a negative size, or one beyond the end, is all bytes. It is
+// of a regular file its inode and times in this boot; of a device the kernel's count of
+// sectors written and discarded since it booted (flushes are among its writes, but have
+// no sectors), and what maps its bytes, because another table under it is no write; of a
+// partition the same of its disk too; of a loop device also the witness of what is below.
+// It is "" where any of it is not to be had; then nothing is known. Writes still in the
+// page cache are synced first, so that they count.
+func (f *File) Witness(size int64) string {
+	if f.Sync() != nil {
+		return ""
+	}
+	var stat unix.Stat_t
+	if unix.Fstat(int(f.f.Fd()), &stat) != nil {
+		return ""
+	}
+	// A crash may lose the new times of what was written just before it, and a
+	// device's counters.
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	kind := "device"
+	if !f.block {
+		kind = "file"
+	}
+	w := witness{size: size, parts: []string{kind, strings.TrimSpace(string(boot))}}
+	w.of(&stat)
+	return w.String()
+}
+
+// Untouched tells whether nothing has happened between two witnesses of a file: nothing
+// was written, and its bytes still come from the same place. A snapshot taken meanwhile
+// does not matter; one that is gone may have been merged into its origin, which leaves no
+// other trace.
+func Untouched(before, now string) bool {
+	before, then, _ := strings.Cut(before, snapshotsMark)
+	now, still, _ := strings.Cut(now, snapshotsMark)
+	if before == "" || before != now {
+		return false
+	}
+	there := strings.Fields(still)
+	for _, snapshot := range strings.Fields(then) {
+		if !slices.Contains(there, snapshot) {
+			return false
+		}
+	}
+	return true
+}
+
+const snapshotsMark = " with snapshots "
+
+// witness is what is gathered for a Witness.
+type witness struct {
+	size      int64
+	parts     []string // one of them "": nothing is known
+	snapshots []string // identities of the dm-snapshots that could be merged into it
+}
+
+func (w *witness) String() string {
+	if slices.Contains(w.parts, "") {
+		return ""
+	}
+	text := strings.Join(w.parts, " ")
+	if len(w.snapshots) > 0 {
+		text += snapshotsMark + strings.Join(w.snapshots, " ")
+	}
+	return text
+}
+
+func (w *witness) add(part string) { w.parts = append(w.parts, part) }
+
+func (w *witness) of(stat *unix.Stat_t) {
+	switch stat.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		w.add(fileWitness(stat))
+	case unix.S_IFBLK:
+		w.ofDevice(stat.Rdev)
+	default:
+		w.add("")
+	}
+}
+
+func (w *witness) ofDevice(rdev uint64) {
+	sys := sysDir(rdev)
+	w.add(majorMinor(rdev))
+	w.add(countersOf(sys))
+	disk := sys
+	if exists(sys + "/partition") { // writes to its disk count only there
+		disk = sys + "/.."
+		w.add(readLine(sys + "/start"))
+		w.add(countersOf(disk))
+	}
+	switch {
+	case exists(disk + "/loop/backing_file"): // writes below a loop device count nowhere
+		w.ofLoop(disk)
+	case exists(sys + "/dm"):
+		m := mapping{}
+		if m.add(rdev, 0, sectors(w.size)) != nil {
+			w.add("")
+			return
+		}
+		w.add("map " + m.hash())
+		w.snapshots = append(w.snapshots, m.snapshots...)
+	}
+}
+
+// ofLoop adds what is below a loop device. Its path in sysfs is as seen by whoever set
+// the device up, and may be another's here, or another's by now: the kernel knows which
+// file it is.
+func (w *witness) ofLoop(sys string) {
+	var stat unix.Stat_t
+	name, err := filepath.EvalSymlinks(sys)
+	if err != nil || unix.Stat(readLine(sys+"/loop/backing_file"), &stat) != nil {
+		w.add("")
+		return
+	}
+	info, err := loopInfo("/dev/" + filepath.Base(name))
+	if err != nil || info.Device != stat.Dev || info.Inode != stat.Ino {
+		w.add("")
+		return
+	}
+	w.add(fmt.Sprintf("from %d", info.Offset))
+	w.size = -1
+	w.of(&stat)
+}
+
+// fileWitness tells a state of a regular file from those before and after it.
+func fileWitness(stat *unix.Stat_t) string {
+	settled(stat)
+	return fmt.Sprintf("%d:%d %d %d.%09d %d.%09d", stat.Dev, stat.Ino, stat.Size,
+		stat.Mtim.Sec, stat.Mtim.Nsec, stat.Ctim.Sec, stat.Ctim.Nsec)
+}
 
 // settled waits until a later write must show in the times of a regular file:
 // one in the same tick of the file system's clock as the last change does not. The
@@ -25,69 +160,20 @@ func settled(stat *unix.Stat_t) {
 	}
 }
 
-// Witness returns a text that changes when somebody writes to the file: of a
-// regular file its inode and times in this boot, of a device the kernel's count of
-// sectors written and discarded since it booted (flushes are among its writes, but
-// have no sectors), of a partition that of its disk too, of a loop device also the
-// inode and times of the file below. It is "" where neither is to be had; then nothing is known. Writes still
-// in the page cache are synced first, so that they count. The parameter is the size of the image in
-// it: negative or the file's own size is all.
-func (f *File) Witness(_ int64) string {
-	if f.Sync() != nil {
-		return ""
-	}
-	var stat unix.Stat_t
-	if unix.Fstat(int(f.f.Fd()), &stat) != nil {
-		return ""
-	}
-	// A crash may lose the new times of what was written just before it, and a
-	// device's counters.
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	if !f.block {
-		return "file " + strings.TrimSpace(string(boot)) + " " + fileWitness(&stat)
-	}
-	sys := "/sys/dev/block/" + majorMinor(stat.Rdev)
-	parts := []string{"device", strings.TrimSpace(string(boot)), majorMinor(stat.Rdev), deviceWitness(sys)}
-	disk := sys
-	if _, err := os.Stat(sys + "/partition"); err == nil { // writes to its disk count only there
-		disk = sys + "/.."
-		parts = append(parts, deviceWitness(disk))
-	}
-	if path, err := os.ReadFile(disk + "/loop/backing_file"); err == nil { // writes below a loop device count nowhere
-		if unix.Stat(strings.TrimSuffix(string(path), "\n"), &stat) != nil {
-			return ""
-		}
-		parts = append(parts, fileWitness(&stat))
-	}
-	if slices.Contains(parts, "") {
-		return ""
-	}
-	return strings.Join(parts, " ")
-}
-
-// fileWitness tells a state of a regular file from those before and after it.
-func fileWitness(stat *unix.Stat_t) string {
-	settled(stat)
-	return fmt.Sprintf("%d:%d %d %d.%09d %d.%09d", stat.Dev, stat.Ino, stat.Size,
-		stat.Mtim.Sec, stat.Mtim.Nsec, stat.Ctim.Sec, stat.Ctim.Nsec)
-}
-
-// deviceWitness is what the kernel counts of the device with this folder in sysfs;
+// countersOf is what the kernel counts of the device with this folder in sysfs;
 // "" if it doesn't count.
-func deviceWitness(sys string) string {
+func countersOf(sys string) string {
 	for _, queue := range []string{"/queue", "/../queue"} { // of a device, of a partition
-		if on, err := os.ReadFile(sys + queue + "/iostats"); err == nil && strings.TrimSpace(string(on)) == "0" {
+		if readLine(sys+queue+"/iostats") == "0" {
 			return "" // the counters stand still
 		}
 	}
-	line, err := os.ReadFile(sys + "/stat")
-	fields := strings.Fields(string(line)) // Documentation/block/stat.rst
-	if err != nil || len(fields) < 15 {
+	fields := strings.Fields(readLine(sys + "/stat")) // Documentation/block/stat.rst
+	if len(fields) < 15 {
 		return ""
 	}
-	seq, _ := os.ReadFile(sys + "/diskseq") // tells a reused number apart, on kernels that have it
-	return fmt.Sprintf("%s sectors written %s discarded %s", strings.TrimSpace(string(seq)), fields[6], fields[13])
+	seq := readLine(sys + "/diskseq") // tells a reused number apart, on kernels that have it
+	return fmt.Sprintf("%s sectors written %s discarded %s", seq, fields[6], fields[13])
 }
+
+func sysDir(rdev uint64) string { return "/sys/dev/block/" + majorMinor(rdev) }

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestWitnessWithoutCounters: a count that stands still shows nothing.
@@ -125,6 +127,90 @@ func TestWitnessBelow(t *testing.T) {
 			if now := f.Witness(-1); now == before[i] || now == "" {
 				t.Errorf("%s written: still %q", below, now)
 			}
+		}
+	}
+}
+
+// TestWitnessOfLoop: the path that sysfs has of the file below a loop device can be another
+// file's, as in another mount namespace.
+func TestWitnessOfLoop(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	// A loop device set up in a mount namespace with another file system at that place.
+	dir := t.TempDir()
+	inner := filepath.Join(dir, "image")
+	if err := os.WriteFile(inner, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := command(t, "", "unshare", "--mount", "sh", "-c",
+		`mount -t tmpfs tmpfs "$1" && truncate -s 1M "$2" && losetup --find --show "$2"`, "sh", dir, inner)
+	defer command(t, "", "losetup", "--detach", elsewhere)
+	if got := openTest(t, elsewhere).Witness(-1); got != "" {
+		t.Errorf("the file in another mount namespace: %q", got)
+	}
+}
+
+// TestWitnessOfLoopOffset: the same file from another byte on.
+func TestWitnessOfLoopOffset(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	f, err := Open(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := unix.IoctlLoopGetStatus64(int(f.OS().Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := f.Witness(-1)
+	info.Offset = 4096
+	if err := unix.IoctlLoopSetStatus64(int(f.OS().Fd()), info); err != nil {
+		t.Fatal(err)
+	}
+	if now := f.Witness(-1); now == "" || Untouched(before, now) {
+		t.Errorf("still %q", now)
+	}
+}
+
+// TestWitnessOfLoopOverDevice: a loop device over another device has what that counts.
+func TestWitnessOfLoopOverDevice(t *testing.T) {
+	below, _ := loopDevice(t, 1<<20)
+	device := command(t, "", "losetup", "--find", "--show", below)
+	defer command(t, "", "losetup", "--detach", device)
+	f := openTest(t, device)
+	before := f.Witness(-1)
+	if !Untouched(before, f.Witness(-1)) {
+		t.Fatalf("%q is not untouched", before)
+	}
+	w, err := os.OpenFile(below, os.O_WRONLY|os.O_SYNC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if _, err := w.WriteAt([]byte("x"), 70000); err != nil {
+		t.Fatal(err)
+	}
+	if Untouched(before, f.Witness(-1)) {
+		t.Errorf("still %q", before)
+	}
+}
+
+func TestUntouched(t *testing.T) {
+	for _, test := range []struct {
+		before, now string
+		want        bool
+	}{
+		{"", "", false}, {"a", "", false}, {"", "a", false}, {"a", "b", false}, {"a", "a", true},
+		{"a", "a with snapshots s", true},
+		{"a with snapshots s", "a with snapshots s", true},
+		{"a with snapshots s", "a with snapshots r s", true},
+		{"a with snapshots s", "a with snapshots r", false},
+		{"a with snapshots s", "a", false},
+		{"a with snapshots s", "b with snapshots s", false},
+	} {
+		if got := Untouched(test.before, test.now); got != test.want {
+			t.Errorf("%q, %q: %v", test.before, test.now, got)
 		}
 	}
 }

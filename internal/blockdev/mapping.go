@@ -1,0 +1,171 @@
+package blockdev
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// mapping describes where bytes of a dm device come from, down to the disks, in a text
+// that changes where others may be meant, and as seldom as possible else: what it costs
+// then is to read a whole standby.
+//
+// Segments that go on in one another are one. A thin volume is its id in its pool: how the
+// pool maps and how large it is, only the pool changes. The paths of a multipath device
+// come and go. A snapshot-origin is what is below it. Moved extents (pvmove) are others:
+// nobody has compared them.
+type mapping struct {
+	text      strings.Builder
+	source    string // of the last segment, not yet in text
+	from, n   uint64
+	snapshots []string
+}
+
+// add describes the sectors from start up to end of a device.
+func (m *mapping) add(rdev, start, end uint64) error {
+	d, err := DeviceMapper(rdev)
+	if err != nil {
+		return err
+	}
+	if d == nil || d.is("multipath") {
+		m.segment(diskName(rdev), start, end-start)
+		return nil
+	}
+	for _, t := range d.Targets {
+		from, to := max(start, t.Start), min(end, t.Start+t.Length)
+		if from < to {
+			if err := m.target(t, from-t.Start, to-t.Start); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// target describes the sectors from start up to end of one line of a table.
+func (m *mapping) target(t DMTarget, start, end uint64) error {
+	params := strings.Fields(t.Params)
+	switch {
+	case t.Type == "linear" && len(params) == 2:
+		rdev, err := parseMajorMinor(params[0], 10)
+		var at uint64
+		if err == nil {
+			_, err = fmt.Sscan(params[1], &at)
+		}
+		if err != nil {
+			return err
+		}
+		return m.add(rdev, at+start, at+end)
+	case t.Type == "snapshot-origin" && len(params) == 1:
+		rdev, err := parseMajorMinor(params[0], 10)
+		if err != nil {
+			return err
+		}
+		if err := m.addSnapshots(rdev); err != nil {
+			return err
+		}
+		return m.add(rdev, start, end)
+	case t.Type == "thin" && len(params) >= 2:
+		pool, err := parseMajorMinor(params[0], 10)
+		if err != nil {
+			return err
+		}
+		params[0] = diskName(pool)
+	}
+	// Whatever else it does with them: the devices in its parameters, whole.
+	for i, p := range params {
+		rdev, err := parseMajorMinor(p, 10)
+		if err != nil || !exists(sysDir(rdev)) {
+			continue
+		}
+		below := mapping{}
+		if err := below.add(rdev, 0, math.MaxUint64); err != nil {
+			return err
+		}
+		params[i] = "{" + below.String() + "}"
+		m.snapshots = append(m.snapshots, below.snapshots...)
+	}
+	m.segment(t.Type+" "+strings.Join(params, " "), start, end-start)
+	return nil
+}
+
+// segment adds n sectors of a source, from one on.
+func (m *mapping) segment(source string, from, n uint64) {
+	if source == m.source && from == m.from+m.n {
+		m.n += n
+		return
+	}
+	m.flush()
+	m.source, m.from, m.n = source, from, n
+}
+
+func (m *mapping) flush() {
+	if m.source != "" {
+		fmt.Fprintf(&m.text, "%d of %s from %d\n", m.n, m.source, m.from)
+		m.source = ""
+	}
+}
+
+func (m *mapping) String() string {
+	m.flush()
+	return m.text.String()
+}
+
+// hash is short, and keeps the key of an encrypted device, which is in its table, out of
+// the state.
+func (m *mapping) hash() string {
+	return fmt.Sprintf("%.16x", sha256.Sum256([]byte(m.String())))
+}
+
+// addSnapshots adds the dm-snapshots over the device that lies below a snapshot-origin:
+// each holds it open, and so does the origin.
+func (m *mapping) addSnapshots(rdev uint64) error {
+	holders, err := filepath.Glob(sysDir(rdev) + "/holders/*/dev")
+	if err != nil {
+		return err
+	}
+	for _, holder := range holders {
+		rdev, err := parseMajorMinor(readLine(holder), 10)
+		if err != nil {
+			return err
+		}
+		d, err := DeviceMapper(rdev)
+		if err != nil {
+			return err
+		}
+		if d != nil && d.is("snapshot") {
+			m.snapshots = append(m.snapshots, diskName(rdev))
+		}
+	}
+	slices.Sort(m.snapshots)
+	return nil
+}
+
+// is tells whether the device's first target is of a type.
+func (d *DM) is(kind string) bool { return len(d.Targets) > 0 && d.Targets[0].Type == kind }
+
+// diskName names a device for good: a dm device by its UUID, another one by its number
+// and what tells apart those that had this number one after another.
+func diskName(rdev uint64) string {
+	sys := sysDir(rdev)
+	if uuid := readLine(sys + "/dm/uuid"); uuid != "" {
+		return uuid
+	}
+	disk := sys
+	if exists(sys + "/partition") {
+		disk = sys + "/.."
+	}
+	return fmt.Sprintf("%s,%s,%s,%s,%s", majorMinor(rdev), readLine(sys+"/start"), readLine(disk+"/diskseq"),
+		readLine(disk+"/loop/backing_file"), readLine(disk+"/loop/offset"))
+}
+
+// sectors returns how many sectors hold size bytes; a negative size is all.
+func sectors(size int64) uint64 {
+	if size < 0 {
+		return math.MaxUint64
+	}
+	return uint64(size+511) / 512
+}

@@ -30,7 +30,11 @@ type Document struct {
 type File struct{ Kind, Path string }
 
 // Secret is one of libvirt's secrets, by its UUID or by its type and usage.
-type Secret struct{ UUID, Type, Usage string }
+type Secret struct {
+	UUID, Type, Usage string
+
+	disk int // that needs it, -1 for none
+}
 
 func (s Secret) String() string {
 	if s.UUID != "" {

@@ -157,6 +157,9 @@ func (d *Document) missing(hasSecret func(Secret) (bool, error)) (words []string
 		}
 	}
 	for _, s := range d.Secrets {
+		if slices.Contains(d.dropped, s.disk) {
+			continue
+		}
 		switch found, err := hasSecret(s); {
 		case err != nil:
 			words = append(words, fmt.Sprintf("cannot tell whether the secret %s is here: %v", s, err))

@@ -81,7 +81,11 @@ func (f *xmlForm) mark(doc *Document) error {
 			open = xmlTag{span{from, to}, t.Attr}
 			words.Reset()
 			f.begin(strings.Join(path, "/"), open)
-			doc.noteElement(path, &open)
+			disk := -1
+			if strings.HasPrefix(strings.Join(path, "/"), "domain/devices/disk/") {
+				disk = len(f.disks) - 1
+			}
+			doc.noteElement(path, &open, disk)
 		case xml.EndElement:
 			f.end(strings.Join(path, "/"), to)
 			doc.noteText(path, strings.TrimSpace(words.String()))
@@ -134,7 +138,7 @@ func (d *Document) noteText(path []string, text string) {
 }
 
 // noteElement notes what is named by attributes.
-func (d *Document) noteElement(path []string, tag *xmlTag) {
+func (d *Document) noteElement(path []string, tag *xmlTag, disk int) {
 	switch name := path[len(path)-1]; {
 	case slices.Equal(path, []string{"domain", "os", "nvram"}):
 		if template := tag.value("template"); template != "" {
@@ -142,9 +146,9 @@ func (d *Document) noteElement(path []string, tag *xmlTag) {
 		}
 	case path[min(1, len(path)-1)] != "devices":
 	case name == "secret" && (tag.value("uuid") != "" || tag.value("usage") != ""):
-		d.Secrets = append(d.Secrets, Secret{strings.ToLower(tag.value("uuid")), tag.value("type"), tag.value("usage")})
+		d.Secrets = append(d.Secrets, Secret{strings.ToLower(tag.value("uuid")), tag.value("type"), tag.value("usage"), disk})
 	case name == "encryption" && tag.value("secret") != "": // of a TPM's state
-		d.Secrets = append(d.Secrets, Secret{UUID: strings.ToLower(tag.value("secret"))})
+		d.Secrets = append(d.Secrets, Secret{UUID: strings.ToLower(tag.value("secret")), disk: disk})
 	}
 }
 

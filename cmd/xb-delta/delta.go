@@ -105,9 +105,12 @@ func openSource(env *cli.Env, o options) (src rdiff.Source, frozen func() error,
 	}
 	s := &frozenSource{File: file, live: o.allowLive}
 	if !s.live {
-		s.witness = file.Witness(-1)
+		s.witness, err = file.WitnessOfSource()
 	}
-	if err := s.check(); err != nil {
+	if err == nil {
+		err = s.check()
+	}
+	if err != nil {
 		file.Close()
 		return nil, nil, nil, err
 	}
@@ -118,7 +121,7 @@ func openSource(env *cli.Env, o options) (src rdiff.Source, frozen func() error,
 type frozenSource struct {
 	*blockdev.File
 	live    bool   // somebody may, all the same
-	witness string // from before the first read; "" if there is none
+	witness string // from before the first read; "" if it needs none
 }
 
 // check tells whether what was read so far is one image.

@@ -38,7 +38,7 @@ write what makes the target equal to the source, for xb-patch.
 
 Sizes are bytes, or have a unit K, M, G or T (powers of 1024).
 Exit status: 0 done or equal, 1 differs (--check), 64 usage, 65 bad or cut
-signature, 66 no such source, 69 device-mapper cannot be asked, 73 cannot create
+signature, 66 no such source, 69 cannot tell if it is written to, 73 cannot create
 FILE, 74 I/O error, 75 the source is live, 76 not a signature, 82 the snapshot
 has become invalid. See xb-delta(1).
 `

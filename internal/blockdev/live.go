@@ -15,16 +15,37 @@ import (
 func (f *File) CheckFrozen() error {
 	for look := 0; look <= looks; look++ {
 		d, err := f.deviceMapper()
-		if err != nil || d == nil || !d.IsLV() || d.ReadOnly || d.OpenCount <= 1 {
+		if err != nil || d == nil || !d.IsLV() || d.frozen() || d.OpenCount <= 1 {
 			return err
-		}
-		if snapshot, _ := d.Snapshot(); snapshot {
-			return nil
 		}
 		time.Sleep(retryEvery)
 	}
 	return cli.Fail(cli.Busy, "%s is a live volume: it is open elsewhere, writable and no snapshot; "+
 		"read a snapshot of it (xb-snap create), or say --allow-live", f.path)
+}
+
+// frozen tells whether nobody can write to a logical volume, or at least nobody does by
+// mistake.
+func (d *DM) frozen() bool {
+	snapshot, _ := d.Snapshot()
+	return d.IsLV() && (d.ReadOnly || snapshot)
+}
+
+// WitnessOfSource returns the witness by which it will be known whether somebody wrote to
+// the file while it was read, and fails (status Unavailable) where there is none. What is
+// frozen needs none: then it is "".
+func (f *File) WitnessOfSource() (string, error) {
+	witness := f.Witness(-1)
+	if witness != "" {
+		return witness, nil
+	}
+	d, err := f.deviceMapper()
+	if err == nil && (d == nil || !d.frozen()) {
+		err = cli.Fail(cli.Unavailable, "%s: nothing would tell whether somebody writes to it while it is read "+
+			"(the kernel counts no writes: see queue/iostats in sysfs; or the file below a loop device is not to be seen); "+
+			"read a snapshot of it (xb-snap create), or say --allow-live", f.path)
+	}
+	return "", err
 }
 
 // CheckSnapshot refuses (status BadSnapshot) a dm-snapshot that has become

@@ -199,12 +199,13 @@ func (h *host) wantPhase(target, phase string) {
 }
 
 const (
-	badStream  = cli.BadStream
-	noInput    = cli.NoInput
-	cantCreate = cli.CantCreate
-	ioError    = cli.IOError
-	busy       = cli.Busy
-	notOurs    = cli.NotOurs
-	notBasis   = cli.NotBasis
-	unfinished = cli.Unfinished
+	badStream   = cli.BadStream
+	noInput     = cli.NoInput
+	cantCreate  = cli.CantCreate
+	ioError     = cli.IOError
+	unavailable = cli.Unavailable
+	busy        = cli.Busy
+	notOurs     = cli.NotOurs
+	notBasis    = cli.NotBasis
+	unfinished  = cli.Unfinished
 )

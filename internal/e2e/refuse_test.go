@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -272,6 +273,28 @@ func TestReadOnlyDevice(t *testing.T) {
 	h.sh("xb-patch --in-place "+dev+" <delta").fails(t, ioError, "read-only")
 	check()
 	h.wantPhase(dev, "seen")
+}
+
+// TestSourceWithoutWitness reads a device that counts no writes: nothing would tell of one.
+func TestSourceWithoutWitness(t *testing.T) {
+	h := newHost(t)
+	h.image("source", mib, 1)
+	h.image("target", mib, 2)
+	dev := h.loop("source")
+	control := "/sys/block/" + filepath.Base(dev) + "/queue/iostats"
+	if r := h.sh("echo 0 >" + control); r.status != 0 {
+		t.Skip(r.err)
+	}
+	t.Cleanup(func() { h.must("echo 1 >" + control) }) // it outlives the loop
+	h.must("xb-sig target >sig")
+	h.sh("xb-delta --signature sig "+dev+" >delta").fails(t, unavailable, "nothing would tell", "iostats", "--allow-live")
+	if size := len(h.read("delta")); size != 0 {
+		t.Errorf("a delta of %d bytes", size)
+	}
+	h.must("xb-delta --allow-live --signature sig " + dev + " >delta && xb-patch -q target <delta")
+	h.sameBytes("source", "target")
+	h.must("echo 1 >" + control)
+	h.must("xb-sig target | xb-delta " + dev + " | xb-patch target")
 }
 
 // TestSourceChanged writes to the source while it is read: no complete delta leaves,

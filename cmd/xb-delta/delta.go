@@ -28,14 +28,15 @@ func delta(env *cli.Env, o options) error {
 		return err
 	}
 	defer closeSource()
+	progress := env.StartProgress(o.progress)
+	defer progress.Stop()
+	defer progress.StartHeartbeat(o.heartbeat)()
 	sig, closeSignature, err := openSignature(env, o)
 	if err != nil {
 		return err
 	}
 	defer closeSignature()
 
-	progress := env.StartProgress(o.progress)
-	defer progress.Stop()
 	progress.Total.Store(max(0, src.Size()))
 	read := int64(0)
 	opts := rdiff.Options{

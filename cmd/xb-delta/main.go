@@ -30,6 +30,7 @@ write what makes the target equal to the source, for xb-patch.
       --info                describe the signature or delta in FILE or on stdin
       --json                with --info: as a JSON object
       --progress[=WHEN]     show progress: always, auto (default) or never
+      --heartbeat           say on stderr every ten seconds whether it goes on
       --summary FILE        write the figures of the run to FILE as JSON
   -v, --verbose             say more
   -q, --quiet               say only errors
@@ -54,6 +55,7 @@ type options struct {
 	check        bool
 	allowLive    bool
 	progress     string
+	heartbeat    bool
 	summary      string
 }
 
@@ -80,6 +82,7 @@ func run(env *cli.Env, args []string) error {
 	f.Bool(&info, "info")
 	f.Bool(&asJSON, "json")
 	f.ProgressFlag(&o.progress)
+	f.Bool(&o.heartbeat, "heartbeat")
 	f.String(&o.summary, "summary")
 	operands, err := f.Parse(args)
 	switch {

@@ -46,7 +46,7 @@ func (p *patcher) copyInPlace() error {
 		}
 		return c.trail.Failed()
 	}
-	d, err := c.receive(in)
+	d, err := c.receive(p.watched(in))
 	if err == nil && d.Frames == 0 {
 		// No frame has proved the basis.
 		if err = p.judge(d); err == nil {

@@ -47,6 +47,7 @@ finished it.
       --info             describe the signature or delta in FILE or on stdin
       --json             with --info: as a JSON object
       --progress[=WHEN]  show progress: always, auto (default) or never
+      --heartbeat        say on stdout every ten seconds whether it goes on
       --summary FILE     write the figures of the run to FILE as JSON
   -v, --verbose          say more
   -q, --quiet            say only errors
@@ -73,6 +74,8 @@ type options struct {
 	stateDir string
 	progress string
 	summary  string
+
+	heartbeat bool
 }
 
 func run(env *cli.Env, args []string) error {
@@ -97,6 +100,7 @@ func run(env *cli.Env, args []string) error {
 	f.Bool(&mode.info, "info")
 	f.Bool(&mode.json, "json")
 	f.ProgressFlag(&o.progress)
+	f.Bool(&o.heartbeat, "heartbeat")
 	f.String(&o.summary, "summary")
 	operands, err := f.Parse(args)
 	if err != nil {
@@ -132,7 +136,7 @@ func run(env *cli.Env, args []string) error {
 	case mode.record:
 		err = f.Only("--record", "--peer", "--state-dir")
 	case mode.recover:
-		err = f.Only("--recover", "--peer", "--disk", "--uuid", "--state-dir", "--progress", "--summary")
+		err = f.Only("--recover", "--peer", "--disk", "--uuid", "--state-dir", "--progress", "--heartbeat", "--summary")
 	case adopt != "":
 		err = f.Only("--adopt", "--uuid", "--state-dir")
 	case mode.abandon:

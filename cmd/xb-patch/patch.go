@@ -37,7 +37,7 @@ func (p *patcher) patch() error {
 		return err
 	}
 	defer spool.discard()
-	d, err := rdiff.Verify(spool.tee(in), p.begin, p.received)
+	d, err := rdiff.Verify(spool.tee(p.watched(in)), p.begin, p.received)
 	if err != nil {
 		return err
 	}
@@ -107,8 +107,10 @@ func (p *patcher) notBasis(err error) error {
 }
 
 // beginApply makes the spool durable and records it. From then on the target may
-// be a mix, and whoever finds it so can finish it.
+// be a mix, and whoever finds it so can finish it: it goes on whether anybody still
+// listens or not.
 func (p *patcher) beginApply(d rdiff.Delta, s *spool) error {
+	p.beat.Commit()
 	if p.file != nil {
 		if err := p.checkUnused(); err != nil {
 			return err
@@ -131,6 +133,7 @@ func (p *patcher) recordApply(d rdiff.Delta, s *spool) error {
 	if err := s.keep(); err != nil {
 		return err
 	}
+	p.spooled.Store(true)
 	r := imageRecord(d.Header, d.Source)
 	r.Phase, r.Peer, r.Spool = state.Applying, p.peerName(), s.path
 	err := p.remember(r)
@@ -254,8 +257,8 @@ func (p *patcher) dryRun() error {
 			return err
 		}
 	}
-	p.read = p.env.StartProgress(p.progress)
-	d, err := rdiff.Verify(in, p.begin, p.received)
+	p.startProgress()
+	d, err := rdiff.Verify(p.watched(in), p.begin, p.received)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,8 @@ import (
 // had come.
 func (p *patcher) recover() error {
 	defer p.close()
+	p.beat.Commit()
+	p.spooled.Store(true)
 	if err := p.open(); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"xen-backup/internal/blockdev"
@@ -26,6 +27,9 @@ type patcher struct {
 	release  func()         // the lock
 	start    time.Time
 	read     *cli.Progress
+	input    input
+	spooled  atomic.Bool // what is written from now on is the target
+	beat     cli.Heartbeat
 }
 
 // open takes the lock on the target's state, opens the target and makes sure that
@@ -46,7 +50,7 @@ func (p *patcher) open() (err error) {
 	if p.record, err = p.device.Load(); err != nil {
 		return err
 	}
-	p.read = p.env.StartProgress(p.progress)
+	p.startProgress()
 	return nil
 }
 
@@ -116,6 +120,7 @@ func (p *patcher) checkUnused() error {
 
 func (p *patcher) close() {
 	if p.read != nil {
+		p.beat.Stop()
 		p.read.Stop()
 	}
 	if p.file != nil {

@@ -30,6 +30,7 @@ hash a block, to standard output, for xb-delta.
       --info             describe the signature or delta in FILE or on stdin
       --json             with --info: as a JSON object
       --progress[=WHEN]  show progress: always, auto (default) or never
+      --heartbeat        say on stderr every ten seconds whether it goes on
       --summary FILE     write the figures of the run to FILE as JSON
   -v, --verbose          say more
   -q, --quiet            say only errors
@@ -53,6 +54,7 @@ type options struct {
 	info      bool
 	json      bool
 	progress  string
+	heartbeat bool
 	summary   string
 }
 
@@ -72,6 +74,7 @@ func run(env *cli.Env, args []string) error {
 	f.Bool(&o.info, "info")
 	f.Bool(&o.json, "json")
 	f.ProgressFlag(&o.progress)
+	f.Bool(&o.heartbeat, "heartbeat")
 	f.String(&o.summary, "summary")
 	operands, err := f.Parse(args)
 	switch {
@@ -195,6 +198,7 @@ func sign(env *cli.Env, src rdiff.Source, out io.Writer, o options, beforeEnd fu
 	start := time.Now()
 	progress := env.StartProgress(o.progress)
 	defer progress.Stop()
+	defer progress.StartHeartbeat(o.heartbeat)()
 	progress.Total.Store(max(0, src.Size()))
 	read := int64(0)
 	h := stream.Header{BlockSize: int(o.blockSize), Hash: o.hash, Size: src.Size()}

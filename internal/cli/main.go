@@ -30,7 +30,8 @@ type Env struct {
 }
 
 // Main runs a command on the process's own standard files and exits with its
-// status. It is the only place that exits.
+// status. But for a run that has to be ended from aside (see end), it is the only
+// place that exits.
 func Main(name, usage string, run func(*Env, []string) error) {
 	handleSignals()
 	limitMemory()

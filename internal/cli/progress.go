@@ -69,6 +69,16 @@ func (p *Progress) Step(name string, total int64) {
 	p.step.Store(&step{name, time.Now()})
 }
 
+// figures are all that a run's progress shows, to be compared.
+type figures struct {
+	step                       *step
+	total, read, changed, sent int64
+}
+
+func (p *Progress) figures() figures {
+	return figures{p.step.Load(), p.Total.Load(), p.Read.Load(), p.Changed.Load(), p.Sent.Load()}
+}
+
 func (p *Progress) loop(periodic bool, asked <-chan os.Signal) {
 	var tick <-chan time.Time
 	if periodic {

@@ -82,17 +82,29 @@ func handleSignals() {
 	}
 	go func() {
 		s := <-signals
-		undo.Lock()
-		stack := undo.stack
-		undo.stack, undo.ended = nil, true
-		undo.Unlock()
-		for i := len(stack) - 1; i >= 0; i-- {
-			(*stack[i])()
-		}
+		undoAll()
 		if s == syscall.SIGQUIT {
 			s = syscall.SIGTERM // that of the runtime prints all stacks
 		}
 		signal.Reset(s)
 		syscall.Kill(syscall.Getpid(), s.(syscall.Signal))
 	}()
+}
+
+func undoAll() {
+	lockUnlessEnded()
+	stack := undo.stack
+	undo.stack, undo.ended = nil, true
+	undo.Unlock()
+	for i := len(stack) - 1; i >= 0; i-- {
+		(*stack[i])()
+	}
+}
+
+// end ends the process with an error that is not one of the run itself, whatever that
+// is doing: what a signal would undo is undone.
+func (e *Env) end(err error) {
+	undoAll()
+	e.say(err.Error())
+	os.Exit(StatusOf(err))
 }

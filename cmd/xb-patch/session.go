@@ -1,0 +1,65 @@
+package main
+
+import (
+	"io"
+	"sync/atomic"
+
+	"xen-backup/internal/blockdev"
+)
+
+// input is the delta as it arrives.
+type input struct {
+	io.Reader
+	bytes   atomic.Int64
+	waiting atomic.Bool // for the next byte
+}
+
+func (i *input) Read(b []byte) (int, error) {
+	i.waiting.Store(true)
+	n, err := i.Reader.Read(b)
+	i.waiting.Store(false)
+	i.bytes.Add(int64(n))
+	return n, err
+}
+
+// watched returns the delta on standard input so that it is seen how it arrives.
+func (p *patcher) watched(in io.Reader) io.Reader {
+	p.input.Reader = in
+	return &p.input
+}
+
+// startProgress begins to show what the run does, and --heartbeat.
+func (p *patcher) startProgress() {
+	p.read = p.env.StartProgress(p.progress)
+	if p.heartbeat {
+		p.startHeartbeat()
+	}
+}
+
+// startHeartbeat has the source know that this end is alive, and whether it moves: its
+// own steps, or, unless it waits for the next byte, the requests of the device that it
+// writes to: an fsync of a slow disk may hang in the kernel for minutes. That device may
+// work for others too, so the spool's counts only as long as the spool is written.
+func (p *patcher) startHeartbeat() {
+	own := p.read.Movement()
+	target, spool := blockdev.Counters(p.target), blockdev.Counters(p.device.SpoolFile(p.spool))
+	counters := func() string {
+		if p.inPlace || p.spooled.Load() {
+			return target()
+		}
+		return spool()
+	}
+	bytes, counted := int64(0), counters()
+	p.beat.Out = p.env.Stdout
+	p.beat.Moved = func() bool {
+		moved := own.Moved()
+		if now := p.input.bytes.Load(); now != bytes {
+			bytes, moved = now, true
+		}
+		if now := counters(); now != counted {
+			counted, moved = now, moved || !p.input.waiting.Load()
+		}
+		return moved
+	}
+	p.beat.Start(p.env)
+}

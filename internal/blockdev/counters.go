@@ -1,0 +1,103 @@
+package blockdev
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Counters returns a function that tells what the kernel has counted of the devices that
+// hold these files or are these devices, as far as that can be known: the text changes
+// whenever they have finished a request, anybody's. What does not exist is to be made in
+// its directory. A loop device's requests may be finished long before its file is synced:
+// that one's device counts too. Devices below others do not: they serve more than this one,
+// which may stand still meanwhile.
+func Counters(paths ...string) func() string {
+	var folders []string
+	for _, path := range paths {
+		folders = append(folders, devicesUnder(path)...)
+	}
+	return func() string {
+		var text strings.Builder
+		for _, folder := range folders {
+			text.WriteString(finished(folder))
+			text.WriteByte('\n')
+		}
+		return text.String()
+	}
+}
+
+// devicesUnder returns the folders in sysfs of the devices whose requests a write to a path
+// becomes.
+func devicesUnder(path string) []string {
+	var stat unix.Stat_t
+	for unix.Stat(path, &stat) != nil {
+		dir := filepath.Dir(path)
+		if dir == path {
+			return nil
+		}
+		path = dir
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFBLK {
+		if folder := fileSystemDevice(path, stat.Dev); folder != "" {
+			return []string{folder}
+		}
+		return nil
+	}
+	folder := "/sys/dev/block/" + majorMinor(stat.Rdev)
+	file, err := os.ReadFile(folder + "/loop/backing_file")
+	if err != nil {
+		return []string{folder}
+	}
+	return append([]string{folder}, devicesUnder(strings.TrimSuffix(string(file), "\n"))...)
+}
+
+// fileSystemDevice returns the folder of the device that a file's file system is on; "" if
+// it is on none, or if that can't be told. btrfs and others give their files the number of
+// no device; then the mount names it.
+func fileSystemDevice(path string, dev uint64) string {
+	if folder := "/sys/dev/block/" + majorMinor(dev); exists(folder) {
+		return folder
+	}
+	var file unix.Statx_t
+	if unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &file) != nil || file.Mask&unix.STATX_MNT_ID == 0 {
+		return "" // before Linux 5.8
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(mounts)) {
+		mount, super, _ := strings.Cut(line, " - ")
+		fields, source := strings.Fields(mount), strings.Fields(super)
+		if len(fields) == 0 || len(source) < 2 || fields[0] != fmt.Sprint(file.Mnt_id) {
+			continue
+		}
+		var device unix.Stat_t
+		if unix.Stat(unescape(source[1]), &device) == nil && device.Mode&unix.S_IFMT == unix.S_IFBLK {
+			return "/sys/dev/block/" + majorMinor(device.Rdev)
+		}
+	}
+	return ""
+}
+
+// finished returns the counts of finished requests: those of reads, writes, discards and
+// flushes (Documentation/block/stat.rst). Times are left out: they go on while a request
+// hangs.
+func finished(folder string) string {
+	line, err := os.ReadFile(folder + "/stat")
+	if err != nil {
+		return ""
+	}
+	var counts []string
+	for i, field := range strings.Fields(string(line)) {
+		switch i {
+		case 0, 2, 4, 6, 11, 13, 15:
+			counts = append(counts, field)
+		}
+	}
+	return strings.Join(counts, " ")
+}

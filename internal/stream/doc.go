@@ -13,9 +13,10 @@
 //
 // A stream is a header, records, and an end record, and then nothing: every
 // proper prefix is an error (cut) and so is one byte more. A first byte, magic or
-// version other than these is "not ours"; anything else that breaks a rule of
-// this page is a "bad stream". A reader checks each length against the constants
-// of this package before it allocates.
+// version other than these is "not ours", and so is a header with another flag or
+// hash whose checksum is right, for somebody meant that; anything else that breaks
+// a rule of this page is a "bad stream". A reader checks each length against the
+// constants of this package before it allocates.
 //
 // The encoding is canonical: one image (or pair of images) has one encoding for
 // a block size, hash and compression, however its bytes were read.
@@ -28,7 +29,7 @@
 //	8      2    version: 1
 //	10     1    hash: 1 xxh64, 2 sha256
 //	11     1    block size as its power of two: 12 (4 KiB) to 20 (1 MiB)
-//	12     4    flags: bit 0, the image size is known; the other bits are 0
+//	12     4    flags: bit 0, the image size is known; another bit: another format
 //	16     8    image size (signature: of the target, delta: of the source) in
 //	            bytes, a hint for progress and early refusals; 0 if not known
 //	24     8    xxh64 of bytes 0 to 23

@@ -147,12 +147,16 @@ func (r *reader) parse(b []byte) error {
 	switch {
 	case binary.LittleEndian.Uint64(b[24:]) != xxhash.Sum64(b[:24]):
 		return r.bad("wrong checksum of the header")
+	// Somebody meant this: with a flag or a hash of a later program nothing behind it
+	// need be what is known here.
+	case flags&^sizeKnown != 0:
+		return cli.Fail(cli.NotOurs, "this %s is of another format, with flags %#x that are not known here: "+
+			"is the program at the other end a newer one?", r.kind, flags&^sizeKnown)
 	case r.Hash != XXH64 && r.Hash != SHA256:
-		return r.bad("unknown hash %d", b[10])
+		return cli.Fail(cli.NotOurs, "this %s is of another format, with a hash %d that is not known here: "+
+			"is the program at the other end a newer one?", r.kind, b[10])
 	case b[11] < 12 || b[11] > 20:
 		return r.bad("bad block size 2^%d", b[11])
-	case flags&^sizeKnown != 0:
-		return r.bad("unknown flags %#x", flags)
 	case size > MaxImageSize || flags == 0 && size != 0:
 		return r.bad("bad image size %d", size)
 	}

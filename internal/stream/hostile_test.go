@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/cespare/xxhash/v2"
@@ -125,9 +126,13 @@ func TestHeaderRules(t *testing.T) {
 		{"block size 2^11", header(signatureMagic, 1, 11, 0, 0), cli.BadStream},
 		{"block size 2^21", header(signatureMagic, 1, 21, 0, 0), cli.BadStream},
 		{"block size 2^255", header(signatureMagic, 1, 255, 0, 0), cli.BadStream},
-		{"hash 0", header(signatureMagic, 0, 12, 0, 0), cli.BadStream},
-		{"hash 3", header(signatureMagic, 3, 12, 0, 0), cli.BadStream},
-		{"unknown flag", header(signatureMagic, 1, 12, 2, 0), cli.BadStream},
+		{"hash 0", header(signatureMagic, 0, 12, 0, 0), cli.NotOurs},
+		{"hash 3", header(signatureMagic, 3, 12, 0, 0), cli.NotOurs},
+		{"unknown flag", header(signatureMagic, 1, 12, 2, 0), cli.NotOurs},
+		{"unknown flag besides the known one", header(signatureMagic, 1, 12, 3, 4096), cli.NotOurs},
+		{"last flag", header(signatureMagic, 1, 12, 1<<31, 0), cli.NotOurs},
+		{"flag by which other fields mean something else", header(signatureMagic, 9, 99, 2, 1<<63), cli.NotOurs},
+		{"unknown flag in a damaged header", append(header(signatureMagic, 1, 12, 2, 0)[:31], 0), cli.BadStream},
 		{"a size that is not known", header(signatureMagic, 1, 12, 0, 1), cli.BadStream},
 		{"size beyond 2^62", header(signatureMagic, 1, 12, 1, 1<<62+1), cli.BadStream},
 		{"negative size", header(signatureMagic, 1, 12, 1, 1<<63), cli.BadStream},
@@ -146,6 +151,25 @@ func TestHeaderRules(t *testing.T) {
 	_, err := NewSignatureReader(bytes.NewReader([]byte("\r\n\nWelcome\x1b to dom0b!\r\nsecond line\n")))
 	if want := `it begins: Welcome\x1b to dom0b!`; err == nil || !bytes.HasSuffix([]byte(err.Error()), []byte(want)) {
 		t.Errorf("noise gives %q, which does not end in %q", err, want)
+	}
+}
+
+// A later program's stream is no damaged one of this version, in either direction.
+func TestAnotherFormat(t *testing.T) {
+	for _, h := range []struct {
+		hash  byte
+		flags int
+		words string
+	}{
+		{1, 2, "flags 0x2 "}, {1, 1 | 1<<31, "flags 0x80000000 "}, {3, 1, "hash 3 "},
+	} {
+		_, sig := NewSignatureReader(bytes.NewReader(header(signatureMagic, h.hash, 12, h.flags, 4096)))
+		_, delta := NewDeltaReader(bytes.NewReader(header(deltaMagic, h.hash, 12, h.flags, 4096)))
+		for _, err := range []error{sig, delta} {
+			if cli.StatusOf(err) != cli.NotOurs || !strings.Contains(err.Error(), h.words) {
+				t.Errorf("hash %d, flags %#x: %v", h.hash, h.flags, err)
+			}
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/domain"
+	"xen-backup/internal/lvm"
 )
 
 const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude TARGET]...
@@ -216,6 +217,7 @@ func newJudge(ctx context.Context, o *options) *domain.Judge {
 	return &domain.Judge{
 		Resolver: domain.Resolver{Sys: "/sys", Dev: "/dev"},
 		Users:    func(path string) ([]string, error) { return blockdev.Users(path, ours) },
+		Hidden:   lvm.Hidden(),
 		VolumePath: func(pool, volume string) (string, error) {
 			return virsh.VolumePath(ctx, pool, volume)
 		},

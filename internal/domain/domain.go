@@ -75,6 +75,9 @@ type Judge struct {
 	// Users says in words who uses a file or device. An error has status Unavailable:
 	// it can't be told, which is not "nobody".
 	Users func(path string) ([]string, error)
+	// Hidden tells whether a logical volume, by its UUID for device-mapper, is a pool or a
+	// part of another volume.
+	Hidden func(uuid string) (bool, error)
 	// VolumePath asks libvirt for the path of a storage volume.
 	VolumePath func(pool, volume string) (string, error)
 	Exclude    []string // targets to leave out
@@ -196,7 +199,25 @@ func (j *Judge) resolve(d Disk, e *Entry) error {
 		return err
 	}
 	e.Source = found.Path
+	if err := j.checkVolume(found); err != nil {
+		return err
+	}
 	return checkFormat(d, found)
+}
+
+// checkVolume refuses a logical volume that no guest can mean.
+func (j *Judge) checkVolume(s Source) error {
+	if s.volume == "" {
+		return nil
+	}
+	hidden, err := j.Hidden(s.volume)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: cannot tell what kind of logical volume it is: %w", s.Path, err)
+	case hidden:
+		return fmt.Errorf("%s is a hidden device of LVM: a pool, or a part of another volume", s.Path)
+	}
+	return nil
 }
 
 // printable tells whether s can stand in a line of our output, as it is.

@@ -18,6 +18,7 @@ import (
 type Source struct {
 	Path   string // stable name: /dev/VG/LV for a logical volume, else the path as given
 	exists bool   // as a block device or regular file
+	volume string // of a logical volume: what device-mapper knows it by
 }
 
 // Resolver finds out what paths stand for.
@@ -28,15 +29,13 @@ type Resolver struct {
 
 // LVM's names and uuids of device-mapper devices: lib/activate/dev_manager.c
 // and libdm's dm_build_dm_uuid: "LVM-", 32 characters for the VG, 32 for the LV,
-// and for a hidden device of the LV a suffix: -real, -cow, -tpool.
+// and for most hidden devices a suffix (-real, -cow, -tpool...), but not for the parts
+// of a mirrored volume, of which LVM alone knows what they are.
 const (
 	lvmPrefix     = "LVM-"
 	lvmUUIDLength = len(lvmPrefix) + 64
 	drbdMajor     = 147
 )
-
-// hiddenLV is a name that LVM keeps for the parts of volumes (lvm(8), RESERVED NAMES).
-var hiddenLV = regexp.MustCompile(`_(r|m)image(_\d+)?$|_rmeta(_\d+)?$|_mlog|_(c|t|v)data$|_(c|t)meta$|_(c|i|wc)orig$|_vorigin$|_pmspare$`)
 
 var qubesSnapshot = regexp.MustCompile(`^vm-.+-snap$`)
 
@@ -91,9 +90,10 @@ func (r Resolver) nameDM(s *Source, rdev uint64) error {
 	candidates := []string{filepath.Join(r.Dev, "mapper", dmName)}
 	if strings.HasPrefix(dmUUID, lvmPrefix) {
 		vg, lv, ok := splitDMName(dmName)
-		if !ok || len(dmUUID) > lvmUUIDLength || hiddenLV.MatchString(lv) {
+		if !ok || len(dmUUID) > lvmUUIDLength {
 			return fmt.Errorf("%s is a hidden device of LVM (%s)", s.Path, dmName)
 		}
+		s.volume = dmUUID
 		candidates = append([]string{filepath.Join(r.Dev, vg, lv)}, candidates...)
 	}
 	for _, path := range candidates {

@@ -127,16 +127,31 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-func TestHiddenLV(t *testing.T) {
-	for _, name := range []string{"lv_rimage_0", "lv_rmeta_1", "lv_mimage_0", "lv_mlog", "pool_tdata", "pool_tmeta", "pool_cdata", "pool_cmeta",
-		"vpool_vdata", "lv_corig", "lv_wcorig", "lv_rimage_0_iorig", "lv_vorigin", "lvol0_pmspare"} {
-		if !hiddenLV.MatchString(name) {
-			t.Errorf("%s is not hidden", name)
+// What a logical volume is, LVM tells: its name and its device-mapper UUID need not.
+func TestHiddenVolume(t *testing.T) {
+	h := newHost(t)
+	public, part, unknown := "LVM-"+strings.Repeat("p", 64), "LVM-"+strings.Repeat("h", 64), "LVM-"+strings.Repeat("u", 64)
+	h.dm(0, "vg-web", public, "dev/vg/web")
+	h.dm(1, "vg-web_rimage_0_imeta", part)
+	h.dm(2, "vg-other", unknown, "dev/vg/other")
+	h.node("dev/sdb", syscall.S_IFBLK, 8, 16)
+	j := Judge{Resolver: h.resolver(), Hidden: func(uuid string) (bool, error) {
+		if uuid == unknown {
+			return false, errors.New("LVM does not answer")
 		}
-	}
-	for _, name := range []string{"lv", "lv_orig", "corig", "lv_corigin", "lv_origin", "lv_vorig", "tdata", "image_1"} {
-		if hiddenLV.MatchString(name) {
-			t.Errorf("%s is hidden", name)
+		return uuid == part, nil
+	}}
+	for path, want := range map[string]string{
+		"dev/vg/web":                       "",
+		"dev/dm-0":                         "",
+		"dev/mapper/vg-web_rimage_0_imeta": "web_rimage_0_imeta is a hidden device of LVM: a pool, or a part of another volume",
+		"dev/dm-1":                         "hidden device of LVM",
+		"dev/vg/other":                     "cannot tell what kind of logical volume it is: LVM does not answer",
+		"dev/sdb":                          "",
+	} {
+		e := j.Disks(&Domain{Disks: []Disk{{Target: "xvda", Source: h.root + "/" + path}}})[0]
+		if e.Failed != (want != "") || !strings.Contains(e.Skip, want) {
+			t.Errorf("%s: %+v, want %q", path, e, want)
 		}
 	}
 }

@@ -39,7 +39,7 @@ func (vs *Volumes) Find(path string) (*Volume, error) {
 			return v, nil
 		}
 	}
-	if !volumeUUID.MatchString(d.UUID) {
+	if !volumeUUID.MatchString(d.UUID) { // a layer of a volume has a suffix
 		return nil, cli.Fail(cli.Config, "%s (%s) is a hidden part of a logical volume, not one itself", path, d.Name)
 	}
 	return nil, vs.notListed(cli.Config, path+": LVM does not list this volume (is it hidden by a filter or the devices file?)")

@@ -8,15 +8,17 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"xen-backup/internal/cli"
 )
 
-// Volume is a visible logical volume as lvs(8) reports it. Sizes are in bytes.
+// Volume is a logical volume as lvs(8) reports it. Sizes are in bytes.
 type Volume struct {
 	VG, VGUUID string
 	Name, UUID string
+	Private    bool   // a pool, or a part of another volume: nothing that LVM gives to users
 	Attr       string // lv_attr, ten characters
 	Type       string // of its first segment: "linear", "thin", ...
 	Size       int64  // of a thick snapshot: that of its exception store
@@ -57,11 +59,11 @@ func (v *Volume) attr(i int) byte {
 }
 
 // dmUUID is what device-mapper knows the volume by.
-func (v *Volume) dmUUID() string {
-	return "LVM-" + strings.ReplaceAll(v.VGUUID+v.UUID, "-", "")
-}
+func (v *Volume) dmUUID() string { return dmUUID(v.VGUUID, v.UUID) }
 
-// Volumes are all logical volumes of the host.
+func dmUUID(vg, lv string) string { return "LVM-" + strings.ReplaceAll(vg+lv, "-", "") }
+
+// Volumes are all logical volumes of the host, the hidden ones too.
 type Volumes struct {
 	list       []*Volume
 	groups     []row // all volume groups, the empty ones too
@@ -71,11 +73,11 @@ type Volumes struct {
 // List asks LVM for all volumes. It fails only if LVM answers nothing of use: a
 // broken volume group must not keep the others from being backed up.
 func List() (*Volumes, error) {
-	groups, failed, err := report("vgs", "vg_name", "vg_uuid")
+	groups, failed, err := report("vg_name,vg_uuid", "vgs")
 	if err != nil {
 		return nil, err
 	}
-	rows, lvsFailed, err := report("lvs", fields...)
+	rows, lvsFailed, err := report(strings.Join(fields, ","), "lvs", "--all")
 	if err != nil {
 		return nil, err
 	}
@@ -104,12 +106,31 @@ func volumes(rows []row) (list []*Volume, err error) {
 	return list, nil
 }
 
+// Hidden returns a function that tells of the UUID that device-mapper knows a volume
+// by whether it is private. Nobody gives such a volume to a guest, and a copy of it would
+// be of no use; its name need not tell. LVM is asked once, when the first answer is
+// needed. Of a volume that it does not list (a filter may hide it) nothing is known.
+func Hidden() func(dmUUID string) (bool, error) {
+	ask := sync.OnceValues(func() (map[string]bool, error) {
+		rows, _, err := report("vg_uuid,lv_uuid,lv_role", "lvs", "--all")
+		private := make(map[string]bool)
+		for _, r := range rows {
+			private[dmUUID(r["vg_uuid"], r["lv_uuid"])] = r.private()
+		}
+		return private, err
+	})
+	return func(uuid string) (bool, error) {
+		private, err := ask()
+		return private[uuid], err
+	}
+}
+
 // report runs lvs or vgs. failed is what it complained of although it printed a
 // report.
-func report(name string, columns ...string) (rows []row, failed, err error) {
+func report(columns string, command ...string) (rows []row, failed, err error) {
 	var out bytes.Buffer
-	failed = run(patience, &out, name, "--config", settings, "--reportformat", "json",
-		"--units", "b", "--nosuffix", "-o", strings.Join(columns, ","))
+	failed = run(patience, &out, command[0], append(command[1:], "--config", settings, "--reportformat", "json",
+		"--units", "b", "--nosuffix", "-o", columns)...)
 	if rows, err = parseReport(out.Bytes()); err == nil {
 		return rows, failed, nil
 	}
@@ -132,18 +153,21 @@ func (vs *Volumes) Tagged(tag string) []*Volume {
 
 var fields = []string{
 	"vg_name", "vg_uuid", "vg_extent_size", "vg_free", "lv_name", "lv_uuid", "lv_attr", "segtype",
-	"lv_size", "origin", "pool_lv", "lv_tags", "lv_health_status",
+	"lv_role", "lv_size", "origin", "pool_lv", "lv_tags", "lv_health_status",
 	"data_percent", "metadata_percent", "lv_time",
 }
 
 // row is a line of the report; every value is a string.
 type row map[string]string
 
+func (r row) private() bool { return slices.Contains(strings.Split(r["lv_role"], ","), "private") }
+
 func (r row) volume() (*Volume, error) {
+	shown := func(column string) string { return strings.Trim(r[column], "[]") } // [hidden]
 	v := &Volume{
-		VG: r["vg_name"], VGUUID: r["vg_uuid"], Name: r["lv_name"], UUID: r["lv_uuid"],
-		Attr: r["lv_attr"], Type: r["segtype"], Health: r["lv_health_status"],
-		Origin: strings.Trim(r["origin"], "[]"), Pool: strings.Trim(r["pool_lv"], "[]"), // [hidden]
+		VG: r["vg_name"], VGUUID: r["vg_uuid"], Name: shown("lv_name"), UUID: r["lv_uuid"],
+		Attr: r["lv_attr"], Type: r["segtype"], Health: r["lv_health_status"], Private: r.private(),
+		Origin: shown("origin"), Pool: shown("pool_lv"),
 	}
 	if v.VG == "" || v.VGUUID == "" || v.Name == "" || v.UUID == "" {
 		return nil, fmt.Errorf("without name or UUID")

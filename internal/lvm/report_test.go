@@ -111,6 +111,57 @@ func TestParseReportWithAdvice(t *testing.T) {
 	}
 }
 
+// roles.json is what lvs 2.03.16 printed of volumes of all kinds: raid1 with integrity,
+// mirror, cache, cachevol, writecache, thin, with their parts and pools.
+func TestHidden(t *testing.T) {
+	text, err := os.ReadFile("testdata/roles.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fakeProgram(t, "lvs", "cat <<'X'\n"+string(text)+"X\necho asked >>asked\n")
+	hidden := Hidden()
+	for uuid, want := range map[string]bool{
+		"LVM-Ef9ZD2TPYcSUzVxzAc0fI2Gh4eAwWMrb483ad3qWuGaFR5t3bQU61RGyYX5HwVqF": false, // ri
+		"LVM-Ef9ZD2TPYcSUzVxzAc0fI2Gh4eAwWMrbkszSVbEStke0yhKwcVFcD4USAJbY1tRJ": true,  // ri_rimage_0
+		"LVM-Ef9ZD2TPYcSUzVxzAc0fI2Gh4eAwWMrbh6LcBz20ffPamjXzDd6wTviPxR3CYdLU": true,  // ri_rimage_0_imeta
+		"LVM-Ef9ZD2TPYcSUzVxzAc0fI2Gh4eAwWMrb2zGO7GwM5dfmeqzyNCqFcXQckd6mqgOR": true,  // ri_rimage_0_iorig
+		"LVM-Ef9ZD2TPYcSUzVxzAc0fI2Gh4eAwWMrbXowoCTBLOP2JZ9300JFg7bF0F8Asf9zE": true,  // pool
+		"LVM-Ef9ZD2TPYcSUzVxzAc0fI2Gh4eAwWMrbWINXo6jpQRew5TZgTtvGDRVu7XAmPItp": false, // snap
+		"LVM-" + strings.Repeat("x", 64):                                       false, // another host's, or hidden by a filter
+	} {
+		if got, err := hidden(uuid); got != want || err != nil {
+			t.Errorf("%s: %v, %v, want %v", uuid, got, err, want)
+		}
+	}
+	if asked, err := os.ReadFile("asked"); err != nil || string(asked) != "asked\n" {
+		t.Errorf("asked: %q, %v", asked, err)
+	}
+	fakeProgram(t, "lvs", "echo broken >&2; exit 5")
+	if _, err := Hidden()("LVM-x"); err == nil || !strings.Contains(err.Error(), "broken") {
+		t.Errorf("LVM does not answer: %v", err)
+	}
+}
+
+// fakeProgram puts a shell script in the place of a program, and the test into an empty
+// folder.
+func fakeProgram(t *testing.T, name, script string) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	if err := os.WriteFile(dir+"/"+name, []byte("#!/bin/sh\n"+script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A pool may be visible, but no guest uses it.
+func TestOrderOfPrivate(t *testing.T) {
+	vs := volumesOf(t, bytes.Replace(captured(t), []byte(`"lv_name":"vm1"`), []byte(`"lv_name":"[vm1]", "lv_role":"private,raid,image"`), 1))
+	_, err := vs.Order([]*Volume{vs.named(t, "vm1")}, 1<<30, "abcdefgh", []string{"x"})
+	if cli.StatusOf(err) != cli.Config || !strings.Contains(err.Error(), "hidden part") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestBadField(t *testing.T) {
 	rows, err := parseReport(bytes.Replace(captured(t), []byte(`"lv_size":"67108864"`), []byte(`"lv_size":"64.00m"`), 1))
 	if err != nil {

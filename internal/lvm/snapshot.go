@@ -66,6 +66,8 @@ var qubesSnapshot = regexp.MustCompile(`^vm-.+-snap$`)
 // checkOrigin refuses what can't or mustn't be snapshotted.
 func (vs *Volumes) checkOrigin(v *Volume) error {
 	switch {
+	case v.Private:
+		return cli.Fail(cli.Config, "%s is a pool, or a hidden part of another volume: name the volume that a guest uses", v)
 	case strings.HasPrefix(v.VG, "VG_XenStorage-"):
 		return cli.Fail(cli.Config, "%s belongs to a XenServer storage repository: "+
 			"its volumes hold chains of VHD images, which xen-backup can't copy", v)

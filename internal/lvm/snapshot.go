@@ -1,6 +1,7 @@
 package lvm
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -178,24 +179,23 @@ func (o *Order) WaitForDevice() error {
 }
 
 // Undo removes the snapshot if Create made it.
-func (o *Order) Undo() error { return remove(o.Origin.VG, o.Origin.VGUUID, o.Name, o.tags[0]) }
+func (o *Order) Undo() error {
+	return remove(o.Origin.VG, o.Name, "vg_uuid="+o.Origin.VGUUID+" && lv_name="+o.Name, o.tags[0])
+}
 
 // Remove removes a volume that carries tag. For half a minute it tries again
 // while the volume is open, for udev looks into every volume that somebody has
 // just closed; after that the status is Busy.
-func Remove(v *Volume, tag string) error { return remove(v.VG, v.VGUUID, v.Name, tag) }
+func Remove(v *Volume, tag string) error { return remove(v.VG, v.Name, "lv_uuid="+v.UUID, tag) }
 
-func remove(vg, vgUUID, name, tag string) error {
-	// LVM itself is made to look at group and tag once more, under its own lock.
-	which := fmt.Sprintf("vg_uuid=%s && lv_name=%s && lv_tags={%s}", vgUUID, name, tag)
+// remove removes the volume that which selects, if it carries tag.
+func remove(vg, name, which, tag string) error {
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Second) {
-		err := lvmCommand("lvremove", "--select", which, vg)
-		_, there := os.Stat("/dev/" + vg + "/" + name)
+		// LVM itself is made to look at volume and tag once more, under its own lock.
+		err := lvmCommand("lvremove", "--select", which+" && lv_tags={"+tag+"}", vg)
 		switch {
-		case err == nil && there == nil: // it found nothing that it might remove
-			return cli.Fail(cli.IOError, "cannot remove %s/%s: it no longer has the tag %s", vg, name, tag)
 		case err == nil:
-			return nil
+			return gone(vg, name, which, tag)
 		case !inUse.MatchString(err.Error()):
 			return cli.Fail(cli.IOError, "cannot remove %s/%s: %w", vg, name, err)
 		case time.Now().After(deadline):
@@ -204,6 +204,19 @@ func remove(vg, vgUUID, name, tag string) error {
 		// What udev began it should finish first; where there is no udev, that fails.
 		run(5*time.Second, nil, "udevadm", "settle", "--timeout=4")
 	}
+}
+
+// gone asks LVM whether a volume is removed. An lvremove that finds nothing to remove is
+// content, and a volume without a device may just be inactive.
+func gone(vg, name, which, tag string) error {
+	rows, failed, err := report("lv_uuid", "lvs", "--all", "--select", which, vg)
+	switch {
+	case err == nil && len(rows) > 0:
+		return cli.Fail(cli.IOError, "cannot remove %s/%s: it no longer has the tag %s", vg, name, tag)
+	case err != nil || failed != nil:
+		return cli.Fail(cli.IOError, "cannot tell whether %s/%s is removed: %w", vg, name, errors.Join(err, failed))
+	}
+	return nil
 }
 
 var inUse = regexp.MustCompile(`in use|[Uu]sed by another|open logical volume|[Bb]usy`)

@@ -42,7 +42,12 @@ func Changes(older, newer, dir string) (*Extents, error) {
 			return nil, err
 		}
 	}
-	return e, err
+	if err != nil {
+		return nil, err
+	}
+	// No record has what the older one never had.
+	e.add(a.size(), b.size()-a.size())
+	return e, nil
 }
 
 func checkPair(a, b *device) error {
@@ -76,7 +81,8 @@ func (d *device) still() error {
 	if err != nil {
 		return err
 	}
-	if now.dm.UUID != d.dm.UUID || now.kind() != d.kind() || now.dm.Targets[0].Params != d.dm.Targets[0].Params {
+	if now.dm.UUID != d.dm.UUID || now.kind() != d.kind() || now.size() != d.size() ||
+		now.dm.Targets[0].Params != d.dm.Targets[0].Params {
 		return cli.Fail(cli.Busy, "%s was changed meanwhile: try again", d.path)
 	}
 	return now.check()
@@ -85,8 +91,8 @@ func (d *device) still() error {
 // thickChanges: what the origin's writers changed between the two snapshots is in
 // the store of the older one, because every chunk changed since then is. What was
 // written to a snapshot itself is in its own store. So both stores together cover
-// every difference (and, what can't be told apart, the origin's changes since the
-// newer one). The order of the two does not matter.
+// every difference in what both have (and, what can't be told apart, the origin's
+// changes since the newer one). The order of the two does not matter.
 func thickChanges(a, b *device) (*Extents, error) {
 	chunk := [2]int64{}
 	for i, d := range []*device{a, b} {
@@ -116,8 +122,8 @@ func (d *device) readStore(chunk int64, e *Extents) error {
 	}
 	defer store.Close()
 	return readStore(store, chunk, func(off, n int64) error {
-		if off >= e.size {
-			return cli.Fail(cli.IOError, "exception store is damaged: it lists byte %d of an origin of %d", off, e.size)
+		if off >= d.size() {
+			return cli.Fail(cli.IOError, "exception store is damaged: it lists byte %d of an origin of %d", off, d.size())
 		}
 		e.add(off, n)
 		return nil

@@ -1,18 +1,32 @@
 package lvm
 
-import "math/bits"
+import (
+	"cmp"
+	"slices"
+)
 
-// Extents are the byte ranges of an image that may differ from another's. They
-// are kept as one bit for each unit, because a large disk can have hundreds of
-// millions of them: 1 TiB in units of 4 KiB takes 32 MiB.
+// maxExtents bounds the memory that a set takes, to 16 MiB and some: a disk of 16
+// TiB in chunks of 4 KiB has four thousand million of them.
+const (
+	maxExtents = 1_000_000
+	maxFresh   = 1 << 18 // those that wait for being merged
+)
+
+// Extents are the byte ranges of an image that may differ from another's, in whole
+// units. They are exact as long as there are a million or less; with more of them,
+// neighbours are joined by making the unit larger. So there can be more in the set
+// than was added, but never less.
 type Extents struct {
-	unit, size int64 // in bytes
-	bits       []uint64
+	unit, size int64  // in bytes
+	limit      int    // maxExtents
+	list       []span // in order, none touching the next
+	fresh      []span // added since, in no order
 }
 
+type span struct{ off, end int64 }
+
 func newExtents(unit, size int64) *Extents {
-	units := (size + unit - 1) / unit
-	return &Extents{unit, size, make([]uint64, (units+63)/64)}
+	return &Extents{unit: unit, size: size, limit: maxExtents}
 }
 
 // add adds the units that n bytes at off touch; what lies behind the image's end
@@ -21,38 +35,67 @@ func (e *Extents) add(off, n int64) {
 	if off >= e.size || n <= 0 {
 		return
 	}
-	n = min(n, e.size-off)
-	for u := off / e.unit; u <= (off+n-1)/e.unit; u++ {
-		e.bits[u/64] |= 1 << (u % 64)
+	s := e.whole(span{off, off + min(n, e.size-off)})
+	if k := len(e.fresh) - 1; k >= 0 && e.fresh[k].off <= s.off && s.off <= e.fresh[k].end {
+		e.fresh[k].end = max(e.fresh[k].end, s.end)
+		return
 	}
+	if e.fresh = append(e.fresh, s); len(e.fresh) >= min(e.limit, maxFresh) {
+		e.merge()
+	}
+}
+
+// whole rounds to whole units, the last of which may be a short one.
+func (e *Extents) whole(s span) span {
+	end := s.end
+	if rest := end % e.unit; rest > 0 {
+		end += min(e.unit-rest, e.size-end)
+	}
+	return span{s.off - s.off%e.unit, end}
+}
+
+// merge puts the fresh ones in their places in the list.
+func (e *Extents) merge() {
+	slices.SortFunc(e.fresh, func(a, b span) int { return cmp.Compare(a.off, b.off) })
+	if e.list == nil && len(e.fresh) > 0 { // memory that is not used is not resident, and what has grown is garbage
+		e.list = make([]span, 0, e.limit+maxFresh)
+	}
+	i, j := len(e.list)-1, len(e.fresh)-1
+	e.list = append(e.list, e.fresh...) // for the room: it is filled from behind
+	for k := len(e.list) - 1; j >= 0; k-- {
+		if i >= 0 && e.list[i].off > e.fresh[j].off {
+			e.list[k], i = e.list[i], i-1
+		} else {
+			e.list[k], j = e.fresh[j], j-1
+		}
+	}
+	e.fresh = e.fresh[:0]
+	for e.join(); len(e.list) > e.limit; e.join() {
+		e.unit *= 2
+	}
+}
+
+// join makes one of those that touch each other, in units of today's size.
+func (e *Extents) join() {
+	joined := e.list[:0]
+	for _, s := range e.list {
+		s = e.whole(s)
+		if k := len(joined) - 1; k >= 0 && s.off <= joined[k].end {
+			joined[k].end = max(joined[k].end, s.end)
+		} else {
+			joined = append(joined, s)
+		}
+	}
+	e.list = joined
 }
 
 // All yields offset and length in bytes of each extent, in ascending order. Two
 // of them never touch.
 func (e *Extents) All(yield func(off, n int64) bool) {
-	for end := int64(0); end < e.size; {
-		start := e.next(end, true)
-		if start == e.size {
-			return
-		}
-		end = e.next(start, false)
-		if !yield(start, end-start) {
+	e.merge()
+	for _, s := range e.list {
+		if !yield(s.off, s.end-s.off) {
 			return
 		}
 	}
-}
-
-// next returns the offset of the first unit at or behind off, a unit's offset
-// itself, that is in the set, or is not; and the size if there is none.
-func (e *Extents) next(off int64, in bool) int64 {
-	for u := off / e.unit; u/64 < int64(len(e.bits)); u = (u/64 + 1) * 64 {
-		word := e.bits[u/64]
-		if !in {
-			word = ^word
-		}
-		if word >>= u % 64; word != 0 {
-			return min(e.size, (u+int64(bits.TrailingZeros64(word)))*e.unit)
-		}
-	}
-	return e.size
 }

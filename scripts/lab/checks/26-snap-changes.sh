@@ -53,6 +53,26 @@ xb-snap changes --since /dev/$vg/old /dev/$vg/new >extents
 covered /dev/$vg/old /dev/$vg/new
 equal "$(xargs <extents)" "$((62 * 65536)) 65536 $((125 * 65536)) 65536 $((3000 * 4096)) 4096" "changes"
 
+echo "--- a volume that grew: all that was added counts, and what was written to it is no damage of a store"
+mklv dom0a $vg/grown 16M
+fill dom0a /dev/$vg/grown
+g0=$(xb-snap create --owner none /dev/$vg/grown)
+lvchange -an $vg/grown
+lvextend -q -L 24M $vg/grown
+lvchange -ay $vg/grown
+g1=$(xb-snap create --owner none /dev/$vg/grown)
+xb-snap changes --since "$g0" "$g1" >extents
+equal "$(xargs <extents)" "$((16 << 20)) $((8 << 20))" "changes of a volume that grew"
+write /dev/$vg/grown 5 1
+write /dev/$vg/grown 5000 1
+xb-snap changes --since "$g0" "$g1" >extents
+equal "$(xargs <extents)" "20480 4096 $((16 << 20)) $((8 << 20))" "changes of a volume that grew and was written to"
+covered "$g0" "$g1"
+xb-snap changes --since "$g1" "$g0" >extents
+equal "$(xargs <extents)" "20480 4096" "changes towards the smaller one"
+xb-snap remove "$g0" "$g1"
+lvremove -q -y $vg/grown
+
 echo "--- what can't be compared"
 mklv dom0a $vg/vm2 4M
 other=$(xb-snap create --owner none /dev/$vg/vm2)

@@ -1,12 +1,16 @@
 package lvm
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"reflect"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -50,6 +54,145 @@ func TestExtents(t *testing.T) {
 			t.Fatalf("unit %d size %d: %v, want %v", unit, size, got, want)
 		}
 	}
+}
+
+// However many there are, all that was added is in the set, and its bounds hold.
+func TestTooManyExtents(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for i := range 300 {
+		unit := int64(1 + r.IntN(9))
+		size := 1 + int64(r.IntN(4000))
+		e := newExtents(unit, size)
+		e.limit = 1 + r.IntN(40)
+		changed := make([]bool, size)
+		order := r.Perm(int(size))[:r.IntN(int(size)+1)]
+		if i%2 == 0 { // as thin_delta prints them
+			slices.Sort(order)
+		}
+		for _, off := range order {
+			changed[off] = true
+			e.add(int64(off), 1)
+		}
+		list := extentsOf(e)
+		if len(list) > e.limit {
+			t.Fatalf("%d extents, at most %d wanted", len(list), e.limit)
+		}
+		end := int64(-1)
+		for _, x := range list {
+			if x[0] <= end || x[1] <= 0 || x[0]%e.unit != 0 || x[0]+x[1] != min(size, (x[0]+x[1]+e.unit-1)/e.unit*e.unit) {
+				t.Fatalf("size %d in units of %d: bad extent %v behind %d", size, e.unit, x, end)
+			}
+			end = x[0] + x[1]
+			clear(changed[x[0]:end])
+		}
+		if at := slices.Index(changed, true); at >= 0 {
+			t.Fatalf("size %d, limit %d: byte %d is missing in %v", size, e.limit, at, list)
+		}
+	}
+}
+
+// A million are kept as they are, from a store in any order as from thin_delta.
+func TestMillionExtents(t *testing.T) {
+	const chunk, size = 4096, 16 << 40
+	order := rand.New(rand.NewPCG(5, 6)).Perm(maxExtents)
+	for _, extra := range []int{0, 1} {
+		e := newExtents(chunk, size)
+		for _, i := range order {
+			e.add(int64(i)*2*chunk, chunk)
+		}
+		for range extra {
+			e.add(size-chunk, chunk)
+		}
+		list := extentsOf(e)
+		if exact := len(list) == maxExtents && list[maxExtents-1] == [2]int64{(maxExtents - 1) * 2 * chunk, chunk}; exact != (extra == 0) {
+			t.Errorf("%d more than a million: %d extents in units of %d", extra, len(list), e.unit)
+		}
+		if last := list[len(list)-1]; extra > 0 && last != [2]int64{size - e.unit, e.unit} {
+			t.Errorf("the last extent is %v", last)
+		}
+	}
+}
+
+// endless is an exception store that lists so many chunks of the origin, all over
+// it, and no two of them adjacent.
+type endless struct{ exceptions, chunks uint64 }
+
+func (s endless) ReadAt(b []byte, off int64) (int, error) {
+	if off == 0 {
+		return copy(b, store(4096)), nil
+	}
+	list := uint64(off/4096-1) / 257
+	for i := range uint64(256) {
+		n, origin, kept := list*256+i, uint64(0), uint64(0)
+		if n < s.exceptions {
+			origin, kept = n*2654435761%(s.chunks/2)*2, 1
+		}
+		binary.LittleEndian.PutUint64(b[16*i:], origin)
+		binary.LittleEndian.PutUint64(b[16*i+8:], kept)
+	}
+	return len(b), nil
+}
+
+// TestChangesMemory measures a process that has a limit on its heap as every command
+// has, and reads the changes of 16 TiB.
+func TestChangesMemory(t *testing.T) {
+	const size, maxResident = 16 << 40, 64 << 10
+	what := os.Getenv("TEST_CHANGES_MEMORY")
+	var e *Extents
+	var err error
+	switch what {
+	case "":
+		binary := t.TempDir() + "/lvm.test" // without the race detector, which takes memory of its own
+		if out, err := exec.Command("go", "test", "-c", "-o", binary, ".").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		for _, what := range []string{"store", "thin_delta"} {
+			c := exec.Command(binary, "-test.run=^TestChangesMemory$")
+			c.Env = append(os.Environ(), "TEST_CHANGES_MEMORY="+what)
+			out, err := c.CombinedOutput()
+			var kib int // of its own life: getrusage counts the parent, whose memory it had before it was itself
+			if _, rest, _ := strings.Cut(string(out), "VmHWM:"); err == nil {
+				_, err = fmt.Sscan(rest, &kib)
+			}
+			t.Logf("%s: %d KiB resident, %.1f s", what, kib, c.ProcessState.UserTime().Seconds())
+			if err != nil || kib > maxResident {
+				t.Errorf("%s: more than %d KiB resident, or %v: %s", what, maxResident, err, out)
+			}
+		}
+		return
+	case "store":
+		debug.SetMemoryLimit(55 << 20)
+		e = newExtents(4096, size)
+		err = readStore(endless{4 * maxExtents, size / 4096}, 4096, func(off, n int64) error { e.add(off, n); return nil })
+	case "thin_delta":
+		debug.SetMemoryLimit(55 << 20)
+		r, w := io.Pipe()
+		go func() {
+			b := bufio.NewWriter(w)
+			b.WriteString(`<superblock data_block_size="128"><diff left="1" right="2">`)
+			for i := range int64(3 * maxExtents / 2) {
+				fmt.Fprintf(b, "\n    <different begin=\"%d\" length=\"1\"/>", i*2)
+			}
+			b.WriteString(`</diff></superblock>`)
+			w.CloseWithError(b.Flush())
+		}()
+		e, err = parseDelta(r, size)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for range e.All {
+		n++
+	}
+	if n == 0 || n > maxExtents {
+		t.Fatalf("%d extents", n)
+	}
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.Stdout.Write(status)
 }
 
 // store builds an exception store: pairs[i] is the origin's chunk of exception i.
@@ -179,5 +322,28 @@ func TestParseBadDelta(t *testing.T) {
 	far := fmt.Sprintf(`<right_only begin="%d" length="%d"/>`, int64(1)<<40, int64(1)<<40)
 	if e, err := parseDelta(strings.NewReader(head+far+tail), 1<<20); err != nil || len(extentsOf(e)) != 0 {
 		t.Errorf("behind the end: %v, %v", e, err)
+	}
+}
+
+// What came first is told, not that the other end of the pipe then broke.
+func TestThinDeltaFails(t *testing.T) {
+	const head = `echo '<superblock data_block_size="128"><diff left="1" right="2">'; `
+	const more = `while echo '<same begin="0" length="1"/>'; do :; done; `
+	for _, c := range []struct{ what, script, words string }{
+		{"unknown, then much", head + `echo '<shared begin="1" length="1"/>'; ` + more + `echo "Broken pipe" >&2; exit 1`, "unexpected element <shared>"},
+		{"unknown, then its own failure", head + `echo '<shared/></diff></superblock>'; echo "bad metadata" >&2; exit 1`, "unexpected element <shared>"},
+		{"unknown, no failure", head + `echo '<shared/></diff></superblock>'`, "unexpected element <shared>"},
+		{"no XML", `echo "usage: thin_delta"; exit 0`, "EOF"},
+		{"fails at once", `echo "bad metadata" >&2; exit 1`, "thin_delta: bad metadata"},
+		{"fails in the middle", head + `echo "bad metadata" >&2; exit 1`, "thin_delta: bad metadata"},
+		{"fails in an element", head + `printf '<same beg'; echo "bad metadata" >&2; exit 1`, "thin_delta: bad metadata"},
+		{"fails at the end", head + `echo '</diff></superblock>'; echo "bad metadata" >&2; exit 1`, "thin_delta: bad metadata"},
+		{"cut", head, "EOF"},
+	} {
+		fakeProgram(t, "thin_delta", c.script)
+		_, err := thinDelta("/dev/null", "1", "2", 1<<30)
+		if cli.StatusOf(err) != cli.Unavailable || !strings.Contains(err.Error(), c.words) || strings.Contains(err.Error(), "ipe") {
+			t.Errorf("%s: %v", c.what, err)
+		}
 	}
 }

@@ -13,6 +13,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
+
+	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
 )
 
@@ -36,13 +39,7 @@ func thinChanges(a, b *device, dir string) (*Extents, error) {
 		return nil, err
 	}
 	e, err := thinDelta(metadata, a.param(1), b.param(1), b.size())
-	if err := errors.Join(err, snap.release()); err != nil {
-		return nil, err
-	}
-	if grown := b.size() - a.size(); grown > 0 {
-		e.add(a.size(), grown)
-	}
-	return e, nil
+	return e, errors.Join(err, snap.release())
 }
 
 // thinDelta runs thin_delta(8) on the metadata snapshot of a pool.
@@ -58,16 +55,20 @@ func thinDelta(metadata, id1, id2 string, size int64) (*Extents, error) {
 		r.CloseWithError(err)
 		parsed <- result{e, err}
 	}()
-	err := run(thinLimit, w, "thin_delta", "--metadata-snap", "--snap1", id1, "--snap2", id2, metadata)
-	w.Close()
+	// The reader gets the failure of thin_delta in place of the end. So its error is
+	// that one only if it read all there was: else its own came first, and thin_delta
+	// may have failed for want of a reader.
+	failed := run(thinLimit, w, "thin_delta", "--metadata-snap", "--snap1", id1, "--snap2", id2, metadata)
+	w.CloseWithError(failed)
 	answer := <-parsed
 	switch {
-	case err != nil: // and then what it printed is worth nothing
-		return nil, cli.Fail(cli.Unavailable, "cannot compare thin volumes: %w", err)
-	case answer.err != nil:
+	case answer.err == nil:
+		return answer.e, nil
+	case errors.Is(answer.err, failed):
+		return nil, cli.Fail(cli.Unavailable, "cannot compare thin volumes: %w", failed)
+	default:
 		return nil, cli.Fail(cli.Unavailable, "cannot read what thin_delta printed: %w", answer.err)
 	}
-	return answer.e, nil
 }
 
 // parseDelta reads thin_delta's XML:
@@ -139,11 +140,13 @@ func number(element xml.StartElement, name string, limit int64) (int64, error) {
 
 // metadataSnap is a pool's metadata snapshot, of which there is one at most. One
 // that is never released keeps the pool from reusing metadata blocks, even after a
-// reboot, so it must not be forgotten: while it is held, the lock file is not empty.
+// reboot, so it must not be forgotten: while it is held, the lock file says which
+// one it is.
 type metadataSnap struct {
 	mutex  sync.Mutex
-	pool   string   // its device-mapper name
+	pool   *device
 	lock   *os.File // flocked; nil once released
+	held   string   // which one, as reserved tells it; "" if none of ours
 	cancel func()
 }
 
@@ -153,10 +156,10 @@ func reserve(pool *device, dir string) (*metadataSnap, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &metadataSnap{pool: pool.dm.Name, lock: lock}
+	s := &metadataSnap{pool: pool, lock: lock}
 	s.cancel = cli.OnSignal(func() { s.drop() })
 	s.mutex.Lock()
-	err = s.take(pool)
+	err = s.take()
 	s.mutex.Unlock()
 	if err != nil {
 		return nil, errors.Join(err, s.release())
@@ -164,40 +167,77 @@ func reserve(pool *device, dir string) (*metadataSnap, error) {
 	return s, nil
 }
 
-// take is called with the lock on the file, so a metadata snapshot that the file
-// tells of was left by a run that was killed.
-func (s *metadataSnap) take(pool *device) error {
-	ours, err := isHeld(s.lock)
+// take is called with the lock on the file, so the metadata snapshot that the file
+// tells of was left by a run that was killed. One that it does not tell of may be
+// another program's, which perhaps reads it just now. (A run that is killed between
+// reserving one and writing it down leaves one that nobody can tell from those.)
+func (s *metadataSnap) take() error {
+	now, err := s.reserved()
 	if err != nil {
 		return err
 	}
-	pool, err = lookAt(pool.path)
-	if err != nil {
-		return err
-	}
-	// Status word 3, after the transaction and the two uses, is the held root.
-	words := strings.Fields(pool.status())
-	switch {
-	case len(words) < 5:
-		return cli.Fail(cli.Unavailable, "pool %s does not work: its status is %q", s.pool, pool.status())
-	case words[3] == "-":
-	case !ours:
-		return cli.Fail(cli.Busy, "another program has reserved the metadata snapshot of pool %s; "+
-			"if none is running, release it: dmsetup message %s 0 release_metadata_snap", s.pool, s.pool)
-	default:
+	if now != "" {
+		ours, err := os.ReadFile(s.lock.Name())
+		if err != nil {
+			return cli.Fail(cli.IOError, "cannot read the lock: %w", err)
+		}
+		if now != string(ours) {
+			return cli.Fail(cli.Busy, "another program has reserved the metadata snapshot of pool %s; "+
+				"if none is running, release it: dmsetup message %s 0 release_metadata_snap", s.pool.dm.Name, s.pool.dm.Name)
+		}
 		if err := s.message("release_metadata_snap"); err != nil {
 			return err
 		}
 	}
-	if err := setHeld(s.lock, true); err != nil {
+	// If somebody was quicker, this fails, and that one is not ours to release.
+	if err := s.message("reserve_metadata_snap"); err != nil {
 		return err
 	}
-	if err := s.message("reserve_metadata_snap"); err != nil {
-		// Somebody was quicker: that one is not ours to release.
-		return errors.Join(err, setHeld(s.lock, false))
+	if s.held, err = s.reserved(); err != nil {
+		return errors.Join(err, s.message("release_metadata_snap"))
 	}
-	return nil
+	return s.writeDown(s.held)
 }
+
+// reserved tells which metadata snapshot the pool has, "" if it has none: the number
+// of its root block, which is status word 3 after the transaction and the two uses, and
+// a hash of that block, a copy of the superblock as it was. The number alone might be
+// given to another one later.
+func (s *metadataSnap) reserved() (string, error) {
+	pool, err := lookAt(s.pool.path)
+	if err != nil {
+		return "", err
+	}
+	words := strings.Fields(pool.status())
+	switch {
+	case len(words) < 5:
+		return "", cli.Fail(cli.Unavailable, "pool %s does not work: its status is %q", pool.dm.Name, pool.status())
+	case words[3] == "-":
+		return "", nil
+	}
+	root, err := strconv.ParseInt(words[3], 10, 32)
+	if err != nil {
+		return "", cli.Fail(cli.Unavailable, "pool %s: cannot read its status %q", pool.dm.Name, pool.status())
+	}
+	path, err := pool.below(0)
+	if err != nil {
+		return "", err
+	}
+	metadata, err := blockdev.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer metadata.Close()
+	block := blockdev.Buffer(metadataBlock)
+	if _, err := metadata.ReadAt(block, root*metadataBlock); err != nil {
+		return "", cli.Fail(cli.IOError, "metadata of pool %s: %w", pool.dm.Name, err)
+	}
+	return fmt.Sprintf("%d %016x\n", root, xxhash.Sum64(block)), nil
+}
+
+// metadataBlock is the size of a block of a pool's metadata, in bytes
+// (THIN_METADATA_BLOCK_SIZE).
+const metadataBlock = 4096
 
 // release gives the metadata snapshot back. It may be called twice.
 func (s *metadataSnap) release() error {
@@ -213,19 +253,38 @@ func (s *metadataSnap) drop() error {
 		return nil
 	}
 	defer func() { s.lock.Close(); s.lock = nil }()
-	held, err := isHeld(s.lock)
-	if err != nil || !held {
-		return err
+	if s.held == "" {
+		return nil
 	}
-	if err := s.message("release_metadata_snap"); err != nil {
+	now, err := s.reserved()
+	if err != nil {
 		return err // the file goes on telling of it: the next run tries again
 	}
-	return setHeld(s.lock, false)
+	if now != s.held {
+		return errors.Join(s.writeDown(""), cli.Fail(cli.Busy,
+			"somebody else has released the metadata snapshot of pool %s while it was read: try again", s.pool.dm.Name))
+	}
+	if err := s.message("release_metadata_snap"); err != nil {
+		return err
+	}
+	return s.writeDown("")
 }
 
 func (s *metadataSnap) message(text string) error {
-	if err := run(patience, io.Discard, "dmsetup", "message", s.pool, "0", text); err != nil {
-		return cli.Fail(cli.Unavailable, "pool %s: %w", s.pool, err)
+	if err := run(patience, io.Discard, "dmsetup", "message", s.pool.dm.Name, "0", text); err != nil {
+		return cli.Fail(cli.Unavailable, "pool %s: %w", s.pool.dm.Name, err)
+	}
+	return nil
+}
+
+// writeDown makes the file tell of the metadata snapshot that is held.
+func (s *metadataSnap) writeDown(held string) error {
+	err := s.lock.Truncate(0)
+	if err == nil {
+		_, err = s.lock.WriteAt([]byte(held), 0)
+	}
+	if err = errors.Join(err, s.lock.Sync()); err != nil {
+		return cli.Fail(cli.CantCreate, "cannot write down which metadata snapshot is held: %w", err)
 	}
 	return nil
 }
@@ -250,18 +309,4 @@ func lockFile(path string) (*os.File, error) {
 			return nil, cli.Fail(cli.Busy, "another run holds %s: %w", path, err)
 		}
 	}
-}
-
-func isHeld(lock *os.File) (bool, error) {
-	info, err := lock.Stat()
-	return err == nil && info.Size() > 0, err
-}
-
-// setHeld writes down that a metadata snapshot is held, before it is.
-func setHeld(lock *os.File, held bool) error {
-	size := int64(0)
-	if held {
-		size = 1
-	}
-	return errors.Join(lock.Truncate(size), lock.Sync())
 }

@@ -32,6 +32,25 @@ equal "$(xargs <extents)" "$((700 * 65536)) 65536 $((48 << 20)) $((4 << 20))" "c
 xb-snap changes --since "$s2" "$s1" >extents
 equal "$(xargs <extents)" "$((700 * 65536)) 65536" "changes towards the smaller one"
 
+echo "--- a last block that is a short one, before the volume grew and after"
+thinpool dom0a xblab1/pool "60M --chunksize 192k"
+mkthin dom0a xblab1/pool odd 4M
+fill dom0a /dev/xblab1/odd
+o0=$(xb-snap create --owner none /dev/xblab1/odd)
+dd if=/dev/urandom of=/dev/xblab1/odd bs=4k seek=1023 count=1 oflag=direct status=none
+o1=$(xb-snap create --owner none /dev/xblab1/odd)
+xb-snap changes --since "$o0" "$o1" >extents
+equal "$(xargs <extents)" "$((21 * 196608)) 65536" "changes in a short last block"
+lvextend -q -L 8M xblab1/odd
+o2=$(xb-snap create --owner none /dev/xblab1/odd)
+xb-snap changes --since "$o1" "$o2" >extents
+equal "$(xargs <extents)" "$((21 * 196608)) $(((8 << 20) - 21 * 196608))" "changes after it grew behind a short last block"
+lvreduce -q -y -f -L 4M xblab1/odd 2>/dev/null
+o3=$(xb-snap create --owner none /dev/xblab1/odd)
+xb-snap changes --since "$o2" "$o3" >extents
+equal "$(xargs <extents)" "" "changes after it shrank"
+xb-snap remove "$o0" "$o1" "$o2" "$o3"
+
 echo "--- what can't be compared"
 mkthin dom0a $vg/pool t2 4M
 refused 64 "writable" xb-snap changes --since "$s0" /dev/$vg/t1
@@ -48,7 +67,7 @@ dmsetup message $vg-pool-tpool 0 reserve_metadata_snap
 refused 75 "dmsetup message $vg-pool-tpool 0 release" xb-snap changes --since "$s0" "$s1"
 [ "$(held)" != - ] || fail "somebody else's metadata snapshot was released"
 dmsetup message $vg-pool-tpool 0 release_metadata_snap
-lock=$(echo /var/lib/xen-backup/thin-pool-LVM-*-tpool.lock)
+lock=/var/lib/xen-backup/thin-pool-$(dmsetup info -c --noheadings -o uuid $vg-pool-tpool).lock
 mkdir slow
 cat >slow/thin_delta <<'X'
 #!/bin/sh
@@ -70,10 +89,39 @@ for signal in KILL TERM; do
 	equal "$(held)" - "the metadata snapshot afterwards"
 	[ ! -s "$lock" ] || fail "$lock still tells of a metadata snapshot"
 done
+echo "--- another program's is not taken for that of a killed run, which is gone; nor is one of nobody knows whom"
+rm -f slow/reading
+PATH=$PWD/slow:$PATH xb-snap changes --since "$s0" "$s1" >extents &
+pid=$!
+until [ -e slow/reading ]; do sleep 0.1; done
+kill -KILL $pid
+wait $pid || true
+[ -s "$lock" ] || fail "$lock does not tell of the metadata snapshot that is held"
+dmsetup message $vg-pool-tpool 0 release_metadata_snap
+dmsetup message $vg-pool-tpool 0 reserve_metadata_snap
+others=$(held)
+[ "$others" != - ] || fail "no metadata snapshot of another program"
+refused 75 "another program" xb-snap changes --since "$s0" "$s1"
+equal "$(held)" "$others" "another program's metadata snapshot"
+dmsetup message $vg-pool-tpool 0 release_metadata_snap
+xb-snap changes --since "$s0" "$s1" >extents
+equal "$(held)" - "the metadata snapshot after that"
+cat >slow/thin_delta <<X
+#!/bin/sh
+dmsetup message $vg-pool-tpool 0 release_metadata_snap
+dmsetup message $vg-pool-tpool 0 reserve_metadata_snap
+exec $(command -v thin_delta) "\$@"
+X
+refused 75 "somebody else has released" env PATH="$PWD/slow:$PATH" xb-snap changes --since "$s0" "$s1"
+[ "$(held)" != - ] || fail "the metadata snapshot that replaced ours was released"
+dmsetup message $vg-pool-tpool 0 release_metadata_snap
+
 printf '#!/bin/sh\necho "<superblock data_block_size=\\"128\\"><diff>"; exit 1\n' >slow/thin_delta
 refused 69 thin_delta env PATH="$PWD/slow:$PATH" xb-snap changes --since "$s0" "$s1"
 printf '#!/bin/sh\necho "<superblock data_block_size=\\"128\\"><diff>"\n' >slow/thin_delta
 refused 69 thin_delta env PATH="$PWD/slow:$PATH" xb-snap changes --since "$s0" "$s1"
+printf '#!/bin/sh\necho "<superblock data_block_size=\\"128\\"><diff><shared/>"; while echo; do :; done; exit 1\n' >slow/thin_delta
+refused 69 "unexpected element <shared>" env PATH="$PWD/slow:$PATH" xb-snap changes --since "$s0" "$s1"
 equal "$(held)" - "the metadata snapshot after a failure"
 
 echo "--- two at once wait for each other"

@@ -12,25 +12,52 @@ import (
 // tellActive says of each domain whether it is active here. One that is has a yes, also
 // if its disks cannot be copied: this is asked before somebody writes to its standby.
 func tellActive(ctx context.Context, env *cli.Env, o *options, names []string) error {
-	if len(names) == 0 {
-		return cli.Fail(cli.Usage, "want a DOMAIN")
-	}
-	if err := checkNames(names); err != nil {
-		return err
-	}
-	l, err := newLocator(o, newJudge(ctx, o))
+	l, err := locatorFor(ctx, o, names)
 	if err != nil {
 		return err
 	}
+	found := l.LocateAll(ctx, names)
+	return tell(env, names, func(i int) (string, error) { return activeWord(names[i], found[i], o.final) })
+}
+
+// tellKnown says of each domain whether this host knows it.
+func tellKnown(ctx context.Context, env *cli.Env, o *options, names []string) error {
+	l, err := locatorFor(ctx, o, names)
+	if err != nil {
+		return err
+	}
+	known, errs := l.Known(ctx, names)
+	return tell(env, names, func(i int) (string, error) {
+		switch {
+		case errs[i] != nil:
+			return "unknown", errs[i]
+		case known[i]:
+			return "yes", nil
+		}
+		return "no", nil
+	})
+}
+
+func locatorFor(ctx context.Context, o *options, names []string) (*domain.Locator, error) {
+	if len(names) == 0 {
+		return nil, cli.Fail(cli.Usage, "want a DOMAIN")
+	}
+	if err := checkNames(names); err != nil {
+		return nil, err
+	}
+	return newLocator(o, newJudge(ctx, o))
+}
+
+// tell prints one word, or one line for each of several names.
+func tell(env *cli.Env, names []string, word func(int) (string, error)) error {
 	var b strings.Builder
 	var failure error
-	for i, found := range l.LocateAll(ctx, names) {
-		word, err := activeWord(found)
+	for i, name := range names {
+		w, err := word(i)
 		if len(names) > 1 {
-			b.WriteString(names[i] + "\t")
-		}
-		if word == "yes" || word == "no" || len(names) > 1 {
-			b.WriteString(word + "\n")
+			b.WriteString(name + "\t" + w + "\n")
+		} else if err == nil {
+			b.WriteString(w + "\n")
 		}
 		failure = worse(failure, err)
 	}
@@ -41,12 +68,19 @@ func tellActive(ctx context.Context, env *cli.Env, o *options, names []string) e
 }
 
 // activeWord puts an answer in a word; an error says why it is neither yes nor no.
-func activeWord(found domain.Found) (string, error) {
+func activeWord(name string, found domain.Found, final bool) (string, error) {
 	switch status := cli.StatusOf(found.Err); {
 	case found.Err == nil:
 		return "yes", nil
 	case status == cli.No && found.Half: // in a moment it is here, or there
 		return "busy", cli.Fail(cli.Busy, "%w", found.Err)
+	case status == cli.No && found.Saved != "":
+		// The memory belongs to the disks as they are. With others under it the guest would
+		// write what it knew of the old ones, and without it a part of its data is lost.
+		return "busy", cli.Fail(cli.Busy, "%s is not active here, but its memory is saved %s", name, found.Saved)
+	case status == cli.No && final && found.MemoryInFile():
+		return "busy", cli.Fail(cli.Busy, "%w, and a part of its data is only in the memory that was saved: virsh restore it and shut it down, "+
+			"or give the memory up: start it and shut it down", found.Err)
 	case status == cli.No:
 		return "no", nil
 	case status == cli.Busy:

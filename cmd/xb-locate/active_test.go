@@ -62,16 +62,54 @@ func TestActive(t *testing.T) {
 	}
 }
 
-// While it changes its host, neither yes nor no is true for long.
-func TestActiveHalf(t *testing.T) {
-	found := domain.Found{Answer: domain.Answer{Half: true}, Err: cli.Fail(cli.No, "one half")}
-	if word, err := activeWord(found); word != "busy" || cli.StatusOf(err) != cli.Busy {
-		t.Errorf("%s, %v", word, err)
+// While it changes its host, and while its memory waits for its disks, there is no no.
+func TestActiveBusy(t *testing.T) {
+	no := cli.Fail(cli.No, "not here")
+	for _, c := range []struct {
+		answer domain.Answer
+		final  bool
+		word   string
+		words  string
+	}{
+		{domain.Answer{Half: true}, false, "busy", "not here"},
+		{domain.Answer{Saved: "by X: do Y"}, false, "busy", "d is not active here, but its memory is saved by X: do Y"},
+		{domain.Answer{Saved: "by X: do Y"}, true, "busy", "d is not active here, but its memory is saved by X: do Y"},
+		{domain.Answer{State: "shut off (saved)"}, false, "no", ""},
+		{domain.Answer{State: "shut off (saved)"}, true, "busy", "not here, and a part of its data is only in the memory that was saved: " +
+			"virsh restore it and shut it down, or give the memory up: start it and shut it down"},
+		{domain.Answer{State: "shut off (shutdown)"}, true, "no", ""},
+	} {
+		word, err := activeWord("d", domain.Found{Answer: c.answer, Err: no}, c.final)
+		if word != c.word || (err == nil) != (c.words == "") || err != nil && (err.Error() != c.words || cli.StatusOf(err) != cli.Busy) {
+			t.Errorf("%+v: %s, %v; want %s, %s", c.answer, word, err, c.word, c.words)
+		}
 	}
 	busy, unknown := cli.Fail(cli.Busy, "a"), cli.Fail(cli.Unavailable, "b")
 	for _, err := range []error{worse(worse(nil, busy), unknown), worse(unknown, busy)} {
 		if cli.StatusOf(err) != cli.Unavailable || len(err.Error()) != len("a\nb") {
 			t.Errorf("%d: %v", cli.StatusOf(err), err)
 		}
+	}
+}
+
+func TestKnown(t *testing.T) {
+	t.Parallel()
+	uri := node(t, guest("runs", 1, 1, "")+guest("off", 2, 5, ""))
+	for ask, want := range map[string]result{
+		"runs":          {stdout: "yes\n"},
+		"off":           {stdout: "yes\n"},
+		"of":            {stdout: "no\n"},
+		"2":             {stdout: "no\n"},
+		"of runs off":   {stdout: "of\tno\nruns\tyes\noff\tyes\n"},
+		"runs --active": {64, "", "xb-locate: --known does not go with --active\ntry 'xb-locate --help'\n"},
+	} {
+		args := append([]string{"--known", "-c", uri, "--toolstack", "virsh"}, strings.Fields(ask)...)
+		if r := locateCommand(t, nil, args...); r != want {
+			t.Errorf("%s: %+v, want %+v", ask, r, want)
+		}
+	}
+	r := locateCommand(t, nil, "--known", "-c", uri+".none", "--toolstack", "virsh", "runs")
+	if r.status != 69 || r.stdout != "" || !strings.HasPrefix(r.stderr, "xb-locate: cannot tell whether runs is known: virsh: ") {
+		t.Errorf("no answer: %+v", r)
 	}
 }

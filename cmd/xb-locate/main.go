@@ -21,7 +21,9 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
                  [--all] [--json] DOMAIN
        xb-locate [-c URI] [--exclude TARGET]... [--all] [--json] --xml FILE
        xb-locate --uuid --xml FILE
-       xb-locate --active [-c URI] [--toolstack auto|virsh|xl] DOMAIN...
+       xb-locate --active [--final] [-c URI] [--toolstack auto|virsh|xl] DOMAIN...
+       xb-locate --known [-c URI] [--toolstack auto|virsh|xl]
+                 [--xl-config FILE] DOMAIN...
        xb-locate --document [-c URI] [--toolstack auto|virsh|xl]
                  [--xl-config FILE] DOMAIN
        xb-locate --store DOMAIN [-c URI] [--map A=B]... [--drop TARGET]...
@@ -42,6 +44,8 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --uuid             print the UUID that is kept there, if there is one
       --active           say yes or no, of several domains DOMAIN<TAB>yes|no a
                          line; busy or unknown where neither can be said
+      --final            busy, too, if its memory was saved to some file
+      --known            the same of whether this host knows it, active or not
       --document         print the document by which DOMAIN can be started here
                          or on another host, passwords included
       --xl-config FILE   which that is for xl (/etc/xen/DOMAIN.cfg)
@@ -69,11 +73,13 @@ type options struct {
 	exclude                       []string
 	all, json                     bool
 
-	active, document, uuid bool   // what is asked
-	store                  string // the domain whose document is on standard input
-	places                 map[string]string
-	drop                   []string
-	stateDir               string
+	active, known, document, uuid bool // what is asked
+
+	final    bool   // for a copy that is to be the last
+	store    string // the domain whose document is on standard input
+	places   map[string]string
+	drop     []string
+	stateDir string
 }
 
 func run(env *cli.Env, args []string) error {
@@ -86,6 +92,8 @@ func run(env *cli.Env, args []string) error {
 	f.Bool(&o.all, "all")
 	f.Bool(&o.json, "json")
 	f.Bool(&o.active, "active")
+	f.Bool(&o.final, "final")
+	f.Bool(&o.known, "known")
 	f.Bool(&o.document, "document")
 	f.String(&o.xlConfig, "xl-config")
 	f.Bool(&o.uuid, "uuid")
@@ -113,7 +121,9 @@ func (o *options) question() (option string, allowed []string, answer func(conte
 	list := []string{"-c", "--connect", "--exclude", "--all", "--json"}
 	switch {
 	case o.active:
-		return "--active", ask, tellActive
+		return "--active", append(ask, "--final"), tellActive
+	case o.known:
+		return "--known", append(ask, "--xl-config"), tellKnown
 	case o.document:
 		return "--document", append(ask, "--xl-config"), printDocument
 	case o.store != "":

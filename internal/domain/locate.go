@@ -70,6 +70,27 @@ func (l *Locator) LocateAll(ctx context.Context, names []string) []Found {
 	}
 }
 
+// Known tells of each domain whether a toolstack knows it, active or not. The errors have
+// status Unavailable: a toolstack that did not answer may know it.
+func (l *Locator) Known(ctx context.Context, names []string) (known []bool, errs []error) {
+	known, errs = make([]bool, len(names)), make([]error, len(names))
+	lists := l.lists(ctx)
+	for i, name := range names {
+		var failures []string
+		for _, list := range lists {
+			if list.err != nil {
+				failures = append(failures, list.err.Error())
+			} else if list.Knows(name) {
+				known[i] = true
+			}
+		}
+		if !known[i] && failures != nil {
+			errs[i] = cli.Fail(cli.Unavailable, "cannot tell whether %s is known: %s", name, strings.Join(failures, "; "))
+		}
+	}
+	return known, errs
+}
+
 // list is what one toolstack has answered.
 type list struct {
 	Listing
@@ -137,6 +158,12 @@ func (l *Locator) judge(ctx context.Context, lists []list, name string) (v verdi
 	if i := slices.IndexFunc(answers, func(a Answer) bool { return a.Half }); i >= 0 {
 		// Its disks are in use for a known reason: no need to look at them.
 		return verdict{answer: answers[i], err: cli.Fail(cli.No, "%s is one half of a migration (%s)", name, reasons)}
+	}
+	if i := slices.IndexFunc(answers, func(a Answer) bool { return a.Saved != "" }); i >= 0 {
+		v.answer = answers[i]
+		reasons += ", its memory is saved"
+	} else if i := slices.IndexFunc(answers, func(a Answer) bool { return a.MemoryInFile() }); i >= 0 {
+		v.answer = answers[i]
 	}
 	v.err = cli.Fail(cli.No, "%s is not active here (%s)", name, reasons)
 	switch disk, err := l.inUse(answers); {

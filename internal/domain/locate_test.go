@@ -70,7 +70,7 @@ const (
 
 // virshSays and xlSays are the answers of hosts that were captured.
 func virshSays(state, document string) map[string]string {
-	return map[string]string{"virsh-list": virshList, "virsh-domstate": state, "virsh-dumpxml": document}
+	return map[string]string{"virsh-list": virshList, "virsh-domstate": state, "virsh-dumpxml": document, "virsh-dominfo": "@shutoff-dominfo.out"}
 }
 
 func xlSays(list, long string) map[string]string {
@@ -93,6 +93,7 @@ var (
 	virshBroken = map[string]string{"virsh-error": "@nolibvirtd.err"}
 	xlBroken    = map[string]string{"xl-error": "xencall: error: Could not obtain handle on privileged command interface\n"}
 	shutOff     = virshSays("@shutoff-after-destroy-domstate-reason.out", "@shutoff-dumpxml.out")
+	managed     = map[string]string{"virsh-dominfo": "@msave-dominfo.out"}
 	crashed     = virshSays("@crashed-domstate-reason.out", "@crashed-dumpxml.out")
 )
 
@@ -123,7 +124,11 @@ func TestLocate(t *testing.T) {
 		"not defined":               {answers: both(virshNone, xlNone), status: cli.No, want: "domu1 is not active here (virsh: not defined, xl: not running)", looks: 1},
 		"another id":                {answers: both(running, xlNone), ask: "17", status: cli.No, want: "17 is not active here", looks: 1},
 		"shut off":                  {answers: both(shutOff, xlNone), status: cli.No, want: "virsh: shut off (destroyed), xl: not running", looks: 2},
-		"saved":                     {answers: both(virshSays("@msave-domstate.out", "@shutoff-dumpxml.out"), xlNone), status: cli.No, want: "shut off (saved)", looks: 2},
+		"saved":                     {answers: both(virshSays("@msave-domstate.out", "@shutoff-dumpxml.out"), both(xlNone, managed)), status: cli.No, want: "(virsh: shut off (saved), xl: not running, its memory is saved)", looks: 2},
+		"saved, libvirtd restarted": {answers: both(virshSays("shut off (unknown)\n", "@shutoff-dumpxml.out"), both(xlNone, managed)), status: cli.No, want: "(virsh: shut off (unknown), xl: not running, its memory is saved)", looks: 2},
+		"saved to a file":           {answers: both(virshSays("@msave-domstate.out", "@shutoff-dumpxml.out"), xlNone), status: cli.No, want: "(virsh: shut off (saved), xl: not running)", looks: 2},
+		"gone before dominfo":       {answers: both(both(shutOff, xlNone), map[string]string{"virsh-dominfo.sh": "#!/bin/sh\necho \"error: failed to get domain 'domu1'\" >&2; exit 1\n"}), status: cli.No, want: "virsh: shut off (destroyed)", looks: 6},
+		"dominfo fails":             {answers: both(both(shutOff, xlNone), map[string]string{"virsh-dominfo.sh": "#!/bin/sh\ncat >&2; exit 1\n"}), status: cli.Unavailable, want: "cannot tell whether domu1 is here: virsh: exit status 1", looks: 1},
 		"crashed":                   {answers: both(crashed, xlSays("@crashed-xl-list.out", "@running-xl-list-l-all.out")), status: cli.No, want: "virsh: shut off (crashed), xl: crashed", looks: 6},
 		"crashed, disk open":        {answers: both(crashed, xlSays("@crashed-xl-list.out", "@running-xl-list-l-all.out")), inUse: "xvda (/x) is in use: mounted on /srv", status: cli.Busy, want: "(virsh: shut off (crashed), xl: crashed), but its disk xvda (/x) is in use: mounted on /srv", looks: 6},
 		"cannot tell who uses it":   {answers: both(shutOff, xlNone), useErr: cli.Fail(cli.Unavailable, "cannot tell who uses /x"), status: cli.Unavailable, want: "cannot tell who uses /x", looks: 2},
@@ -159,7 +164,7 @@ func TestLocate(t *testing.T) {
 		"half destroyed, which one": {answers: both(shutOff, xlSays(xlHeader+zombie, "[]")), status: cli.No, want: "shut off (destroyed), xl: not running", looks: 6},
 		"half made, then complete":  {answers: both(both(virshNone, xlSays(xlHeader+"(null)     6   256     1     --p---      0.0\n", "[]")), map[string]string{"xl-list.6": "@running-xl-list.out", "xl-list-l.6": "@running-xl-list-l-all.out"}), want: "xl running", looks: 6},
 		"disk closed at last":       {answers: both(shutOff, xlNone), inUse: "xvda is in use until 3", status: cli.No, want: "shut off (destroyed)", looks: 3},
-		"QEMU's shut off":           {answers: both(map[string]string{"virsh-list": "b9fd7d9c-5e0d-4a35-9b2c-0d5f7a3c11aa qdom1\n", "virsh-domstate": "shut off (destroyed)\n", "virsh-dumpxml": "@qemu-dumpxml.out"}, xlNone), ask: "qdom1", status: cli.No, want: "shut off (destroyed)", looks: 1},
+		"QEMU's shut off":           {answers: both(map[string]string{"virsh-list": "b9fd7d9c-5e0d-4a35-9b2c-0d5f7a3c11aa qdom1\n", "virsh-domstate": "shut off (destroyed)\n", "virsh-dumpxml": "@qemu-dumpxml.out", "virsh-dominfo": "@shutoff-dominfo.out"}, xlNone), ask: "qdom1", status: cli.No, want: "shut off (destroyed)", looks: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked := replay(t, c.answers)
@@ -254,7 +259,7 @@ func TestXLGuard(t *testing.T) {
 	for pid, comm := range map[string]string{"42": "xl", "43": "xl", "44": "xl", "45": "vi"} {
 		h.file(pid+"/comm", comm+"\n")
 	}
-	x := &XL{"", patience, h.root}
+	x := &XL{proc: h.root, timeout: patience}
 	for name, want := range map[string]bool{"domu1": true, "domu10": true, "moved": true, "domu": false, "10": false, "editor": false} {
 		if a, err := ask(x, name); err != nil || a.Restless != want || a.Active {
 			t.Errorf("%s: %+v, %v", name, a, err)
@@ -271,7 +276,7 @@ func TestHelperFailures(t *testing.T) {
 		}
 		return err
 	}
-	x := &XL{"", patience, t.TempDir()}
+	x := &XL{proc: t.TempDir(), timeout: patience}
 	for _, where := range []string{"", " >&2"} {
 		replay(t, map[string]string{"xl-list.sh": "#!/bin/sh\nexec cat /dev/zero" + where + "\n"})
 		if err := ask(x); err.Error() != "xl prints without end" {
@@ -322,5 +327,35 @@ func TestInstalled(t *testing.T) {
 	}
 	if _, err := toolstacks[0].List(context.Background()); cli.StatusOf(err) != cli.Unavailable || !errors.Is(err, exec.ErrNotFound) {
 		t.Errorf("no virsh: %v", err)
+	}
+}
+
+// xendomains leaves a file for each domain when the host is shut down.
+func TestXLSaved(t *testing.T) {
+	replay(t, xlNone)
+	h := &host{t, t.TempDir()}
+	x := &XL{proc: h.root, etc: h.root, timeout: patience}
+	saved := func(name string) string {
+		t.Helper()
+		a, err := ask(x, name)
+		if err != nil || a.Active {
+			t.Fatalf("%+v, %v", a, err)
+		}
+		return a.Saved
+	}
+	h.file("save/domu1", "memory")
+	h.file("save/dir/x", "memory")
+	if words := saved("domu1"); words != "" {
+		t.Errorf("before there is a file: %s", words)
+	}
+	h.file("default/xendomains", "# XENDOMAINS_SAVE=/none\nXENDOMAINS_SAVE=\"/none\"\nXENDOMAINS_SAVE="+h.root+"/save # ours\n")
+	want := "in " + h.root + "/save/domu1: xl restore it and shut it down, or give the memory up by removing the file"
+	if words := saved("domu1"); words != want {
+		t.Errorf("its memory is saved %q, want %q", words, want)
+	}
+	for _, name := range []string{"domu", "dir", "dir/x", "../save/domu1"} {
+		if words := saved(name); words != "" {
+			t.Errorf("%s: its memory is saved %s", name, words)
+		}
 	}
 }

@@ -18,6 +18,7 @@ type Answer struct {
 	Restless  bool     // it may well be active in a moment
 	Doubtful  bool     // a reboot could make it look like this: it deserves a second look
 	Domain    *Domain  // nil if the toolstack knows no disks of it
+	Saved     string   // where its memory is saved, and what to do about it; "" if it is not
 	Dying     []string // UUIDs of what is half destroyed; "" is one that is not known
 }
 
@@ -33,6 +34,8 @@ type Listing interface {
 	// Ask says what is known of a domain, given by name, UUID or id (the first
 	// that fits). An error has status Unavailable: no answer.
 	Ask(ctx context.Context, name string) (Answer, error)
+	// Knows tells whether the domain is defined, or could be started from its configuration.
+	Knows(name string) bool
 	// Document returns that by which a domain, of which this is known, would be started
 	// the next time. An error is fs.ErrNotExist if there is none.
 	Document(ctx context.Context, name string, a Answer) (*Document, error)
@@ -54,6 +57,10 @@ func Installed(choice, uri, config string) ([]Toolstack, error) {
 	}
 	return found, nil
 }
+
+// MemoryInFile tells whether libvirt has saved the domain's memory to a file of
+// somebody's since it was started. It forgets that when it is restarted itself.
+func (a *Answer) MemoryInFile() bool { return strings.HasSuffix(a.State, "(saved)") }
 
 // The names by which xl knows the halves of a migration: the one that arrives
 // until it is complete, and the one that has left until it is destroyed

@@ -350,3 +350,38 @@ func TestDocument(t *testing.T) {
 		})
 	}
 }
+
+func TestKnown(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "domu1.cfg")
+	if err := os.WriteFile(config, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	running := xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")
+	for name, c := range map[string]struct {
+		answers map[string]string
+		config  string
+		known   bool
+		status  int
+	}{
+		"nobody":                   {answers: both(virshNone, xlNone)},
+		"libvirt":                  {answers: both(shutOff, xlNone), known: true},
+		"libvirt, xl fails":        {answers: both(shutOff, xlBroken), known: true},
+		"xl":                       {answers: both(virshNone, running), known: true},
+		"xl, off":                  {answers: both(virshNone, xlNone), config: config, known: true},
+		"no libvirtd":              {answers: both(virshBroken, xlNone), status: cli.Unavailable},
+		"no libvirtd, xl's config": {answers: both(virshBroken, xlNone), config: config, known: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			replay(t, c.answers)
+			toolstacks, err := Installed("auto", "", c.config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := Locator{Toolstacks: toolstacks}
+			known, errs := l.Known(context.Background(), []string{"domu1"})
+			if known[0] != c.known || cli.StatusOf(errs[0]) != c.status {
+				t.Errorf("%v, %v", known, errs)
+			}
+		})
+	}
+}

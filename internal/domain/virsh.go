@@ -83,7 +83,24 @@ func (v *virshListing) Ask(ctx context.Context, name string) (Answer, error) {
 	}
 	a.Domain = d
 	a.State = strings.TrimSpace(string(state))
-	return a, a.judgeVirsh()
+	if err := a.judgeVirsh(); err != nil || a.Active {
+		return a, err
+	}
+	// The reason "saved" tells less: it is lost when libvirt is restarted, and
+	// `virsh save FILE` gives it, too.
+	info, err := v.run(ctx, "dominfo", "--domain="+ref)
+	if err != nil {
+		return vanished(a, err)
+	}
+	if infoField(string(info), "Managed save") == "yes" {
+		a.Saved = "by virsh managedsave: start it and shut it down, or give the memory up with virsh managedsave-remove " + d.Name
+	}
+	return a, nil
+}
+
+// Knows needs no question. Of an id nothing is known for long.
+func (v *virshListing) Knows(name string) bool {
+	return !idForm.MatchString(name) && findInList(v.text, name) != ""
 }
 
 // Document asks for what the next start uses: the definition, or of a domain that has

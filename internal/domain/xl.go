@@ -19,11 +19,12 @@ type XL struct {
 	config  string // file; "" is /etc/xen/NAME.cfg
 	timeout time.Duration
 	proc    string
+	etc     string
 }
 
 // NewXL returns the xl of this host. It does not remember where a domain's configuration
 // file is; "" is where it mostly is.
-func NewXL(config string) *XL { return &XL{config, patience, "/proc"} }
+func NewXL(config string) *XL { return &XL{config, patience, "/proc", "/etc"} }
 
 func (x *XL) Name() string { return "xl" }
 
@@ -69,6 +70,9 @@ func (l *xlListing) Ask(_ context.Context, name string) (Answer, error) {
 	a := Answer{Toolstack: l.Name(), State: "not running", Dying: l.dying}
 	row := findRow(l.rows, l.configs, name)
 	if row == nil {
+		if file := filepath.Join(l.saveDir(), name); isRegular(file) && !strings.Contains(name, "/") {
+			a.Saved = "in " + file + ": xl restore it and shut it down, or give the memory up by removing the file"
+		}
 		a.Restless = l.mayComeBack(name)
 		a.Doubtful = slices.Contains(l.makers, "")
 		for _, half := range migrationHalves {
@@ -103,15 +107,25 @@ func (l *xlListing) Ask(_ context.Context, name string) (Answer, error) {
 	return a, nil
 }
 
+// configPath is where the configuration file of a domain should be.
+func (x *XL) configPath(name string) string {
+	if x.config != "" {
+		return x.config
+	}
+	return filepath.Join(x.etc, "xen", strings.ReplaceAll(name, "/", "_")+".cfg")
+}
+
+// Knows counts a configuration file, too: xl has no definitions.
+func (l *xlListing) Knows(name string) bool {
+	return findRow(l.rows, l.configs, name) != nil || isRegular(l.configPath(name))
+}
+
 // Document reads the configuration file.
 func (l *xlListing) Document(_ context.Context, name string, a Answer) (*Document, error) {
 	if a.Domain != nil { // it may have been asked for by its id
 		name = a.Domain.Name
 	}
-	path := l.config
-	if path == "" {
-		path = "/etc/xen/" + strings.ReplaceAll(name, "/", "_") + ".cfg"
-	}
+	path := l.configPath(name)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
@@ -144,6 +158,26 @@ func findRow(rows []xlRow, configs []xlDomain, name string) *xlRow {
 		}
 	}
 	return byID
+}
+
+// saveDir is where xendomains saves the domains when the host is shut down, each in a
+// file of its name.
+func (x *XL) saveDir() string {
+	dir := "/var/lib/xen/save"
+	for _, file := range []string{"/default/xendomains", "/sysconfig/xendomains"} {
+		text, _ := os.ReadFile(x.etc + file)
+		for _, m := range xendomainsSave.FindAllStringSubmatch(string(text), -1) {
+			dir = m[1]
+		}
+	}
+	return dir
+}
+
+var xendomainsSave = regexp.MustCompile(`(?m)^\s*XENDOMAINS_SAVE=["']?(/[^"'\s]*)`)
+
+func isRegular(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
 }
 
 // mayComeBack tells whether a domain that xl does not list is being rebooted. xl

@@ -24,6 +24,8 @@ type Domain struct {
 	Disks []Disk
 
 	Passing bool // the document is of what runs, not of what is kept: xl may have made up the UUID
+
+	text string // of a document that could not be read, in place of Disks
 }
 
 // Disk is one disk of a domain, as its document has it.

@@ -36,6 +36,8 @@ type Listing interface {
 	Ask(ctx context.Context, name string) (Answer, error)
 	// Knows tells whether the domain is defined, or could be started from its configuration.
 	Knows(name string) bool
+	// Documents reads those of all domains that are known: what runs, and what is defined.
+	Documents(ctx context.Context) ([]*Domain, error)
 	// Document returns that by which a domain, of which this is known, would be started
 	// the next time. An error is fs.ErrNotExist if there is none.
 	Document(ctx context.Context, name string, a Answer) (*Document, error)

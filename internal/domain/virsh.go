@@ -3,8 +3,10 @@ package domain
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io/fs"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +14,9 @@ import (
 )
 
 var uuidForm = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+
+// hostUUID is that of Domain-0, the host itself.
+const hostUUID = "00000000-0000-0000-0000-000000000000"
 
 // idForm is what virsh takes for a domain's id before it thinks of a name.
 var idForm = regexp.MustCompile(`^\s*[-+]?[0-9]+$`)
@@ -101,6 +106,37 @@ func (v *virshListing) Ask(ctx context.Context, name string) (Answer, error) {
 // Knows needs no question. Of an id nothing is known for long.
 func (v *virshListing) Knows(name string) bool {
 	return !idForm.MatchString(name) && findInList(v.text, name) != ""
+}
+
+// Documents asks for many at once: each virsh takes longer than its answer.
+func (v *virshListing) Documents(ctx context.Context) (all []*Domain, err error) {
+	const atOnce = 100
+	var uuids []string
+	for line := range strings.Lines(v.text) {
+		uuid, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if uuidForm.MatchString(uuid) && uuid != hostUUID {
+			uuids = append(uuids, uuid)
+		}
+	}
+	for some := range slices.Chunk(uuids, atOnce) {
+		var commands strings.Builder
+		for _, uuid := range some {
+			fmt.Fprintf(&commands, "dumpxml --domain %s; dumpxml --inactive --domain %s; ", uuid, uuid)
+		}
+		text, err := v.run(ctx, commands.String())
+		if err != nil {
+			return nil, noAnswer(err)
+		}
+		domains, err := parseXMLs(text)
+		if err != nil {
+			return nil, cli.Fail(cli.Unavailable, "virsh dumpxml: %w", err)
+		}
+		if len(domains) != 2*len(some) { // the status is that of the last command
+			return nil, cli.Fail(cli.Unavailable, "virsh dumpxml prints %d documents of %d domains", len(domains), len(some))
+		}
+		all = append(all, domains...)
+	}
+	return all, nil
 }
 
 // Document asks for what the next start uses: the definition, or of a domain that has

@@ -120,6 +120,31 @@ func (l *xlListing) Knows(name string) bool {
 	return findRow(l.rows, l.configs, name) != nil || isRegular(l.configPath(name))
 }
 
+// Documents has what runs and the configuration files that are where xl's mostly are.
+func (l *xlListing) Documents(context.Context) (all []*Domain, err error) {
+	for _, c := range l.configs {
+		d, err := c.domain()
+		if err != nil {
+			return nil, cli.Fail(cli.Unavailable, "%w", err)
+		}
+		all = append(all, d)
+	}
+	files, _ := filepath.Glob(filepath.Join(l.etc, "xen", "*.cfg"))
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, cli.Fail(cli.Unavailable, "%w", err)
+		}
+		d, err := readXLConfig(text)
+		if err != nil { // perhaps none; but all paths in it count
+			all = append(all, &Domain{Name: file, Type: "xen", text: string(text)})
+			continue
+		}
+		all = append(all, d.Domain)
+	}
+	return all, nil
+}
+
 // Document reads the configuration file.
 func (l *xlListing) Document(_ context.Context, name string, a Answer) (*Document, error) {
 	if a.Domain != nil { // it may have been asked for by its id

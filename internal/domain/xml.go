@@ -106,6 +106,28 @@ func parseXML(r io.Reader) (*Domain, error) {
 	return doc.domain()
 }
 
+// parseXMLs reads one document after another.
+func parseXMLs(text []byte) (all []*Domain, err error) {
+	decoder := xml.NewDecoder(bytes.NewReader(text))
+	for {
+		start, err := nextElement(decoder)
+		if errors.Is(err, io.EOF) {
+			return all, nil
+		} else if err != nil {
+			return nil, err
+		}
+		var doc xmlDomain
+		if err := decoder.DecodeElement(&doc, start); err != nil {
+			return nil, err
+		}
+		d, err := doc.domain()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, d)
+	}
+}
+
 // nextElement skips what may stand outside of a document's only element.
 func nextElement(d *xml.Decoder) (*xml.StartElement, error) {
 	for {

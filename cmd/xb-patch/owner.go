@@ -107,11 +107,11 @@ func (p *patcher) remember(r *state.Record) error {
 }
 
 // adoptTarget is --adopt: it changes whose standby the target is, and nothing else.
-func (p *patcher) adoptTarget(disk string) (err error) {
+func (p *patcher) adoptTarget(disk string) error {
 	if err := p.identify(); err != nil {
 		return err
 	}
-	if p.release, err = p.device.Lock(); err != nil {
+	if err := p.takeLock(); err != nil {
 		return err
 	}
 	defer p.close()

@@ -24,7 +24,7 @@ type patcher struct {
 	device   *state.Device
 	record   *state.Record  // as it was when the lock was taken
 	file     *blockdev.File // nil: to be created
-	release  func()         // the lock
+	lock     *state.Lock
 	start    time.Time
 	read     *cli.Progress
 	input    input
@@ -39,7 +39,7 @@ func (p *patcher) open() (err error) {
 	if err := p.identify(); err != nil {
 		return err
 	}
-	if p.release, err = p.device.Lock(); err != nil {
+	if err := p.takeLock(); err != nil {
 		return err
 	}
 	if !p.missing() {
@@ -126,8 +126,8 @@ func (p *patcher) close() {
 	if p.file != nil {
 		p.file.Close()
 	}
-	if p.release != nil {
-		p.release()
+	if p.lock != nil {
+		p.lock.Release()
 	}
 }
 

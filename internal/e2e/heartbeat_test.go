@@ -20,11 +20,14 @@ type talking struct {
 	out, err *os.File
 }
 
-// talk starts a command of ours; stdin nil: it reads what is written to in.
+// talk starts a command; stdin nil: it reads what is written to in.
 func (h *host) talk(stdin *os.File, command string) *talking {
 	h.Helper()
 	words := strings.Fields(command)
-	c := &talking{Cmd: exec.Command(filepath.Join(bin, words[0]), words[1:]...), host: h}
+	if strings.HasPrefix(words[0], "xb-") {
+		words[0] = filepath.Join(bin, words[0])
+	}
+	c := &talking{Cmd: exec.Command(words[0], words[1:]...), host: h}
 	pipe := func() (r, w *os.File) {
 		r, w, err := os.Pipe()
 		if err != nil {

@@ -47,6 +47,7 @@ type host struct {
 	state string
 	notes string // what the harness itself writes
 	env   []string
+	net   string // what runs a command in its own network, see cutNet; "" for that of the machine
 }
 
 // newHost returns a host on which nothing was ever done. Its tests may run beside

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -56,7 +57,8 @@ RequestTTY no
 SendEnv XB_STATE_DIR
 LogLevel ERROR
 `, port, dir))
-	sshd := exec.Command("../../scripts/hosts/own-home", dir, server, "-D", "-e", "-f", dir+"/sshd_config")
+	command := strings.Fields(h.net + " ../../scripts/hosts/own-home " + dir + " " + server + " -D -e -f " + dir + "/sshd_config")
+	sshd := exec.Command(command[0], command[1:]...)
 	log, err := os.Create(dir + "/log")
 	if err != nil {
 		h.Fatal(err)
@@ -70,7 +72,7 @@ LogLevel ERROR
 		sshd.Process.Kill()
 		sshd.Wait()
 	})
-	ssh := "ssh -F " + dir + "/ssh_config standby"
+	ssh := h.net + " ssh -F " + dir + "/ssh_config standby"
 	for end := time.Now().Add(10 * time.Second); h.sh(ssh+" true").status != 0; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			text, _ := os.ReadFile(dir + "/log")

@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -121,39 +120,6 @@ func (d *Device) SpoolFile(dir string) string {
 
 // SpoolDir returns the default directory of spools.
 func (d *Device) SpoolDir() string { return filepath.Join(string(d.dir), "spool") }
-
-// Lock takes the device's lock until release is called or the process ends. If
-// another process has it the error has status Busy. The lock file stays: removing
-// it would let two processes lock two files of one name.
-func (d *Device) Lock() (release func(), err error) {
-	if err := d.dir.Make(); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(d.file(".lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, cli.Fail(cli.CantCreate, "cannot create the lock (see --state-dir): %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, cli.Fail(cli.Busy, "%s: another xb-patch is at work on it", d.path)
-		}
-		return nil, cli.Fail(cli.CantCreate, "cannot lock %s: %w", f.Name(), err)
-	}
-	d.sweep()
-	return func() { f.Close() }, nil
-}
-
-// sweep removes the temporary files of runs that were killed while they saved the
-// state; only who has the lock may have one.
-func (d *Device) sweep() {
-	left, _ := filepath.Glob(filepath.Join(globEscape(string(d.dir)), "."+globEscape(d.base)+".json.*"))
-	for _, name := range left {
-		if !strings.HasPrefix(filepath.Base(name), "."+d.base+".json.json.") { // that of a file called "x.json"
-			os.Remove(name)
-		}
-	}
-}
 
 // Load returns what is remembered; a record with phase None if nothing is. A file
 // that can't be understood is an error with status Config: to take it for "none"

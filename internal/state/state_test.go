@@ -22,8 +22,10 @@ const deviceID = "/srv/images/domu1 100%.img"
 // TestMain is also the other process of the tests that need one.
 func TestMain(m *testing.M) {
 	switch os.Getenv("XB_TEST_DO") {
+	case "hold":
+		hold(os.Stdin)
 	case "lock":
-		_, err := Dir(os.Getenv("XB_TEST_DIR")).Device(deviceID, "img").Lock()
+		_, err := Dir(os.Getenv("XB_TEST_DIR")).Device(deviceID, "img").Lock(Run{})
 		fmt.Println(cli.StatusOf(err))
 		os.Exit(0)
 	case "save":
@@ -124,11 +126,11 @@ func TestIdentitiesStayApart(t *testing.T) {
 		if err := d.SaveSent("peer", image(Clean, "sent of "+id)); err != nil {
 			t.Fatal(err)
 		}
-		release, err := d.Lock()
+		lock, err := d.Lock(Run{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer release()
+		defer lock.Release()
 	}
 	spools := make(map[string]bool)
 	for _, id := range identities {
@@ -291,47 +293,13 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-func TestLock(t *testing.T) {
-	dir, d := newDevice(t, deviceID)
-	release, err := d.Lock()
-	if err != nil {
-		t.Fatal(err)
-	}
-	other := func() string {
-		out, err := again(t, "lock", dir).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	_, err = d.Lock()
-	wantStatus(t, "second lock", err, cli.Busy)
-	if got := other(); got != fmt.Sprint(cli.Busy) {
-		t.Errorf("another process: %s", got)
-	}
-	if free, err := dir.Device("/another", "x").Lock(); err != nil {
-		t.Errorf("another device: %v", err)
-	} else {
-		free()
-	}
-	release()
-	if got := other(); got != "0" {
-		t.Errorf("after release: %s", got)
-	}
-	// The other process has ended without release.
-	if release, err = d.Lock(); err != nil {
-		t.Fatal(err)
-	}
-	release()
-}
-
 func TestNoDirectory(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d := Dir(filepath.Join(file, "dir")).Device(deviceID, "img")
-	_, err := d.Lock()
+	_, err := d.Lock(Run{})
 	wantStatus(t, "Lock", err, cli.CantCreate)
 	wantStatus(t, "Save", d.Save(&Record{Phase: Clean}), cli.CantCreate)
 	_, err = d.Load()

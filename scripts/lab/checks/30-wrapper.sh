@@ -1,7 +1,6 @@
 #!/bin/bash
 # The wrapper as cron runs it: first copies, two remote Dom0s and one that is down, several DomUs, a writer
 # during the copy, --verify, --dry-run. Rows of the list of the 2009 script's defects are named where they are shown.
-# lab: limit 600
 mklv dom0a xblab0/vm1 8M
 mklv dom0a xblab0/vm3 4M
 for name in vm1 copy1 vm3; do made dom0b xblab0/$name; done

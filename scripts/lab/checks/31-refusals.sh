@@ -1,7 +1,6 @@
 #!/bin/bash
 # What must stop a copy stops it, with its status, and leaves the standby as it was: an overflowed snapshot, a standby
 # that is in use or too small, a DomU that runs on both hosts, a toolstack that does not answer, nonsense in a conf file.
-# lab: limit 600
 for vm in a b c; do
 	mklv dom0a xblab0/$vm 8M
 	mklv dom0b xblab0/$vm 4M

@@ -1,7 +1,6 @@
 #!/bin/bash
 # Thin volumes: a DomU of two disks is paused while they are snapshotted, and resumed even if the wrapper dies; a thin
 # standby stays thin; a pool that fills up in mid-apply leaves an apply that the next run finishes.
-# lab: limit 600
 thinpool dom0a xblab0/pool 64M
 thinpool dom0b xblab0/pool 12M
 for host in dom0a dom0b; do

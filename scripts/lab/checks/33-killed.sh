@@ -1,7 +1,6 @@
 #!/bin/bash
 # The wrapper is ended at ten moments: after TERM nothing is left, after KILL the next run clears it all away. A second
 # run at the same time does nothing.
-# lab: limit 600
 for vm in a b; do
 	mklv dom0a xblab0/$vm 4M
 	mklv dom0b xblab0/$vm 4M

@@ -1,6 +1,5 @@
 #!/bin/bash
 # lab: udev
-# lab: limit 600
 # The wrapper where udev looks into every device that is closed, and LVM's monitor is running: neither counts as a user of
 # a standby, keeps a snapshot, or holds the wrapper's lock.
 mklv dom0a xblab0/vm1 8M

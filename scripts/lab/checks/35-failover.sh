@@ -2,7 +2,6 @@
 # Failover and back: what dom0b wrote while it ran the DomU is never overwritten by dom0a's old image. Failback needs one
 # --force-diverged where dom0a has writes that dom0b never got, else none, and sends what differs; then dom0a's copies
 # are accepted again.
-# lab: limit 600
 mklv dom0a xblab0/vm1 8M
 mklv dom0b xblab0/vm1 8M
 fill dom0a /dev/xblab0/vm1

@@ -1,7 +1,6 @@
 #!/bin/bash
 # Broken disks: a source that can't be read leaves the standby as it was; a target that fails, or drops what is written
 # to it in silence, is flagged, and finished by the next run when it works again.
-# lab: limit 600
 mklv dom0a xblab0/pv 40M
 faulty dom0a pv /dev/xblab0/pv 10000 8 # under web1's first disk
 trap 'vgremove -q -y -ff xblabpv >/dev/null' EXIT

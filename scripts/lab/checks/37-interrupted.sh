@@ -1,7 +1,6 @@
 #!/bin/bash
 # Row "a mix of old and new": the standby's host loses its power, or its xb-patch is killed: the standby is the old image, the new one, or flagged, and
 # then the next run finishes it. The disk has a volatile cache, so that a flush that is missing would show.
-# lab: limit 600
 statefs dom0b xblab1
 mklv dom0a xblab0/vm1 4M
 mklv dom0b xblab1/vm1 4M

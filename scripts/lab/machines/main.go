@@ -43,7 +43,13 @@ type machine struct {
 	console            io.Writer
 
 	process *exec.Cmd
-	ended   chan int // gives the printed status (or statusNone) once, when the process is gone
+	ended   chan end // gives one when the process is gone
+}
+
+// end is what a machine's console said at last.
+type end struct {
+	status int    // that it printed, or statusNone
+	last   string // line
 }
 
 // start boots the machine with the disks as they are, unless it is on.
@@ -52,6 +58,9 @@ func (m *machine) start() error {
 		return nil // is on
 	}
 	cmd := exec.Command("/usr/bin/linux.uml",
+		// Without this word each system call in the machine is a stop for ptrace, and everything takes twice the time.
+		// Where seccomp can't be had, the machine says so and dies.
+		"seccomp=on",
 		"mem="+m.memory, "quiet", "panic=1", "noreboot",
 		"con=null", "con0=null,fd:1",
 		"umid="+m.name, "uml_dir="+m.work+"/uml/",
@@ -73,30 +82,33 @@ func (m *machine) start() error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	m.process, m.ended = cmd, make(chan int, 1)
-	go func(ended chan<- int) {
-		status := m.readConsole(output)
+	m.process, m.ended = cmd, make(chan end, 1)
+	go func(ended chan<- end) {
+		e := m.readConsole(output)
 		cmd.Wait() // a power cut's "killed" is no news, and a halt's 0 says nothing
-		ended <- status
+		ended <- e
 	}(m.ended)
 	return nil
 }
 
-func (m *machine) readConsole(r io.Reader) (status int) {
-	status = statusNone
+func (m *machine) readConsole(r io.Reader) end {
+	e := end{status: statusNone}
 	lines := bufio.NewReader(r)
 	for {
 		line, err := lines.ReadString('\n')
 		if err != nil {
-			return status
+			return e
 		}
 		line = strings.TrimRight(line, "\r\n")
 		fmt.Fprintln(m.console, line)
+		if line != "" {
+			e.last = line
+		}
 		if text, ok := strings.CutPrefix(line, forOperator); ok {
 			fmt.Println(text)
 		} else if text, ok := strings.CutPrefix(line, result); ok {
 			if n, err := strconv.Atoi(text); err == nil {
-				status = n
+				e.status = n
 			}
 		}
 	}
@@ -149,22 +161,24 @@ func cable() (a, b *os.File, err error) {
 	return os.NewFile(uintptr(ends[0]), "cable a"), os.NewFile(uintptr(ends[1]), "cable b"), nil
 }
 
-// watch waits for dom0a's result and serves dom0b's power file meanwhile.
-func watch(ctx context.Context, a, b *machine) (status int, err error) {
+// watch waits for dom0a's result and serves dom0b's power file meanwhile. However slow the machines are, they are
+// stopped only when nothing was written to their consoles and logs for the time idle.
+func watch(ctx context.Context, a, b *machine, idle time.Duration) (status int, err error) {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
+	seen, since := "", time.Now()
 	for {
 		select {
-		case status = <-a.ended:
+		case e := <-a.ended:
 			a.ended = nil
-			if status == statusNone {
-				return 0, errors.New("dom0a died: see its console")
+			if e.status == statusNone {
+				return 0, fmt.Errorf("dom0a died: %s", e.last)
 			}
-			return status, nil
-		case <-b.ended:
+			return e.status, nil
+		case e := <-b.ended:
 			b.ended = nil
 			if _, err := os.Stat(filepath.Join(b.work, "poweroff")); err != nil {
-				return 0, errors.New("dom0b died: see its console")
+				return 0, fmt.Errorf("dom0b died: %s", e.last)
 			}
 		case <-ctx.Done():
 			return 0, fmt.Errorf("machines stopped: %w", context.Cause(ctx))
@@ -172,21 +186,36 @@ func watch(ctx context.Context, a, b *machine) (status int, err error) {
 			if err := b.obey(); err != nil {
 				return 0, err
 			}
+			if now := written(filepath.Join(a.work, "out")); now != seen {
+				seen, since = now, time.Now()
+			} else if time.Since(since) > idle {
+				return 0, fmt.Errorf("machines stopped: nothing was written to consoles and logs for %v", idle)
+			}
 		}
 	}
+}
+
+// written says how much is in the files of a folder.
+func written(folder string) string {
+	var sizes strings.Builder
+	files, _ := os.ReadDir(folder) // a file that vanishes meanwhile is a change, too
+	for _, file := range files {
+		if info, err := file.Info(); err == nil {
+			fmt.Fprintln(&sizes, file.Name(), info.Size(), info.ModTime())
+		}
+	}
+	return sizes.String()
 }
 
 func run() (status int, err error) {
 	tree := flag.String("tree", "", "root tree of both machines")
 	work := flag.String("work", "", "folder with disks, programs and checks, which both see as /lab")
 	memory := flag.String("memory", "512M", "memory of each machine")
-	limit := flag.Duration("timeout", 330*time.Second, "limit for the whole run")
+	idle := flag.Duration("idle", 10*time.Minute, "how long nothing may be written to consoles and logs")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithTimeoutCause(ctx, *limit, fmt.Errorf("no result within %v", *limit))
-	defer cancel()
 
 	endA, endB, err := cable()
 	if err != nil {
@@ -206,7 +235,7 @@ func run() (status int, err error) {
 		}
 		defer m.cut()
 	}
-	return watch(ctx, a, b)
+	return watch(ctx, a, b, *idle)
 }
 
 func main() {

@@ -110,6 +110,8 @@ func openSource(env *cli.Env, o options) (src rdiff.Source, frozen func() error,
 	}
 	if err == nil {
 		err = s.check()
+	} else if gone := file.CheckSnapshot(); gone != nil {
+		err = gone
 	}
 	if err != nil {
 		file.Close()
@@ -125,10 +127,19 @@ type frozenSource struct {
 	witness string // from before the first read; "" if it needs none
 }
 
-// check tells whether what was read so far is one image.
+// check tells whether what was read so far is one image. A snapshot that is lost or was
+// given up is the cause of whatever else is found.
 func (s *frozenSource) check() error {
-	if err := s.CheckSnapshot(); err != nil || s.live {
-		return err
+	err := s.untouched()
+	if gone := s.CheckSnapshot(); gone != nil {
+		return gone
+	}
+	return err
+}
+
+func (s *frozenSource) untouched() error {
+	if s.live {
+		return nil
 	}
 	if err := s.CheckFrozen(); err != nil {
 		return err

@@ -134,6 +134,9 @@ func signFile(env *cli.Env, path string, out io.Writer, o options) error {
 	}
 	before := file.Witness(file.Size())
 	return sign(env, rdiff.FromImage(file), out, o, func(d stream.Digest) error {
+		if err := file.CheckSnapshot(); err != nil {
+			return err
+		}
 		// A hint for xb-patch, which saves it from reading the target again. It is
 		// only worth something if nobody wrote meanwhile.
 		if !blockdev.Untouched(before, file.Witness(file.Size())) {

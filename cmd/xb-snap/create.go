@@ -97,6 +97,7 @@ func printPaths(env *cli.Env, snapshots []snapshot) error {
 func plan(sources []string, size int64, owner owner, dir state.Dir) ([]snapshot, error) {
 	run := newRunID()
 	snapshots := make([]snapshot, len(sources))
+	rooms := newRooms(size)
 	var origins []*lvm.Volume
 	var places []int // of the volumes among the sources
 	var volumes *lvm.Volumes
@@ -107,6 +108,10 @@ func plan(sources []string, size int64, owner owner, dir state.Dir) ([]snapshot,
 			return nil, err
 		}
 		var origin string
+		if err := rooms.add(f); err != nil {
+			f.Close()
+			return nil, err
+		}
 		if f.IsBlock() {
 			f.Close()
 			if volumes == nil {
@@ -132,6 +137,9 @@ func plan(sources []string, size int64, owner owner, dir state.Dir) ([]snapshot,
 			return nil, cli.Fail(cli.Usage, "%s and %s are the same disk", seen[origin], source)
 		}
 		seen[origin] = source
+	}
+	if err := rooms.check(seen, volumes, dir); err != nil {
+		return nil, err
 	}
 	if len(origins) == 0 {
 		return snapshots, nil

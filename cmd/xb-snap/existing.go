@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/lvm"
 	"xen-backup/internal/state"
@@ -29,7 +30,9 @@ type existing struct {
 	Dead     bool      `json:"owner_dead"`
 	Created  time.Time `json:"created"`
 
-	remove func() error
+	remove  func() error
+	giveUp  func() error // nil: it shares no room with guests
+	givenUp bool
 }
 
 // taken returns all snapshots that xb-snap took. Even with an error, those that
@@ -68,7 +71,9 @@ func existingVolume(v *lvm.Volume) *existing {
 		remove: func() error { return lvm.Remove(v, tag) },
 	}
 	if v.Thin() {
-		e.Kind = "thin"
+		e.Kind, e.givenUp = "thin", lvm.GivenUp(v)
+		e.giveUp = func() error { return lvm.GiveUp(v) }
+		e.Valid = !e.givenUp
 	} else {
 		e.Used = &v.DataUsed
 	}
@@ -84,10 +89,11 @@ func existingVolume(v *lvm.Volume) *existing {
 func (s *fileSnapshot) existing() *existing {
 	e := &existing{
 		Snapshot: s.Snapshot, Origin: s.Origin, Kind: "file",
-		Owner: s.Owner, Dead: s.Owner.dead(), Created: s.Created, remove: s.remove,
+		Owner: s.Owner, Dead: s.Owner.dead(), Created: s.Created, remove: s.remove, giveUp: s.giveUp,
 	}
 	if info, err := os.Stat(s.Snapshot); err == nil {
-		e.Size, e.Valid = info.Size(), true
+		e.Size, e.givenUp = info.Size(), info.Size() == 0
+		e.Valid = !e.givenUp
 	}
 	return e
 }
@@ -96,6 +102,8 @@ func (s *fileSnapshot) existing() *existing {
 func (e *existing) line() string {
 	use := "-"
 	switch {
+	case e.givenUp:
+		use = "given up"
 	case !e.Valid:
 		use = "invalid"
 	case e.Used != nil:
@@ -202,7 +210,7 @@ func find(path string, all []*existing, volumes *lvm.Volumes) (*existing, error)
 // which may be inactive or gone.
 func nameOf(path string, volumes *lvm.Volumes) (string, error) {
 	info, err := os.Stat(path)
-	if strings.HasPrefix(path, "/dev/") || err == nil && !info.Mode().IsRegular() {
+	if blockdev.BelowDev(path) || err == nil && !info.Mode().IsRegular() {
 		if volumes == nil {
 			return "", cli.Fail(cli.NoInput, "%s: LVM is not installed or does not answer", path)
 		}

@@ -9,9 +9,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
@@ -33,8 +36,6 @@ type fileSnapshot struct {
 	clone  *os.File
 }
 
-var fileName = regexp.MustCompile(`^\..+\.xb-snap-[a-z2-7]{8}$`)
-
 var recordName = regexp.MustCompile(`^[a-z2-7]{8}-[0-9]+\.json$`)
 
 const nameMax = 255 // bytes, of a file name
@@ -43,6 +44,11 @@ func newFileSnapshot(source *os.File, run string, number int, owner owner, dir s
 	origin, err := realPath(source.Name())
 	if err != nil {
 		return nil, err
+	}
+	if info, err := source.Stat(); err != nil {
+		return nil, cli.Fail(cli.IOError, "cannot look at the image: %w", err)
+	} else if info.Size() == 0 { // its snapshot could not be told from one that was given up
+		return nil, cli.Fail(cli.Config, "%s is empty: that is no disk", origin)
 	}
 	// What is printed is read line by line, and the record, in JSON, is UTF-8.
 	if strings.ContainsFunc(origin, unicode.IsControl) || !utf8.ValidString(origin) {
@@ -152,6 +158,30 @@ func (s *fileSnapshot) remove() error {
 	return nil
 }
 
+// giveUp empties the snapshot, which frees its room at once, though somebody reads it;
+// to unlink it would not. The empty file stays until it is removed: by it everybody
+// sees what became of the snapshot.
+func (s *fileSnapshot) giveUp() error {
+	f, err := os.OpenFile(s.Snapshot, os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return cli.OpenFailed(err)
+	}
+	defer f.Close()
+	// The record names it, and its name is one of ours: so is the file, unless somebody
+	// has put another one there. Of ours there is one name only, and nobody may write.
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if stat := info.Sys().(*syscall.Stat_t); !info.Mode().IsRegular() || info.Mode().Perm() != 0o400 || stat.Nlink > 1 {
+		return cli.Fail(cli.Refused, "%s was replaced or changed: it is not emptied", s.Snapshot)
+	}
+	if info.Size() == 0 {
+		return cli.Fail(cli.NoInput, "%s was given up already", s.Snapshot)
+	}
+	return blockdev.Empty(f)
+}
+
 // forget removes the record, if it is there.
 func (s *fileSnapshot) forget() error {
 	if err := os.Remove(s.record); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -192,7 +222,7 @@ func readRecord(path string) (*fileSnapshot, error) {
 	if err := json.Unmarshal(text, s); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if !filepath.IsAbs(s.Snapshot) || !fileName.MatchString(filepath.Base(s.Snapshot)) {
+	if !filepath.IsAbs(s.Snapshot) || !blockdev.FileSnapshot.MatchString(filepath.Base(s.Snapshot)) {
 		return nil, fmt.Errorf("%s: %q is no name of a snapshot", path, s.Snapshot)
 	}
 	return s, nil
@@ -212,7 +242,9 @@ func checkFile(path string, dir state.Dir) (string, error) {
 	}
 	files, err := fileSnapshots(dir)
 	for _, s := range files {
-		if s.Snapshot == path {
+		if s.Snapshot == path && info.Size() == 0 {
+			return "", blockdev.GivenUp(path)
+		} else if s.Snapshot == path {
 			return "file of " + cli.FormatSize(info.Size()), nil
 		}
 	}

@@ -16,6 +16,7 @@ const usage = `Usage: xb-snap create [--size SIZE] [--owner PID|none] SOURCE...
        xb-snap remove SNAP...
        xb-snap list [--json]
        xb-snap prune
+       xb-snap guard [--owner PID]
        xb-snap check SNAP
        xb-snap changes --since OLD NEW
 
@@ -27,11 +28,14 @@ with reflinks (XFS, btrfs).
   remove   remove snapshots that xb-snap took
   list     show them: snapshot, origin, kind, size, use, owner
   prune    remove those whose owner is dead, and print their paths
-  check    tell how full a snapshot is; status 82 if it is invalid
+  guard    watch the file systems and thin pools of an owner's snapshots, until
+           that process ends, and give snapshots up before guests find no room
+  check    tell how full a snapshot is; status 82 if it is invalid or given up
   changes  print the extents that differ between two snapshots of a logical
            volume, OFFSET LENGTH in bytes, one a line, from the records of LVM
 
-      --size SIZE      of each thick snapshot (1G); never more than it can need
+      --size SIZE      what is written to a disk while it has a snapshot (1G): so
+                       much a thick one can take, and so much is free for others
       --owner PID      the process that uses the snapshots (the parent process);
                        "none" keeps them until they are removed by name
       --since OLD      the older snapshot
@@ -43,15 +47,15 @@ with reflinks (XFS, btrfs).
   -V, --version        show the version
 
 Exit status: 0 done, 64 usage, 66 no such volume, file or snapshot, 69 LVM or
-device-mapper cannot be asked, 73 cannot create or pool nearly full, 74 I/O error,
+device-mapper cannot be asked, 73 cannot create or no room, 74 I/O error,
 75 busy, 77 not made by xb-snap, 78 cannot be frozen, 82 the snapshot is
-invalid. See xb-snap(1).
+invalid or given up. See xb-snap(1).
 `
 
 func main() { cli.Main("xb-snap", usage, run) }
 
 var commands = map[string]func(*cli.Env, []string) error{
-	"create": create, "remove": remove, "list": list, "prune": prune, "check": check, "changes": changes,
+	"create": create, "remove": remove, "list": list, "prune": prune, "guard": guard, "check": check, "changes": changes,
 }
 
 func run(env *cli.Env, args []string) error {

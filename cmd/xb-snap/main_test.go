@@ -10,6 +10,9 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/state"
 )
 
 // The tests run this test program as xb-snap, on file systems of their own.
@@ -190,7 +193,7 @@ func TestAllOrNothing(t *testing.T) {
 	h.fails(66, "no such", "create", a, filepath.Join(dir, "nothing"))
 	h.fails(66, "neither", "create", a, dir)
 	odd := filepath.Join(dir, "two\nlines")
-	write(t, odd, "")
+	write(t, odd, "x")
 	h.fails(78, "such a name", "create", a, odd)
 	os.Remove(odd)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
@@ -309,7 +312,7 @@ func TestUsage(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"snap"}, {"create"}, {"create", "--size", "0", "/dev/null"}, {"create", "--size", "x", "/dev/null"},
 		{"create", "--owner", "0", "/dev/null"}, {"create", "--owner", "nobody", "/dev/null"}, {"create", "--since", "a", "b"},
-		{"remove"}, {"list", "x"}, {"prune", "x"}, {"check"}, {"check", "a", "b"},
+		{"remove"}, {"list", "x"}, {"prune", "x"}, {"guard", "x"}, {"guard", "--owner", "none"}, {"guard", "--owner", "4194999"}, {"check"}, {"check", "a", "b"},
 		{"changes", "a"}, {"changes", "--since", "a"}, {"changes", "--since", "a", "b", "c"}, {"--nonsense"},
 		{"changes", "--since", "/etc/passwd", "/etc/passwd"},
 	} {
@@ -348,4 +351,87 @@ func TestOwner(t *testing.T) {
 			t.Errorf("%q: dead %v, %q", c.owner, c.owner.dead(), c.owner)
 		}
 	}
+}
+
+// Where the guests' writes would find no room, there is no snapshot.
+func TestRoomToCreate(t *testing.T) {
+	h, dir := newHost(t), mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
+	free := func() int64 {
+		t.Helper()
+		room, err := blockdev.FileRoom(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return room.Margin()
+	}
+	image := func(name string, size int64) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if out, err := exec.Command("fallocate", "-l", fmt.Sprint(size), path).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return path
+	}
+	// Two images take a quarter each of what is free, and a part and a half stay free.
+	part := free() / 4
+	a, b := image("a", part), image("b", part)
+	sparse := filepath.Join(dir, "sparse")
+	write(t, sparse, "data")
+	if err := os.Truncate(sparse, 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	const words = " free: 256.0 MiB are for the guests"
+	image("c", free()-part-part/2)
+	h.fails(73, words, "create", a, b)
+	h.fails(73, "make room", "create", "--size", fmt.Sprint(part), a, b)
+	h.ok("remove", h.ok("create", "--owner", "none", "--size", fmt.Sprint(part/2), a, b)[0])
+	h.ok("remove", h.ok("list")[0])
+
+	first := h.ok("create", "--owner", "none", a, sparse)
+	h.fails(73, words, "create", b)
+	second := h.ok("create", "--owner", "none", a) // costs nothing more
+	if err := os.Truncate(first[0], 0); err != nil {
+		t.Fatal(err)
+	}
+	h.fails(73, words, "create", b)
+	if err := os.Truncate(second[0], 0); err != nil {
+		t.Fatal(err)
+	}
+	h.ok("create", "--owner", "none", b) // those that were given up count no more
+	image("d", free()+1<<20)
+	h.fails(73, words, "create", sparse)
+	if left := strings.Count(h.files(), ".json"); left != 4 {
+		t.Errorf("%d records, want 4", left)
+	}
+}
+
+// What is given up must be what xb-snap made.
+func TestGiveUpOnlyOurs(t *testing.T) {
+	h, dir := newHost(t), mount(t, "mkfs.btrfs", "-q")
+	a := filepath.Join(dir, "a")
+	write(t, a, "precious")
+	for what, replace := range map[string]func(snap string) error{
+		"a link to another file": func(snap string) error { return os.Symlink(a, snap) },
+		"another name of a file": func(snap string) error { return os.Link(a, snap) },
+		"another file":           func(snap string) error { return os.WriteFile(snap, []byte("precious"), 0o600) },
+	} {
+		snap := h.ok("create", "--owner", "none", a)[0]
+		files, err := fileSnapshots(state.Find(h.state))
+		if err != nil || len(files) != 1 {
+			t.Fatal(files, err)
+		}
+		if err := os.Remove(snap); err != nil {
+			t.Fatal(err)
+		}
+		if err := replace(snap); err != nil {
+			t.Fatal(err)
+		}
+		if err := files[0].giveUp(); err == nil || content(t, a) != "precious" || content(t, snap) != "precious" {
+			t.Errorf("%s: %v", what, err)
+		}
+		h.ok("remove", snap)
+	}
+	empty := filepath.Join(dir, "empty")
+	write(t, empty, "")
+	h.fails(78, "is empty", "create", empty)
 }

@@ -48,13 +48,23 @@ func (f *File) WitnessOfSource() (string, error) {
 	return "", err
 }
 
-// CheckSnapshot refuses (status BadSnapshot) a dm-snapshot that has become
-// invalid. It must be asked after the last read: a snapshot that overflows takes
-// the image away at that moment.
+// CheckSnapshot refuses (status BadSnapshot) a snapshot that has overflowed or was
+// given up. It must be asked after the last read: both take the image away at that
+// moment.
 func (f *File) CheckSnapshot() error {
+	if !f.block {
+		emptied, err := f.emptied()
+		if emptied {
+			return GivenUp(f.path)
+		}
+		return err
+	}
 	d, err := f.deviceMapper()
 	if err != nil || d == nil {
 		return err
+	}
+	if d.GivenUp() {
+		return GivenUp(f.path)
 	}
 	if snapshot, valid := d.Snapshot(); snapshot && !valid {
 		return cli.Fail(cli.BadSnapshot, "the snapshot %s has become invalid (%s): it filled up, and what it held is lost; "+

@@ -27,7 +27,6 @@ type Volume struct {
 	Tags       []string
 	Health     string  // "" is good
 	DataUsed   float64 // percent: of a thin pool, thin volume or thick snapshot
-	MetaUsed   float64 // percent: of a thin pool
 	Created    time.Time
 
 	ExtentSize, VGFree int64 // of its volume group
@@ -154,7 +153,7 @@ func (vs *Volumes) Tagged(tag string) []*Volume {
 var fields = []string{
 	"vg_name", "vg_uuid", "vg_extent_size", "vg_free", "lv_name", "lv_uuid", "lv_attr", "segtype",
 	"lv_role", "lv_size", "origin", "pool_lv", "lv_tags", "lv_health_status",
-	"data_percent", "metadata_percent", "lv_time",
+	"data_percent", "lv_time",
 }
 
 // row is a line of the report; every value is a string.
@@ -184,10 +183,8 @@ func (r row) volume() (*Volume, error) {
 			return nil, fmt.Errorf("bad %s %q", name, r[name])
 		}
 	}
-	for name, p := range map[string]*float64{"data_percent": &v.DataUsed, "metadata_percent": &v.MetaUsed} {
-		if err := parseField(r[name], p, func(s string) (float64, error) { return strconv.ParseFloat(s, 64) }); err != nil {
-			return nil, fmt.Errorf("bad %s %q", name, r[name])
-		}
+	if err := parseField(r["data_percent"], &v.DataUsed, func(s string) (float64, error) { return strconv.ParseFloat(s, 64) }); err != nil {
+		return nil, fmt.Errorf("bad data_percent %q", r["data_percent"])
 	}
 	v.Created = time.Unix(created, 0)
 	return v, nil

@@ -12,14 +12,6 @@ import (
 	"xen-backup/internal/cli"
 )
 
-// The pool use, in percent, from which on no thin snapshot is taken: a snapshot
-// makes every block that the guest rewrites cost a new one, and a pool that is
-// full stops all guests in it.
-const (
-	maxPoolData     = 90
-	maxPoolMetadata = 80
-)
-
 // chunkSize of a new exception store, in bytes: LVM's default, spelled out
 // because the largest useful size depends on it.
 const chunkSize = 4096
@@ -93,12 +85,6 @@ func (vs *Volumes) checkPool(v *Volume) error {
 			continue
 		case pool.Health != "":
 			return cli.Fail(cli.CantCreate, "thin pool %s is not healthy: %s", pool, pool.Health)
-		case pool.DataUsed >= maxPoolData:
-			return cli.Fail(cli.CantCreate, "thin pool %s is nearly full: %.1f %% of its data space is used, the limit for a snapshot is %d %%: "+
-				"extend it (lvextend -L +SIZE %s)", pool, pool.DataUsed, maxPoolData, pool)
-		case pool.MetaUsed >= maxPoolMetadata:
-			return cli.Fail(cli.CantCreate, "thin pool %s is nearly full: %.1f %% of its metadata space is used, the limit for a snapshot is %d %%: "+
-				"extend it (lvextend --poolmetadatasize +SIZE %s)", pool, pool.MetaUsed, maxPoolMetadata, pool)
 		}
 		return nil
 	}

@@ -38,8 +38,6 @@ func TestOrderRefuses(t *testing.T) {
 		words  string
 	}{
 		{"no room", func(vs *Volumes, v, thin, pool *Volume) { v.VGFree = 17<<22 - 1 }, false, cli.CantCreate, "only 68.0 MiB free"},
-		{"pool data", func(vs *Volumes, v, thin, pool *Volume) { pool.DataUsed = 90 }, true, cli.CantCreate, "90.0 % of its data"},
-		{"pool metadata", func(vs *Volumes, v, thin, pool *Volume) { pool.MetaUsed = 80.01 }, true, cli.CantCreate, "80.0 % of its metadata"},
 		{"pool health", func(vs *Volumes, v, thin, pool *Volume) { pool.Health = "out_of_data" }, true, cli.CantCreate, "out_of_data"},
 		{"no pool", func(vs *Volumes, v, thin, pool *Volume) { pool.Name = "x" }, true, cli.Unavailable, "vg0/pool"},
 		{"snapshot", func(vs *Volumes, v, thin, pool *Volume) { *v = *vs.named(t, "xb-vm1-abcdefgh") }, false, cli.Config, "its origin vg0/vm1"},

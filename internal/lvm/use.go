@@ -69,6 +69,8 @@ func (d *device) check() error {
 	case d.kind() == "snapshot" && !strings.Contains(word, "/"):
 		return cli.Fail(cli.BadSnapshot, "snapshot %s is lost: %s: what was written since it was taken did not fit into it; "+
 			"a larger one is needed", d.path, strings.ToLower(d.status()))
+	case d.dm.GivenUp():
+		return blockdev.GivenUp(d.path)
 	case d.kind() == "thin" && (word == "Fail" || word == "Error"):
 		return cli.Fail(cli.BadSnapshot, "thin volume %s has failed: see its pool", d.path)
 	case d.kind() != "snapshot" && d.kind() != "thin":
@@ -98,24 +100,13 @@ func Check(path string) (string, error) {
 	return useOf(used*sectorSize, total*sectorSize), nil
 }
 
-// poolUse reads the status of a thin pool (Documentation/admin-guide/
-// device-mapper/thin-provisioning.rst): transaction id, used/total metadata
-// blocks, used/total data blocks, ...
+// poolUse tells how full the pool of a thin volume is.
 func (d *device) poolUse() (string, error) {
-	pool, err := d.pool()
+	p, err := d.dm.Pool()
 	if err != nil {
 		return "", err
 	}
-	var transaction, metaUsed, meta, dataUsed, data, block int64
-	_, err = fmt.Sscanf(pool.status(), "%d %d/%d %d/%d", &transaction, &metaUsed, &meta, &dataUsed, &data)
-	if err == nil {
-		_, err = fmt.Sscan(pool.param(2), &block)
-	}
-	if err != nil || meta == 0 {
-		return "", cli.Fail(cli.BadSnapshot, "the pool of %s does not work: its status is %q", d.path, pool.status())
-	}
-	return fmt.Sprintf("pool: %s, metadata %.1f %%",
-		useOf(dataUsed*block*sectorSize, data*block*sectorSize), 100*float64(metaUsed)/float64(meta)), nil
+	return fmt.Sprintf("pool: %s, metadata %.1f %%", useOf(p.DataUsed, p.Data), 100*float64(p.MetaUsed)/float64(p.Meta)), nil
 }
 
 // pool returns the pool of a thin volume.

@@ -134,7 +134,7 @@ echo "--- a pool that is nearly full"
 mkthin dom0a $vg/pool t3 160M
 dd if=/dev/zero of=/dev/$vg/t3 bs=1M count=134 oflag=direct status=none
 sync
-refused 73 "thin pool $vg/pool is nearly full: 9" xb-snap create /dev/$vg/t1
+refused 73 "thin pool $vg-pool has only" xb-snap create /dev/$vg/t1
 lvremove -q -y $vg/t3
 xb-snap remove "$(xb-snap create --owner none /dev/$vg/t1)"
 

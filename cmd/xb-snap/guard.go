@@ -1,0 +1,291 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/cli"
+	"xen-backup/internal/lvm"
+	"xen-backup/internal/state"
+)
+
+// guard watches the rooms in which an owner has snapshots and gives snapshots up
+// before guests find none, until the owner is gone.
+func guard(env *cli.Env, args []string) error {
+	var ownerWord, dir string
+	flags := env.Flags()
+	flags.String(&ownerWord, "owner")
+	stateFlag(flags, &dir)
+	if err := noOperands(flags, args, "guard"); err != nil {
+		return err
+	}
+	owner, err := findOwner(ownerWord)
+	if err != nil {
+		return err
+	}
+	if owner == nobody {
+		return cli.Fail(cli.Usage, "guard needs a process as owner: it ends with it")
+	}
+	g := &guardian{env: env, owner: owner, dir: state.Find(dir), posts: make(map[string]*post), said: make(map[string]bool)}
+	// A signal waits for what is being given up: half of it helps nobody.
+	defer cli.OnSignal(g.giving.Lock)()
+	for !owner.dead() {
+		g.find()
+		time.Sleep(time.Second)
+	}
+	return g.leave()
+}
+
+// guardian is a guard at work.
+type guardian struct {
+	env   *cli.Env
+	owner owner
+	dir   state.Dir
+
+	volumes volumeWatch
+	posts   map[string]*post // by the room's ID
+	giving  sync.RWMutex     // held for reading while a snapshot is being given up
+
+	mutex sync.Mutex // of what follows
+	said  map[string]bool
+}
+
+// sayOnce says what can't be done.
+func (g *guardian) sayOnce(format string, args ...any) {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	if message := fmt.Sprintf(format, args...); !g.said[message] {
+		g.said[message] = true
+		g.env.Warn("%s", message)
+	}
+}
+
+// find looks for the rooms in which the owner has snapshots, and has each of them
+// watched. All snapshots there may be given up, but for those of others that live.
+func (g *guardian) find() {
+	files, err := fileSnapshots(g.dir)
+	if err != nil {
+		g.sayOnce("not all snapshots can be watched: %v", err)
+	}
+	var all []*existing
+	for _, s := range files {
+		all = append(all, s.existing())
+	}
+	volumes, err := g.volumes.list()
+	if err != nil {
+		g.sayOnce("not all snapshots can be watched: %v", err)
+	}
+	rooms, inside := make(map[string]*blockdev.Room), make(map[string][]*existing)
+	own := make(map[string]bool)
+	for _, e := range append(all, volumes...) {
+		if !e.Valid || e.Owner != g.owner && e.Owner != nobody && !e.Owner.dead() {
+			continue
+		}
+		room, err := e.room()
+		if err != nil && cli.StatusOf(err) != cli.NoInput { // else removed just now
+			g.sayOnce("snapshot %s can't be watched: %v", e.Snapshot, err)
+		}
+		if err == nil && room != nil {
+			rooms[room.ID], inside[room.ID] = room, append(inside[room.ID], e)
+			own[room.ID] = own[room.ID] || e.Owner == g.owner
+		}
+	}
+	for id, p := range g.posts {
+		if !own[id] {
+			p.set(nil)
+			delete(g.posts, id)
+		}
+	}
+	for id, is := range own {
+		if !is {
+			continue
+		}
+		if p := g.posts[id]; p != nil {
+			p.set(inside[id])
+			continue
+		}
+		g.posts[id] = &post{Room: rooms[id], snapshots: inside[id]}
+		go g.watch(g.posts[id])
+	}
+}
+
+// room returns the room that a snapshot takes from, nil if it shares none with guests.
+func (e *existing) room() (*blockdev.Room, error) {
+	switch e.Kind {
+	case "file":
+		return blockdev.FileRoom(e.Snapshot)
+	case "thin":
+		return lvm.Room(e.Snapshot)
+	}
+	return nil, nil
+}
+
+// post is a room that is watched, and the snapshots in it.
+type post struct {
+	*blockdev.Room
+	mutex     sync.Mutex
+	snapshots []*existing
+}
+
+func (p *post) set(snapshots []*existing) {
+	p.mutex.Lock()
+	p.snapshots = snapshots
+	p.mutex.Unlock()
+}
+
+func (p *post) get() []*existing {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	return p.snapshots
+}
+
+// A room is looked at once a second, and more often the nearer its floor is: not even
+// at 2 GiB/s does anybody get far below it unseen.
+const (
+	fastest  = 2 << 30 // bytes a second
+	shortest = 20 * time.Millisecond
+)
+
+func pause(margin int64) time.Duration {
+	seconds := min(1, float64(margin)/fastest)
+	return max(shortest, time.Duration(seconds*float64(time.Second)))
+}
+
+// watch watches a room as long as there are snapshots of ours in it.
+func (g *guardian) watch(p *post) {
+	for {
+		snapshots := p.get()
+		if len(snapshots) == 0 {
+			return
+		}
+		wait := time.Second
+		if err := p.Update(); err != nil {
+			g.sayOnce("cannot watch %s: %v", p.Name, err)
+		} else if p.Margin() > 0 || !g.giveUpOne(p, snapshots) {
+			wait = pause(p.Margin())
+		} else {
+			wait = 0 // whether that was enough
+		}
+		time.Sleep(wait)
+	}
+}
+
+// giveUpOne gives up the snapshot that is missed the least; false if none could be.
+func (g *guardian) giveUpOne(p *post, snapshots []*existing) bool {
+	var order [missedMost + 1][]*existing
+	for _, e := range snapshots {
+		how := g.missed(e)
+		order[how] = append(order[how], e)
+	}
+	for _, e := range slices.Concat(order[:]...) {
+		if g.giveUp(e, p) {
+			return true
+		}
+	}
+	return false
+}
+
+const missedMost = 3
+
+// missed tells how much a snapshot is missed: a leftover, one that waits for its turn,
+// one that is being read, and one that somebody wanted to keep.
+func (g *guardian) missed(e *existing) int {
+	switch {
+	case e.Owner == nobody:
+		return missedMost
+	case e.Owner != g.owner:
+		return 0
+	}
+	if open, err := blockdev.IsOpen(e.Snapshot); open && err == nil {
+		return 2
+	}
+	return 1
+}
+
+func (g *guardian) giveUp(e *existing, p *post) bool {
+	g.giving.RLock()
+	defer g.giving.RUnlock()
+	err := e.giveUp()
+	switch {
+	case cli.StatusOf(err) == cli.NoInput: // it is gone already
+	case err != nil:
+		g.sayOnce("cannot give up snapshot %s: %v", e.Snapshot, err)
+	default:
+		g.env.Warn("snapshot %s given up: %s has only %s free, which the guests need", e.Snapshot, p.Name, cli.FormatSize(p.Free))
+		g.env.Print(e.Snapshot + "\n") // whether or not it is read, the watch goes on
+	}
+	return err == nil
+}
+
+// leave removes what the owner has left: nobody would watch it any more. If the owner
+// was killed there may be readers that go on, but nobody will hear of their success.
+func (g *guardian) leave() error {
+	all, _, err := taken(g.dir)
+	errs := []error{err}
+	for _, e := range all {
+		if e.Owner == g.owner && e.giveUp != nil {
+			errs = append(errs, g.removeLeft(e))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (g *guardian) removeLeft(e *existing) error {
+	g.giving.RLock()
+	defer g.giving.RUnlock()
+	if err := e.giveUp(); err != nil && cli.StatusOf(err) != cli.NoInput {
+		return err
+	}
+	err := e.remove()
+	if cli.StatusOf(err) == cli.NoInput { // somebody else was quicker
+		return nil
+	}
+	if err == nil {
+		g.env.Warn("snapshot %s removed: its owner is gone", e.Snapshot)
+		err = g.env.Print(e.Snapshot + "\n")
+	}
+	return err
+}
+
+// volumeWatch lists the thin snapshots that xb-snap took. LVM is asked only when there
+// is another set of them, and in the background: it may have to wait for its locks,
+// and the file systems must be watched meanwhile.
+type volumeWatch struct {
+	sync.Mutex
+	names   []string // active devices that look like our snapshots, when LVM was asked
+	asking  bool
+	volumes []*existing
+	err     error
+}
+
+// list returns what LVM said last.
+func (w *volumeWatch) list() ([]*existing, error) {
+	w.Lock()
+	defer w.Unlock()
+	names := blockdev.VolumeSnapshots()
+	if !w.asking && (w.err != nil || !slices.Equal(names, w.names)) {
+		w.asking, w.names = true, names
+		go w.ask()
+	}
+	return w.volumes, w.err
+}
+
+func (w *volumeWatch) ask() {
+	volumes, err := lvm.List()
+	w.Lock()
+	defer w.Unlock()
+	w.asking, w.err = false, err
+	if err != nil {
+		return
+	}
+	w.volumes = nil
+	for _, v := range volumes.Tagged(tag) {
+		if isOurs(v) && v.Thin() {
+			w.volumes = append(w.volumes, existingVolume(v))
+		}
+	}
+}

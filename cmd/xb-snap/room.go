@@ -1,0 +1,104 @@
+package main
+
+import (
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/cli"
+	"xen-backup/internal/lvm"
+	"xen-backup/internal/state"
+)
+
+// rooms are the file systems and thin pools that new snapshots share with guests. With
+// a snapshot, each block that a guest rewrites takes a new one there.
+type rooms struct {
+	size int64 // as --size: what is written to a disk while it has a snapshot
+	byID map[string]*demand
+}
+
+// demand is what the guests may take of a room on account of snapshots.
+type demand struct {
+	*blockdev.Room
+	need int64
+}
+
+func newRooms(size int64) *rooms { return &rooms{size, make(map[string]*demand)} }
+
+// add counts a disk: of it no more is rewritten than it has.
+func (r *rooms) add(disk *blockdev.File) error {
+	room, err := disk.Room()
+	if cli.StatusOf(err) == cli.BadSnapshot { // a pool that has failed: nothing is lost yet
+		return cli.Fail(cli.CantCreate, "%w", err)
+	}
+	if err != nil || room == nil {
+		return err
+	}
+	allocated, err := disk.Allocated()
+	if err != nil {
+		return err
+	}
+	d := r.byID[room.ID]
+	if d == nil {
+		d = &demand{Room: room}
+		r.byID[room.ID] = d
+	}
+	d.need += min(r.size, allocated)
+	return nil
+}
+
+// check tells whether there is room for all: for the disks that were added, which are
+// sources, and for those of which there is a snapshot already. (A second one of the
+// same disk costs nothing more: a block that is rewritten takes a new one once.)
+func (r *rooms) check(sources map[string]string, volumes *lvm.Volumes, dir state.Dir) error {
+	if len(r.byID) == 0 {
+		return nil
+	}
+	held := make(map[string]bool)
+	files, _ := fileSnapshots(dir) // one that can't be read is somebody else's error
+	for _, s := range files {
+		held[s.Origin] = !s.existing().givenUp || held[s.Origin]
+	}
+	if volumes != nil {
+		for _, v := range volumes.Tagged(tag) {
+			if e := existingVolume(v); isOurs(v) && v.Thin() && !e.givenUp {
+				held[e.Origin] = true
+			}
+		}
+	}
+	for origin, is := range held {
+		if is && sources[origin] == "" {
+			r.addHeld(origin)
+		}
+	}
+	for _, d := range r.byID {
+		if err := d.check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addHeld counts a disk that has a snapshot, if it shares a room with the sources.
+// Whatever keeps it from being looked at, the new snapshots are not at fault.
+func (r *rooms) addHeld(origin string) {
+	disk, err := blockdev.Open(origin)
+	if err != nil {
+		return
+	}
+	defer disk.Close()
+	if room, err := disk.Room(); err == nil && room != nil && r.byID[room.ID] != nil {
+		r.add(disk)
+	}
+}
+
+func (d *demand) check() error {
+	if d.Free-d.Floor() <= d.need {
+		return cli.Fail(cli.CantCreate, "%s has only %s free: %s are for the guests, and while there are snapshots "+
+			"their writes may take %s more: make room there, or expect less with --size",
+			d.Name, cli.FormatSize(d.Free), cli.FormatSize(d.Floor()), cli.FormatSize(d.need))
+	}
+	if d.MetaSize > 0 && d.MetaFree <= d.MetaFloor() {
+		return cli.Fail(cli.CantCreate, "%s has only %s of its metadata free, and %s are for the guests: "+
+			"extend it (lvextend --poolmetadatasize +SIZE VG/POOL)",
+			d.Name, cli.FormatSize(d.MetaFree), cli.FormatSize(d.MetaFloor()))
+	}
+	return nil
+}

@@ -1,0 +1,228 @@
+package blockdev
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/cli"
+)
+
+// Room is what images share that take more of it as they are written to: that of a
+// file system with their files, or of a thin pool.
+//
+// Below a snapshot each block that a guest rewrites takes a new one, so it is the
+// guest that finds no room: its disk then answers with an error, or not at all.
+type Room struct {
+	ID   string // the same for everything that shares it
+	Name string // in words: "the file system of /srv", "thin pool vg0-pool-tpool"
+
+	Size, Free         int64 // bytes that anybody may use
+	MetaSize, MetaFree int64 // of a pool's metadata; else 0
+
+	path string // a file on the file system
+	pool uint64 // device number of the pool; 0: a file system
+}
+
+// The floor: how much is left to the guests. What is free may be taken down to it.
+const (
+	minFloor      = 256 << 20 // bytes, of a file system
+	floorPercent  = 1         // of a file system
+	poolPercent   = 5         // of a pool's data
+	poolMetaShare = 10        // percent of a pool's metadata
+)
+
+// Floor returns the bytes that are to stay free for the guests.
+func (r *Room) Floor() int64 {
+	if r.pool != 0 {
+		return r.Size / 100 * poolPercent
+	}
+	return max(minFloor, r.Size/100*floorPercent)
+}
+
+// MetaFloor is the same of a pool's metadata.
+func (r *Room) MetaFloor() int64 { return r.MetaSize / 100 * poolMetaShare }
+
+// Margin returns how many bytes can be taken until the floor is reached; below it,
+// it is negative. A block of a pool, of 64 KiB or more, costs at most a block of the
+// metadata, of 4 KiB: one that is copied because a snapshot has it too.
+func (r *Room) Margin() int64 {
+	margin := r.Free - r.Floor()
+	if r.pool != 0 {
+		margin = min(margin, (r.MetaFree-r.MetaFloor())*16)
+	}
+	return margin
+}
+
+// Room returns the room that the file takes from when it is written to, nil if it
+// shares none with others: a device that is no thin volume.
+func (f *File) Room() (*Room, error) {
+	if !f.block {
+		return FileRoom(f.path)
+	}
+	d, err := f.deviceMapper()
+	if err != nil || d == nil || !d.Thin() {
+		return nil, err
+	}
+	return d.Room()
+}
+
+// Room returns the pool of a thin volume.
+func (d *DM) Room() (*Room, error) {
+	pool, err := d.poolNumber()
+	if err != nil {
+		return nil, err
+	}
+	r := &Room{ID: "pool " + majorMinor(pool), pool: pool}
+	return r, r.Update()
+}
+
+// FileRoom returns the file system of a file.
+func FileRoom(path string) (*Room, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, openError(path, err)
+	}
+	defer f.Close()
+	var stat unix.Stat_t
+	var fs unix.Statfs_t
+	if err := unix.Fstat(int(f.Fd()), &stat); err != nil {
+		return nil, pathError("stat", path, err)
+	}
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
+		return nil, pathError("ask the file system of", path, err)
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return nil, err
+	}
+	r := &Room{ID: "file system " + majorMinor(stat.Dev), Name: "the file system of " + filepath.Dir(path), path: path}
+	if fs.Type == unix.BTRFS_SUPER_MAGIC { // each of its subvolumes has a device number of its own
+		if r.ID, err = btrfsID(f); err != nil {
+			return nil, pathError("ask the file system of", path, err)
+		}
+	}
+	return r, r.Update()
+}
+
+// btrfsID returns the UUID of a btrfs: struct btrfs_ioctl_fs_info_args in
+// linux/btrfs.h, max_id u64, num_devices u64, fsid [16].
+func btrfsID(f *os.File) (string, error) {
+	const fsInfo = 2<<30 | 1024<<16 | 0x94<<8 | 31 // _IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)
+	var info [1024]byte
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fsInfo, uintptr(unsafe.Pointer(&info[0]))); errno != 0 {
+		return "", errno
+	}
+	return fmt.Sprintf("btrfs %x", info[16:32]), nil
+}
+
+// Update measures again what is free.
+func (r *Room) Update() error {
+	if r.pool != 0 {
+		d, err := DeviceMapper(r.pool)
+		if err != nil {
+			return err
+		}
+		if d == nil {
+			return cli.Fail(cli.Unavailable, "%s is gone", r.Name)
+		}
+		p, err := d.parsePool()
+		if err != nil {
+			return err
+		}
+		r.Name = "thin pool " + strings.TrimSuffix(d.Name, "-tpool")
+		r.Size, r.Free = p.Data, p.Data-p.DataUsed
+		r.MetaSize, r.MetaFree = p.Meta, p.Meta-p.MetaUsed
+		return nil
+	}
+	// Of the file and not of its directory: a quota of the project may bound it.
+	var fs unix.Statfs_t
+	if err := unix.Statfs(r.path, &fs); err != nil {
+		return pathError("ask the file system of", r.path, err)
+	}
+	r.Size, r.Free = int64(fs.Blocks)*fs.Bsize, int64(fs.Bavail)*fs.Bsize
+	return nil
+}
+
+// Allocated returns how many bytes an image has taken: of a sparse file or a thin
+// volume only what was ever written.
+func (f *File) Allocated() (int64, error) {
+	if !f.block {
+		var stat unix.Stat_t
+		err := unix.Fstat(int(f.f.Fd()), &stat)
+		return stat.Blocks * 512, pathError("stat", f.path, err)
+	}
+	d, err := f.deviceMapper()
+	if err != nil || d == nil || !d.Thin() {
+		return f.size, err
+	}
+	// Its status: sectors that are mapped, the highest one of them (dm-thin.c).
+	mapped, err := strconv.ParseInt(strings.Fields(d.Targets[0].Status + " -")[0], 10, 64)
+	if err != nil {
+		return 0, cli.Fail(cli.Unavailable, "thin volume %s does not work: its status is %q", f.path, d.Targets[0].Status)
+	}
+	return mapped * 512, nil
+}
+
+// Pool is what the kernel says of a thin pool, in bytes.
+type Pool struct {
+	BlockSize      int64
+	Data, DataUsed int64
+	Meta, MetaUsed int64
+}
+
+// Pool returns the pool of a thin volume.
+func (d *DM) Pool() (*Pool, error) {
+	number, err := d.poolNumber()
+	if err != nil {
+		return nil, err
+	}
+	pool, err := DeviceMapper(number)
+	if err != nil {
+		return nil, err
+	}
+	if pool == nil {
+		return nil, cli.Fail(cli.Unavailable, "the pool of %s is gone", d.Name)
+	}
+	return pool.parsePool()
+}
+
+// poolNumber returns the device number of a thin volume's pool, the first word of its
+// table.
+func (d *DM) poolNumber() (uint64, error) {
+	if d.Thin() {
+		word, _, _ := strings.Cut(d.Targets[0].Params, " ")
+		if number, err := parseMajorMinor(word, 10); err == nil {
+			return number, nil
+		}
+	}
+	return 0, cli.Fail(cli.Internal, "%s has no thin pool", d.Name)
+}
+
+// parsePool reads the status of a thin pool (Documentation/admin-guide/
+// device-mapper/thin-provisioning.rst): transaction id, used/total metadata blocks
+// of 4 KiB, used/total data blocks, ... One that has failed has a word in their
+// place, and its status is BadSnapshot.
+func (d *DM) parsePool() (*Pool, error) {
+	if len(d.Targets) != 1 || d.Targets[0].Type != "thin-pool" {
+		return nil, cli.Fail(cli.Internal, "%s is no thin pool", d.Name)
+	}
+	status, params := d.Targets[0].Status, strings.Fields(d.Targets[0].Params)
+	var p Pool
+	var transaction, block int64
+	_, err := fmt.Sscanf(status, "%d %d/%d %d/%d", &transaction, &p.MetaUsed, &p.Meta, &p.DataUsed, &p.Data)
+	if err == nil && len(params) > 2 {
+		block, err = strconv.ParseInt(params[2], 10, 64)
+	}
+	if err != nil || p.Meta == 0 || block == 0 {
+		return nil, cli.Fail(cli.BadSnapshot, "thin pool %s does not work: its status is %q", d.Name, status)
+	}
+	p.BlockSize = block * 512
+	p.Data, p.DataUsed = p.Data*p.BlockSize, p.DataUsed*p.BlockSize
+	p.Meta, p.MetaUsed = p.Meta*4096, p.MetaUsed*4096
+	return &p, nil
+}

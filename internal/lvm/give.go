@@ -1,0 +1,68 @@
+package lvm
+
+import (
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/cli"
+)
+
+// GivenUp tells whether a volume is a snapshot whose content GiveUp took away.
+func GivenUp(v *Volume) bool {
+	d, err := lookAt(v.Path())
+	return err == nil && d.dm.GivenUp()
+}
+
+// Room returns the pool of the thin volume at path, nil if it is none.
+func Room(path string) (*blockdev.Room, error) {
+	d, err := lookAt(path)
+	if err != nil || !d.dm.Thin() {
+		return nil, err
+	}
+	return d.dm.Room()
+}
+
+// GiveUp takes a thin snapshot's content away and gives its room back to the pool at
+// once, though somebody reads it. The volume stays, answering every read with an
+// error, until it is removed: LVM, whose commands would refuse now and take their time,
+// finds no fault with what the kernel has deleted already.
+func GiveUp(v *Volume) error {
+	// While it is open here LVM can't remove it, so its number in the pool stays its own.
+	f, err := os.Open(v.Path())
+	if err != nil {
+		return cli.OpenFailed(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	dm, err := blockdev.DeviceMapper(info.Sys().(*syscall.Stat_t).Rdev)
+	switch {
+	case err != nil:
+		return err
+	case dm == nil || dm.UUID != v.dmUUID():
+		return cli.Fail(cli.Busy, "%s has become another device", v.Path())
+	case dm.GivenUp():
+		return cli.Fail(cli.NoInput, "%s was given up already", v.Path())
+	case !dm.Thin() || len(dm.Targets) != 1:
+		return cli.Fail(cli.Internal, "%s is no thin volume", v.Path())
+	}
+	d := &device{v.Path(), dm}
+	pool, err := d.pool()
+	if err != nil {
+		return err
+	}
+	// Neither waits for udev, which may wait for the pool.
+	const limit = 30 * time.Second
+	if err := run(limit, io.Discard, "dmsetup", "wipe_table", "--noflush", "--nolockfs", "--noudevsync", dm.Name); err != nil {
+		return cli.Fail(cli.IOError, "cannot take %s away from its readers: %w", v.Path(), err)
+	}
+	if err := run(limit, io.Discard, "dmsetup", "message", pool.dm.Name, "0", "delete "+d.param(1)); err != nil {
+		return cli.Fail(cli.IOError, "cannot give the room of %s back: %w", v.Path(), err)
+	}
+	return nil
+}

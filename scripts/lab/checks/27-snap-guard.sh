@@ -1,0 +1,93 @@
+#!/bin/bash
+# A guest on a thin pool finds room although its snapshots are held: they are given up first.
+vg=xblab0
+pool=$vg-pool-tpool
+thinpool dom0a $vg/pool 400M
+mkthin dom0a $vg/pool t1 200M
+mkthin dom0a $vg/pool t2 8M
+fill dom0a /dev/$vg/t1
+fill dom0a /dev/$vg/t2
+: >empty
+xb-sig empty >sig
+used() { dmsetup status $pool | sed -E 's|.* ([0-9]+)/([0-9]+) [^ ]+ rw .*|\1 \2|'; } # data blocks; fails once the pool is not written to any more
+check_is() { until got=0 && { xb-snap check "$1" >/dev/null 2>&1 || got=$?; } && [ $got = "$2" ]; do sleep 0.1; done; }
+guard() {
+	xb-snap guard --owner $$ >guarded 2>said &
+	guard=$!
+}
+
+# guest PASSES: rewrites its disk, as fast as it can, and notes each time how full the pool was.
+guest() {
+	for ((pass = 0; pass < $1; pass++)); do
+		for ((at = 0; at < 200; at += 20)); do
+			dd if=/dev/urandom of=/dev/$vg/t1 bs=1M count=20 seek=$at oflag=direct conv=notrunc status=none || return
+			used >>uses
+		done
+	done
+}
+
+echo "--- room for the snapshots"
+refused 73 "thin pool $vg-pool has only 192.0 MiB free: 20.0 MiB are for the guests, .* may take 208.0 MiB more" xb-snap create /dev/$vg/t1 /dev/$vg/t2
+xb-snap remove "$(xb-snap create --size 160M --owner none /dev/$vg/t1)"
+
+echo "--- a slow copy of a disk that is rewritten"
+guard
+mapfile -t snaps < <(xb-snap create --size 100M --owner $$ /dev/$vg/t2 /dev/$vg/t1)
+kept=$(xb-snap create --size 100M --owner none /dev/$vg/t2)
+xb-delta --bwlimit 100K "${snaps[1]}" <sig >d.delta 2>reader &
+reader=$!
+until [ -s d.delta ]; do sleep 0.05; done
+guest 2
+status 82 wait $reader
+grep "given up: the guest needs the room" reader
+refused 65 . xb-delta --info d.delta
+awk '$1 >= $2 { print "the pool was full"; exit 1 }' uses
+sort -n uses | tail -n 1
+diff guarded - <<X2
+${snaps[0]}
+${snaps[1]}
+X2
+grep "given up: thin pool $vg-pool has only" said
+for snap in "${snaps[@]}"; do
+	refused 82 "given up: the guest needs the room" xb-snap check "$snap"
+	refused 82 "given up: the guest needs the room" xb-delta --signature sig "$snap"
+	xb-snap list | grep -P "^$snap\t.*\tgiven up\t"
+done
+xb-snap check "$kept"
+lvs -a $vg >/dev/null
+mkthin dom0a $vg/pool t3 4M # LVM goes on as before
+lvremove -q -y $vg/t3
+xb-snap remove "${snaps[@]}"
+equal "$(xb-snap list | cut -f1)" "$kept" "what is left"
+
+echo "--- the owner is killed: nobody watches any more, so nothing stays"
+kill $guard
+status 143 wait $guard
+sleep 1000 &
+owner=$!
+xb-snap guard --owner $owner >guarded 2>said &
+guard=$!
+snap=$(xb-snap create --size 100M --owner $owner /dev/$vg/t1)
+mkfifo slowly
+xb-delta "$snap" <slowly >d.delta 2>reader &
+reader=$!
+exec 7>slowly
+until fuser -s "$snap"; do sleep 0.05; done
+kill -KILL $owner
+check_is "$snap" 82
+cat sig >&7
+exec 7>&-
+status 82 wait $reader
+status 0 wait $guard
+equal "$(cat guarded)" "$snap" "what the guard removed"
+equal "$(xb-snap list | cut -f1)" "$kept" "what is left"
+
+echo "--- it is killed between the two steps"
+snap=$(xb-snap create --size 100M --owner none /dev/$vg/t1)
+before=$(used)
+dmsetup wipe_table "$snap"
+refused 82 "given up" xb-snap check "$snap"
+xb-snap remove "$snap" "$kept"
+equal "$(used)" "$before" "the pool"
+equal "$(xb-snap list)" "" "list at the end"
+equal "$(find /dev/$vg /dev/mapper -name '*xb-*')" "" "device nodes at the end"

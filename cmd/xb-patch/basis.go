@@ -94,14 +94,17 @@ func (p *patcher) proveBasis(d rdiff.Delta, basis *state.Record) error {
 	if p.file == nil {
 		return nil // a basis of 0 bytes has one digest
 	}
-	witness := p.file.Witness(basis.Size)
+	p.basis = p.beginProof(basis.Size)
 	for _, r := range []*state.Record{p.device.LoadSeen(), p.record} {
-		if (r.Phase == state.Seen || r.Phase == state.Clean) && r.SameImage(basis) && blockdev.Untouched(r.Witness, witness) {
+		if (r.Phase == state.Seen || r.Phase == state.Clean) && r.SameImage(basis) && blockdev.Untouched(r.Witness, p.basis.witness) {
 			return nil
 		}
 	}
 	p.env.Info("%s: reading all of it to prove that it is the delta's basis", p.target)
 	found, err := p.digest(d.Header, basis.Size, "proving")
+	if err == nil {
+		err = p.check(p.basis)
+	}
 	if err != nil {
 		return err
 	}

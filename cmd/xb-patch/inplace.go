@@ -127,7 +127,10 @@ func (c *inPlace) beginOnce() error {
 		}
 		c.target.Target = c.file
 	}
-	err := c.remember(&state.Record{Phase: state.Incomplete, Peer: c.peerName()})
+	err := c.beginWrites(c.header.Size)
+	if err == nil {
+		err = c.remember(&state.Record{Phase: state.Incomplete, Peer: c.peerName()})
+	}
 	if err != nil && created {
 		err = errors.Join(err, c.uncreateTarget())
 	}
@@ -171,7 +174,7 @@ func (c *inPlace) receive(in io.Reader) (rdiff.Delta, error) {
 			return cli.Fail(cli.BadStream, "a delta whose source's size was not known beforehand cannot be applied in place: leave --in-place out")
 		}
 		c.header = h
-		return c.patcher.begin(h)
+		return errors.Join(c.checkLonger(h.Size), c.patcher.begin(h))
 	}
 	done := func(literal, end int64) {
 		c.received(literal, end)
@@ -183,6 +186,17 @@ func (c *inPlace) receive(in io.Reader) (rdiff.Delta, error) {
 	return d, c.notBasis(err)
 }
 
+// checkLonger refuses a file that the image would cut. That it was so long when its signature
+// was made is only known at the delta's end, and then it is half overwritten: somebody may
+// have appended to it since. What is a mix already has nothing to lose.
+func (c *inPlace) checkLonger(size int64) error {
+	if c.basis != nil || c.file == nil || c.file.IsBlock() || c.size() <= size || c.record.Phase == state.Incomplete {
+		return nil
+	}
+	return cli.Fail(cli.NotBasis, "%s has %d bytes and the image %d: what is behind that would be cut off unproved; without --in-place it is safe",
+		c.options.target, c.size(), size)
+}
+
 // lateTarget is a target that may be created only when a frame has proved right.
 // Until then nothing is read of it: it has no blocks.
 type lateTarget struct{ rdiff.Target }
@@ -192,29 +206,26 @@ func (c *inPlace) complete(d rdiff.Delta) error {
 	if err := errors.Join(c.file.Truncate(d.Source.Size), c.file.Sync()); err != nil {
 		return err
 	}
-	// What the trail has read may have been written since by somebody who is gone by
-	// now: then there is no witness that it was not.
-	witness := ""
-	var found stream.Digest
-	var err error
-	if c.trail == nil {
-		if found, err = c.digest(d.Header, d.Source.Size, "reading back"); err == nil {
-			witness = c.file.Witness(d.Source.Size)
-		}
-	} else {
-		found, err = c.trail.Digest()
-	}
+	witness, err := c.proveCopy(d)
 	if err != nil {
 		return err
 	}
-	if found != d.Source {
-		return cli.Fail(cli.NotBasis, "%s does not hold the source's image: it holds %s, the source is %s",
-			c.target, imageRecord(d.Header, found), imageRecord(d.Header, d.Source))
-	}
-	if err := c.checkUnused(); err != nil {
-		return err
-	}
 	return c.setClean(d, witness)
+}
+
+// proveCopy demands it by what the trail has read, or reads all of the target.
+func (c *inPlace) proveCopy(d rdiff.Delta) (witness string, err error) {
+	if c.trail == nil {
+		return c.proveWhole(d)
+	}
+	found, err := c.trail.Digest()
+	if err == nil && found != d.Source {
+		err = c.notSource(d, found)
+	}
+	if err != nil {
+		return "", err
+	}
+	return c.endWrites(d)
 }
 
 // incomplete adds to an error what is to be done about a half-written target.

@@ -115,6 +115,9 @@ func (p *patcher) beginApply(d rdiff.Delta, s *spool) error {
 		if err := p.checkUnused(); err != nil {
 			return err
 		}
+		if err := p.beginWrites(max(d.Basis.Size, d.Source.Size)); err != nil {
+			return err
+		}
 		return p.recordApply(d, s)
 	}
 	// Before the state speaks of it: a file that somebody else makes meanwhile must
@@ -122,7 +125,10 @@ func (p *patcher) beginApply(d rdiff.Delta, s *spool) error {
 	if err := p.createTarget(); err != nil {
 		return err
 	}
-	err := p.recordApply(d, s)
+	err := p.beginWrites(d.Source.Size)
+	if err == nil {
+		err = p.recordApply(d, s)
+	}
 	if err != nil && p.phase() != state.Applying {
 		err = errors.Join(err, p.uncreateTarget())
 	}
@@ -169,7 +175,7 @@ func (p *patcher) apply(d rdiff.Delta, s *spool) error {
 	}
 	defer image.Close()
 	if err := rdiff.CheckWritten(p.replay(s, "reading back"), d, image); err != nil {
-		return fmt.Errorf("%s: %w", p.target, err)
+		return p.misread(fmt.Errorf("%s: %w", p.target, err))
 	}
 	return p.finish(d, s)
 }
@@ -179,10 +185,11 @@ func (p *patcher) finish(d rdiff.Delta, spool *spool) error {
 	if s := cli.StatusOf(err); s == cli.Busy || s == cli.NoInput { // replaced or removed; else nobody knows
 		return errors.Join(err, p.disown(spool))
 	}
-	if err := p.checkUnused(); err != nil {
-		return err
+	witness, err := p.endWrites(d)
+	if err == nil {
+		err = p.setClean(d, witness)
 	}
-	if err := p.setClean(d, p.file.Witness(d.Source.Size)); err != nil {
+	if err != nil {
 		return err
 	}
 	spool.remove()

@@ -52,7 +52,11 @@ func (p *patcher) recover() error {
 			return err
 		}
 	}
+	p.basis = p.beginProof(max(d.Basis.Size, d.Source.Size))
 	if err := p.proveRest(d, s); err != nil {
+		return err
+	}
+	if err := p.beginWrites(max(d.Basis.Size, d.Source.Size)); err != nil {
 		return err
 	}
 	defer cli.OnSignal(p.interrupted)()

@@ -22,8 +22,10 @@ type patcher struct {
 
 	identity string
 	device   *state.Device
-	record   *state.Record  // as it was when the lock was taken
-	file     *blockdev.File // nil: to be created
+	record   *state.Record   // as it was when the lock was taken
+	file     *blockdev.File  // nil: to be created
+	basis    *proof          // of what the target held before the first write; nil: it need not be proved
+	guard    *blockdev.Guard // of the writes; nil: none was begun
 	lock     *state.Lock
 	start    time.Time
 	read     *cli.Progress
@@ -122,6 +124,9 @@ func (p *patcher) close() {
 	if p.read != nil {
 		p.beat.Stop()
 		p.read.Stop()
+	}
+	if p.guard != nil {
+		p.guard.Close()
 	}
 	if p.file != nil {
 		p.file.Close()

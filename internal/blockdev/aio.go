@@ -55,7 +55,7 @@ func (f *File) inBatches(direct *os.File, opcode uint16, ranges []Range, one fun
 		for n < min(len(ranges), maxBatch) && direct != nil && f.aligned(ranges[n]) {
 			n++
 		}
-		if n < 2 || submit(direct, opcode, ranges[:n]) != nil {
+		if n < 2 || f.submit(direct, opcode, ranges[:n]) != nil {
 			n = max(n, 1)
 			for _, r := range ranges[:n] {
 				if err := one(r); err != nil {
@@ -66,6 +66,16 @@ func (f *File) inBatches(direct *os.File, opcode uint16, ranges []Range, one fun
 		ranges = ranges[n:]
 	}
 	return nil
+}
+
+func (f *File) submit(direct *os.File, opcode uint16, ranges []Range) error {
+	err := submit(direct, opcode, ranges)
+	if err == nil && opcode == pwrite {
+		for _, r := range ranges {
+			f.own.written.Add(int64(len(r.Buf)))
+		}
+	}
+	return err
 }
 
 // aligned tells whether O_DIRECT takes a range as it is.

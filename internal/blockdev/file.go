@@ -31,6 +31,8 @@ type File struct {
 
 	direct *os.File // the same regular file with O_DIRECT, for large or many writes; nil: none
 
+	own ownWrites // to a device
+
 	discard     int64 // see discardable; 0: not found out yet
 	discardOnce sync.Once
 }
@@ -134,6 +136,7 @@ func (f *File) WriteAt(b []byte, off int64) (int, error) {
 		return f.writeFile(b, off)
 	}
 	n, err := f.f.WriteAt(b[:directPart(b, off, f.align)], off)
+	f.own.written.Add(int64(n))
 	if err != nil || n == len(b) {
 		return n, err
 	}
@@ -145,7 +148,9 @@ func (f *File) WriteAt(b []byte, off int64) (int, error) {
 		return n, err
 	}
 	copied := copy(sectors[skip:], b[n:])
-	if _, err := f.f.WriteAt(sectors, at-skip); err != nil {
+	m, err := f.f.WriteAt(sectors, at-skip)
+	f.own.written.Add(int64(m))
+	if err != nil {
 		return n, err
 	}
 	return n + copied, nil

@@ -19,7 +19,9 @@ import (
 // partition the same of its disk too; of a loop device also the witness of what is below.
 // It is "" where any of it is not to be had; then nothing is known. Writes still in the
 // page cache are synced first, so that they count.
-func (f *File) Witness(size int64) string {
+func (f *File) Witness(size int64) string { return f.witness(&witness{size: size}) }
+
+func (f *File) witness(w *witness) string {
 	if f.Sync() != nil {
 		return ""
 	}
@@ -37,8 +39,8 @@ func (f *File) Witness(size int64) string {
 	if !f.block {
 		kind = "file"
 	}
-	w := witness{size: size, parts: []string{kind, strings.TrimSpace(string(boot))}}
-	w.of(&stat)
+	w.parts = []string{kind, strings.TrimSpace(string(boot))}
+	w.of(fmt.Sprintf("/proc/self/fd/%d", f.f.Fd()), &stat)
 	return w.String()
 }
 
@@ -66,6 +68,7 @@ const snapshotsMark = " with snapshots "
 // witness is what is gathered for a Witness.
 type witness struct {
 	size      int64
+	guard     *Guard   // for which the writes of its own file do not count; may be nil
 	parts     []string // one of them "": nothing is known
 	snapshots []string // identities of the dm-snapshots that could be merged into it
 }
@@ -83,9 +86,13 @@ func (w *witness) String() string {
 
 func (w *witness) add(part string) { w.parts = append(w.parts, part) }
 
-func (w *witness) of(stat *unix.Stat_t) {
+func (w *witness) of(path string, stat *unix.Stat_t) {
 	switch stat.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
+		if w.guard != nil {
+			w.add(w.guard.closings(path, stat))
+			return
+		}
 		w.add(fileWitness(stat))
 	case unix.S_IFBLK:
 		w.ofDevice(stat.Rdev)
@@ -97,12 +104,16 @@ func (w *witness) of(stat *unix.Stat_t) {
 func (w *witness) ofDevice(rdev uint64) {
 	sys := sysDir(rdev)
 	w.add(majorMinor(rdev))
-	w.add(countersOf(sys))
+	c := countersOf(sys)
+	if w.guard != nil {
+		c = c.minus(w.guard.own())
+	}
+	w.add(c.String())
 	disk := sys
 	if exists(sys + "/partition") { // writes to its disk count only there
 		disk = sys + "/.."
 		w.add(readLine(sys + "/start"))
-		w.add(countersOf(disk))
+		w.add(besidePartitions(disk).String())
 	}
 	switch {
 	case exists(disk + "/loop/backing_file"): // writes below a loop device count nowhere
@@ -135,7 +146,7 @@ func (w *witness) ofLoop(sys string) {
 	}
 	w.add(fmt.Sprintf("from %d", info.Offset))
 	w.size = -1
-	w.of(&stat)
+	w.of(readLine(sys+"/loop/backing_file"), &stat)
 }
 
 // fileWitness tells a state of a regular file from those before and after it.
@@ -160,20 +171,68 @@ func settled(stat *unix.Stat_t) {
 	}
 }
 
-// countersOf is what the kernel counts of the device with this folder in sysfs;
-// "" if it doesn't count.
-func countersOf(sys string) string {
+// counters are what the kernel counts of a device.
+type counters struct {
+	seq                string // tells a reused number apart, on kernels that have it
+	written, discarded int64  // sectors of 512 bytes
+}
+
+// String is "" for nil: nothing is known.
+func (c *counters) String() string {
+	if c == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s sectors written %d discarded %d", c.seq, c.written, c.discarded)
+}
+
+func (c *counters) minus(o *counters) *counters {
+	if c == nil || o == nil {
+		return nil
+	}
+	return &counters{c.seq, c.written - o.written, c.discarded - o.discarded}
+}
+
+// countersOf returns those of the device with this folder in sysfs; nil if it doesn't count.
+func countersOf(sys string) *counters {
 	for _, queue := range []string{"/queue", "/../queue"} { // of a device, of a partition
 		if readLine(sys+queue+"/iostats") == "0" {
-			return "" // the counters stand still
+			return nil // the counters stand still
 		}
 	}
 	fields := strings.Fields(readLine(sys + "/stat")) // Documentation/block/stat.rst
 	if len(fields) < 15 {
-		return ""
+		return nil
 	}
-	seq := readLine(sys + "/diskseq") // tells a reused number apart, on kernels that have it
-	return fmt.Sprintf("%s sectors written %s discarded %s", seq, fields[6], fields[13])
+	c := &counters{seq: readLine(sys + "/diskseq")}
+	if _, err := fmt.Sscan(fields[6]+" "+fields[13], &c.written, &c.discarded); err != nil {
+		return nil
+	}
+	return c
+}
+
+// besidePartitions returns what was written to a disk, but not to one of its partitions:
+// the disk counts those writes too, and what becomes of another partition does not matter
+// to one. The numbers are in several files, which are read until they are of one moment.
+func besidePartitions(disk string) *counters {
+	disk, err := filepath.EvalSymlinks(disk)
+	if err != nil {
+		return nil
+	}
+	for range 1000 {
+		c := countersOf(disk)
+		partitions, err := filepath.Glob(disk + "/*/partition")
+		if c == nil || err != nil {
+			return nil
+		}
+		beside := c
+		for _, p := range partitions {
+			beside = beside.minus(countersOf(filepath.Dir(p)))
+		}
+		if again := countersOf(disk); again != nil && *again == *c {
+			return beside
+		}
+	}
+	return nil
 }
 
 func sysDir(rdev uint64) string { return "/sys/dev/block/" + majorMinor(rdev) }

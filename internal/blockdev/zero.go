@@ -51,6 +51,7 @@ func (f *File) zeroOut(off, n int64) error {
 	} else if errno != 0 {
 		return pathError("zero", f.path, errno)
 	}
+	f.own.written.Add(int64(whole[1]))
 	return f.writeZeroes(off+int64(whole[1]), n%f.align)
 }
 
@@ -74,6 +75,7 @@ func (f *File) discardRange(off, n int64) (done bool, err error) {
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.f.Fd(), unix.BLKDISCARD, uintptr(unsafe.Pointer(&whole))); errno != 0 {
 		return false, nil // zeroOut will tell if it is more than "not supported"
 	}
+	f.own.discarded.Add(n)
 	buf := Buffer(1 << 20)
 	for end := off + n; off < end; off += int64(len(buf)) {
 		buf = buf[:min(int64(len(buf)), end-off)]

@@ -86,6 +86,31 @@ func TestInPlaceRefused(t *testing.T) {
 	h.wantPhase("target", "seen")
 }
 
+// TestInPlaceLonger has somebody append to the target after its signature was made: in the
+// image's last block, behind it, and where the image has bytes of its own.
+func TestInPlaceLonger(t *testing.T) {
+	h := newHost(t)
+	for _, size := range []int64{mib, mib + 100, mib + 4096, 3 * mib} {
+		h.image("source", size, 1)
+		h.must("head -c 1M source >target && printf other | dd of=target conv=notrunc status=none && xb-sig target | xb-delta source >delta && echo 'a line' >>target")
+		check := h.untouched("target")
+		for range 2 {
+			h.sh("xb-patch -q --in-place target <delta").fails(t, notBasis)
+			check()
+		}
+		h.sh("cat delta | xb-patch --in-place target").fails(t, notBasis)
+		if size == mib {
+			check()
+		}
+		if got := h.must("tail -c 7 target"); got != "a line\n" {
+			t.Errorf("%d: it ends with %q", size, got)
+		}
+		h.must("rm -r " + h.state)
+		h.sync("source", "target", "-q").silent(t)
+		h.sameBytes("source", "target")
+	}
+}
+
 // TestInPlaceRefusedCreate demands that no file is left where nothing was copied.
 func TestInPlaceRefusedCreate(t *testing.T) {
 	h := twoImages(t)

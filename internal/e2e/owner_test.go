@@ -112,8 +112,8 @@ func TestOwnerStays(t *testing.T) {
 	h.must("xb-patch --abandon-apply target")
 	h.wantPhase("target", "incomplete")
 	refused()
-	h.must("cp target other && cp target ../notes/mix && xb-sig target | xb-delta --level 0 source >delta")
-	h.replaceInApply("cp ../notes/mix target && cp target other", " && cp -a ../notes/state "+h.state)
+	h.must("cp target ../notes/mix && cp -a " + h.state + " ../notes/incomplete && xb-sig target | xb-delta --level 0 source >delta")
+	h.replaceInApply("cp ../notes/mix target && cp target other", " && cp -a ../notes/incomplete "+h.state)
 	refused()
 }
 

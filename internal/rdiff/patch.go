@@ -2,6 +2,7 @@ package rdiff
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 
@@ -332,9 +333,10 @@ func (f *frameJob) checkWritten(h stream.Header, target Image, size int64) error
 	return nil
 }
 
-func errReadBack(off int64) error {
-	return fmt.Errorf("what was written at or after byte %d does not read back", off)
-}
+// ErrReadBack is returned where the disk has something else than was written.
+var ErrReadBack = errors.New("what was written does not read back")
+
+func errReadBack(off int64) error { return fmt.Errorf("%w, at or after byte %d", ErrReadBack, off) }
 
 // ApplyInPlace applies a delta to a target of basisSize bytes as it arrives. Each
 // frame is proved, and compared with the blocks that it replaces, before any of it

@@ -2,7 +2,7 @@
 # A device's users are found and named: LVs, snapshots, thin volumes and loop devices that are mounted, held,
 # swapped on or open. These are the tests of internal/blockdev, on devices of their own.
 modprobe loop
-blockdev.test -test.v -test.run 'LV|Mapper|Witness|Snapshot|Thin|LongTable|Unused'
+blockdev.test -test.v -test.run 'Guard|LV|Mapper|Witness|Snapshot|Thin|LongTable|Unused'
 
 echo "--- a device of device-mapper is known by its UUID, not by its number"
 mklv dom0a xblab0/a 4M

@@ -107,7 +107,13 @@ func (h *host) loop(file string) string {
 	h.Helper()
 	needRoot(h.T)
 	dev := strings.TrimSpace(h.must("losetup --find --show " + file))
-	h.Cleanup(func() { h.sh("losetup --detach " + dev) })
+	h.Cleanup(func() {
+		// The test may have detached it, and then another one may have got its number.
+		backing, _ := os.ReadFile("/sys/block/" + filepath.Base(dev) + "/loop/backing_file")
+		if strings.HasPrefix(string(backing), h.dir) {
+			h.sh("losetup --detach " + dev)
+		}
+	})
 	return dev
 }
 

@@ -32,6 +32,9 @@ func printDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	for _, w := range append(words, judge.Settle(doc)...) {
 		env.Warn("%s: %s", name, w)
 	}
+	for _, what := range doc.Stays {
+		env.Warn("%s: not carried: %s", name, what)
+	}
 	for _, f := range doc.Files {
 		env.Info("%s: it needs the %s %s on the other host, too", name, f.Kind, f.Path)
 	}
@@ -39,7 +42,30 @@ func printDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	if err != nil {
 		return err
 	}
+	if err := writeBundle(env, o.bundle, doc, text); err != nil {
+		return err
+	}
 	return env.Print(string(text))
+}
+
+// writeBundle writes the document and what else belongs to the domain to a file.
+func writeBundle(env *cli.Env, path string, doc *domain.Document, text []byte) error {
+	if path == "" {
+		return nil
+	}
+	p, err := cli.CreatePending(path)
+	if err != nil {
+		return err
+	}
+	defer p.Discard()
+	words, err := doc.WriteBundle(p, text)
+	if err != nil {
+		return cli.Fail(cli.CantCreate, "cannot write %s: %w", path, err)
+	}
+	for _, w := range words {
+		env.Warn("%s: not carried: %s", doc.Domain.Name, w)
+	}
+	return p.Commit()
 }
 
 // storeDocument keeps another host's document, made one of this host.
@@ -54,7 +80,16 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	if err := checkNames([]string{name}); err != nil {
 		return err
 	}
-	doc, err := domain.ReadDocument(env.Stdin)
+	path, err := o.documentPath(name)
+	if err != nil {
+		return err
+	}
+	files, err := cli.CreatePending(path + ".files.tar")
+	if err != nil {
+		return err
+	}
+	defer files.Discard()
+	doc, carried, err := domain.ReadBundle(env.Stdin, files)
 	switch {
 	case err != nil:
 		return badDocument("standard input", err)
@@ -64,11 +99,26 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 		return cli.Fail(cli.BadStream, "this is the document of %s, not of %s", doc.Domain.Name, name)
 	}
 	virsh := domain.NewVirsh(o.uri)
-	words, err := doc.Fit(o.places, o.drop, func(s domain.Secret) (bool, error) { return virsh.HasSecret(ctx, s) })
+	words, left, err := doc.Fit(o.places, o.drop, func(s domain.Secret) (bool, error) { return virsh.HasSecret(ctx, s) })
 	if err != nil {
 		return err
 	}
+	if carried > 0 {
+		left = append(left, "Its UEFI variables and TPM are to be put in place before it is defined:", "  tar -C / -xpf "+path+".files.tar")
+	}
+	if left != nil {
+		doc.Comment(left)
+	}
 	text, err := doc.Text()
+	if err != nil {
+		return err
+	}
+	// The files first: without them, or with older ones, the domain may not start.
+	if carried > 0 {
+		err = files.Commit()
+	} else {
+		err = removeOld(path + ".files.tar")
+	}
 	if err != nil {
 		return err
 	}
@@ -76,7 +126,6 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	if doc.XL {
 		suffix, other = other, suffix
 	}
-	path := filepath.Join(string(state.Find(o.stateDir)), "xml", name)
 	if err := keep(path+suffix, text); err != nil {
 		return err
 	}
@@ -89,6 +138,19 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	return nil
 }
 
+// documentPath returns where the documents of a domain of another host are, without what
+// tells their kinds. There are passwords in them.
+func (o *options) documentPath(name string) (string, error) {
+	dir := filepath.Join(string(state.Find(o.stateDir)), "xml")
+	if err := cli.MakeDir(dir); err != nil {
+		return "", cli.Fail(cli.CantCreate, "cannot create %s: %w", dir, err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return "", cli.Fail(cli.CantCreate, "cannot keep others out of %s: %w", dir, err)
+	}
+	return filepath.Join(dir, name), nil
+}
+
 // printUUID prints the UUID that a document keeps, or nothing: xl gives a domain without
 // one in its configuration another at every start.
 func printUUID(env *cli.Env, d *domain.Domain) error {
@@ -98,15 +160,8 @@ func printUUID(env *cli.Env, d *domain.Domain) error {
 	return env.Print(d.UUID + "\n")
 }
 
-// keep puts text in the place of what a file held. There are passwords in it.
+// keep puts text in the place of what a file held.
 func keep(path string, text []byte) error {
-	dir := filepath.Dir(path)
-	if err := cli.MakeDir(dir); err != nil {
-		return cli.Fail(cli.CantCreate, "cannot create %s: %w", dir, err)
-	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return cli.Fail(cli.CantCreate, "cannot keep others out of %s: %w", dir, err)
-	}
 	p, err := cli.CreatePending(path)
 	if err != nil {
 		return err

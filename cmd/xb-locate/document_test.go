@@ -91,6 +91,66 @@ func TestDocumentTravels(t *testing.T) {
 	}
 }
 
+// What else belongs to the domain comes with its document, and goes with it.
+func TestBundleTravels(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	vars, state, bundle := filepath.Join(dir, "web_VARS.fd"), filepath.Join(dir, "state"), filepath.Join(dir, "bundle")
+	if err := os.WriteFile(vars, []byte("variables"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	uri := node(t, strings.Replace(guest("web", 1, 1, "<hostdev mode='subsystem' type='usb'><source><address bus='1' device='2'/></source></hostdev>"),
+		"<os><type>hvm</type></os>", "<os><type>hvm</type><loader type='pflash'>/dev/null</loader><nvram>"+vars+"</nvram></os>", 1))
+	r := locateCommand(t, nil, "--document", "--bundle", bundle, "-c", uri, "--toolstack", "virsh", "web")
+	if r.status != 0 || r.stderr != "xb-locate: web: not carried: a host device (usb)\n" || !strings.Contains(r.stdout, vars) {
+		t.Fatalf("%+v", r)
+	}
+	text, err := os.ReadFile(bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(bundle); err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	store := func(document string) result {
+		return locateCommand(t, strings.NewReader(document), "--store", "web", "--state-dir", state)
+	}
+	kept := filepath.Join(state, "xml", "web.xml")
+	files := filepath.Join(state, "xml", "web.files.tar")
+	if s := store(string(text)); s != (result{}) {
+		t.Errorf("%+v", s)
+	}
+	checkModes(t, kept)
+	checkModes(t, files)
+	document, err := os.ReadFile(kept)
+	if want := "Its UEFI variables and TPM are to be put in place before it is defined:\n    tar -C / -xpf " + files + "\n"; err != nil || !strings.Contains(string(document), want) {
+		t.Errorf("%v, no %s in %s", err, want, document)
+	}
+	if out, err := exec.Command("tar", "-xOf", files).Output(); err != nil || string(out) != "variables" {
+		t.Errorf("%q, %v", out, err)
+	}
+	before, err := os.ReadFile(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := store(string(text[:len(text)/2])); s.status != 65 {
+		t.Errorf("a cut one: %+v", s)
+	}
+	if after, err := os.ReadFile(files); err != nil || string(after) != string(before) {
+		t.Errorf("after a cut one: %v, %q", err, after)
+	}
+	// A definition without them: older ones would be those of another firmware.
+	if s := store("<domain><name>web</name></domain>"); s != (result{}) {
+		t.Errorf("%+v", s)
+	}
+	if left, _ := filepath.Glob(filepath.Join(state, "xml", "*")); len(left) != 1 {
+		t.Errorf("there is %q", left)
+	}
+	if r := locateCommand(t, nil, "--document", "--bundle", filepath.Join(dir, "none", "x"), "-c", uri, "--toolstack", "virsh", "web"); r.status != 73 || r.stdout != "" {
+		t.Errorf("no directory: %+v", r)
+	}
+}
+
 // The configuration of xl takes the place of libvirt's document, for there is but one truth.
 func TestStoreXL(t *testing.T) {
 	t.Parallel()

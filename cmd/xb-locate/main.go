@@ -25,7 +25,7 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
        xb-locate --known [-c URI] [--toolstack auto|virsh|xl]
                  [--xl-config FILE] DOMAIN...
        xb-locate --document [-c URI] [--toolstack auto|virsh|xl]
-                 [--xl-config FILE] DOMAIN
+                 [--xl-config FILE] [--bundle FILE] DOMAIN
        xb-locate --store DOMAIN [-c URI] [--map A=B]... [--drop TARGET]...
                  [--state-dir DIR]
 
@@ -48,10 +48,12 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --known            the same of whether this host knows it, active or not
       --document         print the document by which DOMAIN can be started here
                          or on another host, passwords included
+      --bundle FILE      and write it to FILE with the variables of UEFI firmware
+                         and the state of a TPM
       --xl-config FILE   which that is for xl (/etc/xen/DOMAIN.cfg)
-      --store DOMAIN     keep the document on stdin, of DOMAIN on another host, as
-                         STATE-DIR/xml/DOMAIN.xml or .cfg, with the disks of this
-                         host; say what is left out or missing here
+      --store DOMAIN     keep the document or bundle on stdin, of DOMAIN on another
+                         host, as STATE-DIR/xml/DOMAIN.xml or .cfg, with the disks
+                         of this host; say what is left out or missing here
       --map A=B          the disk A of that host is B here (paths or file: URIs)
       --drop TARGET      leave out the disk TARGET
       --state-dir DIR    (default $XB_STATE_DIR or /var/lib/xen-backup)
@@ -76,6 +78,7 @@ type options struct {
 	active, known, document, uuid bool // what is asked
 
 	final    bool   // for a copy that is to be the last
+	bundle   string // file for the document and what else belongs to the domain
 	store    string // the domain whose document is on standard input
 	places   map[string]string
 	drop     []string
@@ -96,6 +99,7 @@ func run(env *cli.Env, args []string) error {
 	f.Bool(&o.known, "known")
 	f.Bool(&o.document, "document")
 	f.String(&o.xlConfig, "xl-config")
+	f.String(&o.bundle, "bundle")
 	f.Bool(&o.uuid, "uuid")
 	f.String(&o.store, "store")
 	f.Func("map", o.addPlace)
@@ -125,7 +129,7 @@ func (o *options) question() (option string, allowed []string, answer func(conte
 	case o.known:
 		return "--known", append(ask, "--xl-config"), tellKnown
 	case o.document:
-		return "--document", append(ask, "--xl-config"), printDocument
+		return "--document", append(ask, "--xl-config", "--bundle"), printDocument
 	case o.store != "":
 		return "--store", []string{"-c", "--connect", "--map", "--drop", "--state-dir"}, storeDocument
 	case o.uuid:

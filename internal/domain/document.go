@@ -19,11 +19,13 @@ type Document struct {
 	XL      bool     // xl's configuration, not libvirt's XML
 	Files   []File   // of the host, that the domain does not start without
 	Secrets []Secret // of libvirt's, likewise
+	Stays   []string // what belongs to the domain and cannot travel, in words
 
 	text    []byte
 	form    form
 	edits   []edit
 	dropped []int
+	carried []string // files that came with it
 }
 
 // File is a file of the host: a kernel, firmware.

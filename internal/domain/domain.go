@@ -23,6 +23,9 @@ type Domain struct {
 	Type  string // xen, kvm, qemu, test
 	Disks []Disk
 
+	NVRAM string // file with the variables of its UEFI firmware
+	TPM   string // directory with the state of an emulated TPM
+
 	Passing bool // the document is of what runs, not of what is kept: xl may have made up the UUID
 
 	text string // of a document that could not be read, in place of Disks

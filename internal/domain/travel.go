@@ -103,8 +103,8 @@ func (j *Judge) Settle(doc *Document) (words []string) {
 // Fit makes of another host's document that of this one: the sources in places get the
 // names that they have here, and the disks that are excluded or not here are left out,
 // except for those that every host reaches. Words say what was left out, and what else
-// the domain needs and is missing.
-func (d *Document) Fit(places map[string]string, excluded []string, hasSecret func(Secret) (bool, error)) (words []string, err error) {
+// the domain needs and is missing; the comment is for who will read the document.
+func (d *Document) Fit(places map[string]string, excluded []string, hasSecret func(Secret) (bool, error)) (words, comment []string, err error) {
 	var left []string
 	used := make(map[string]bool)
 	for i, disk := range d.Domain.Disks {
@@ -131,27 +131,31 @@ func (d *Document) Fit(places map[string]string, excluded []string, hasSecret fu
 			left = append(left, fmt.Sprintf("%s: %s is not here", what, (&Disk{Source: place, Pool: disk.Pool, Volume: disk.Volume}).source()))
 		case moved:
 			if err := d.SetSource(i, place, info.Mode().Type() == fs.ModeDevice); err != nil {
-				return nil, cli.Fail(cli.Config, "%s: disk %s: %w", d.Domain.Name, disk.Target, err)
+				return nil, nil, cli.Fail(cli.Config, "%s: disk %s: %w", d.Domain.Name, disk.Target, err)
 			}
 		}
 	}
-	if left != nil {
-		d.Comment(append([]string{"xen-backup has left out, for this host:"}, left...))
-	}
 	for _, what := range left {
 		words = append(words, "left out: "+what)
+		comment = append(comment, "  "+what)
+	}
+	if left != nil {
+		comment = slices.Insert(comment, 0, "Left out, for this host:")
 	}
 	for from := range places {
 		if !used[filepath.Clean(from)] {
 			words = append(words, fmt.Sprintf("%s, which is %s here, is no disk in the document", from, places[from]))
 		}
 	}
-	return append(words, d.missing(hasSecret)...), nil
+	return append(words, d.missing(hasSecret)...), comment, nil
 }
 
 // missing says what the domain needs besides its disks and is not on this host.
 func (d *Document) missing(hasSecret func(Secret) (bool, error)) (words []string) {
 	for _, f := range d.Files {
+		if f.Kind == nvramTemplate && slices.Contains(d.carried, filepath.Clean(d.Domain.NVRAM)) {
+			continue // nothing is made from it any more
+		}
 		if _, err := os.Stat(f.Path); err != nil {
 			words = append(words, fmt.Sprintf("missing here: the %s %s", f.Kind, f.Path))
 		}

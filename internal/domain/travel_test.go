@@ -112,20 +112,21 @@ func TestFitXML(t *testing.T) {
 	asked := 0
 	secret := func(s Secret) (bool, error) { asked++; return false, nil }
 	d = read(t, settled)
-	words, err := d.Fit(map[string]string{"/dev/vg/a": a, "/srv/extra.img": extra, "/dev/none": "/x"}, []string{"vdc", "vdd"}, secret)
+	words, comment, err := d.Fit(map[string]string{"/dev/vg/a": a, "/srv/extra.img": extra, "/dev/none": "/x"}, []string{"vdc", "vdd"}, secret)
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.Comment(comment)
 	escaped := strings.NewReplacer("'", "&#39;", "<", "&lt;", ">", "&gt;").Replace(a)
 	want := changed(t, settled,
 		`<disk type="block" device="disk">`, `<disk type="file" device="disk">`,
 		`dev="/dev/vg/a"`, "file='"+escaped+"'",
 		"\n      <source file='/iso/a&amp;b.iso'/>", "",
 		"\n    <disk type='file'><source file='/srv/extra.img'/><target dev='vdd'/></disk>", "",
-		"<domain ", "<!-- xen-backup has left out, for this host:\n"+
-			"     disk vdb: /pool/v is not here\n"+
-			"     the medium of cdrom sda: /iso/a&b.iso is not here\n"+
-			"     disk vdd: it is excluded\n-->\n<domain ")
+		"<domain ", "<!-- xen-backup: Left out, for this host:\n"+
+			"    disk vdb: /pool/v is not here\n"+
+			"    the medium of cdrom sda: /iso/a&b.iso is not here\n"+
+			"    disk vdd: it is excluded\n-->\n<domain ")
 	start, end := strings.Index(want, "\n    <disk device='disk' type='file'>"), strings.Index(want, "\n    <disk type='file' device='cdrom'>")
 	want = want[:start] + want[end:]
 	if got := text(t, d); got != want {
@@ -162,7 +163,7 @@ func TestFitKind(t *testing.T) {
 		{xen("type = \"block\"", "dev = \"/dev/x\"", "phy"), block, xen("type = \"block\"", "dev='"+block+"'", "phy")},
 	} {
 		d := read(t, c.before)
-		if _, err := d.Fit(map[string]string{"/dev/x": c.to}, nil, nil); err != nil {
+		if _, _, err := d.Fit(map[string]string{"/dev/x": c.to}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		if got := text(t, d); got != c.after {
@@ -194,11 +195,12 @@ func TestFitXL(t *testing.T) {
 	if !d.XL || !d.Whole() || d.Domain.Name != "domu1" || d.Domain.UUID != "4dea22b3-1d52-d8f3-2516-782e98ab3fa0" || text(t, d) != guestXL {
 		t.Errorf("it is %+v, %s", d.Domain, text(t, d))
 	}
-	words, err := d.Fit(map[string]string{"/dev/vg/a": a, "/srv/b, c.img": a}, []string{"xvdd", "xvde"}, nil)
+	words, comment, err := d.Fit(map[string]string{"/dev/vg/a": a, "/srv/b, c.img": a}, []string{"xvdd", "xvde"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "# xen-backup has left out, for this host:\n#   the medium of cdrom hdc: /iso/a.iso is not here\n#   disk xvde: it is excluded\n" +
+	d.Comment(comment)
+	want := "# xen-backup: Left out, for this host:\n#     the medium of cdrom hdc: /iso/a.iso is not here\n#     disk xvde: it is excluded\n" +
 		changed(t, guestXL, "/dev/vg/a", a, "/srv/b, c.img", a, "/iso/a.iso", "", `"vg/e,,xvde"`, "")
 	if got := text(t, d); got != want {
 		t.Errorf("here it is %s, want %s", got, want)
@@ -206,7 +208,7 @@ func TestFitXL(t *testing.T) {
 	if got := strings.Join(words, "\n"); got != "left out: the medium of cdrom hdc: /iso/a.iso is not here\nleft out: disk xvde: it is excluded\nmissing here: the kernel /boot/none" {
 		t.Errorf("it says %s", got)
 	}
-	if got := string(endXL([]byte(want))); strings.Contains(got, "left out") || strings.Count(got, "end of the") != 1 {
+	if got := string(endXL([]byte(want))); strings.Contains(got, "Left out") || strings.Contains(got, "excluded") || strings.Count(got, "end of the") != 1 {
 		t.Errorf("on its way back it is %s", got)
 	}
 }
@@ -221,7 +223,7 @@ func TestDropXL(t *testing.T) {
 		"['a,,xvda', # one\n'script=x,b,,xvdb' # two\n]": "[ # one\n'script=x,b,,xvdb' # two\n]",
 	} {
 		d := read(t, "name='d'\ndisk="+before+"\n")
-		if _, err := d.Fit(nil, nil, nil); err != nil {
+		if _, _, err := d.Fit(nil, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		if _, got, _ := strings.Cut(text(t, d), "\ndisk="); got != after+"\n" {
@@ -264,7 +266,7 @@ func TestXLConfigBad(t *testing.T) {
 		`vdev=xvda,script=a\'b/block,target=/x`: "escapes",
 	} {
 		d := read(t, "name='d'\ndisk=['"+spec+"']\n")
-		_, err := d.Fit(map[string]string{"/x": a}, nil, nil)
+		_, _, err := d.Fit(map[string]string{"/x": a}, nil, nil)
 		if cli.StatusOf(err) != cli.Config || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", spec, err, want)
 		}
@@ -287,7 +289,7 @@ func TestCutDocument(t *testing.T) {
 
 func TestHasSecretFails(t *testing.T) {
 	d := read(t, guestXML)
-	words, err := d.Fit(nil, nil, func(Secret) (bool, error) { return false, errors.New("no libvirtd") })
+	words, _, err := d.Fit(nil, nil, func(Secret) (bool, error) { return false, errors.New("no libvirtd") })
 	if err != nil || !strings.Contains(strings.Join(words, "\n"), `cannot tell whether the secret "pool x" of type ceph is here: no libvirtd`) {
 		t.Errorf("%q, %v", words, err)
 	}

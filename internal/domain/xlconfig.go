@@ -71,6 +71,11 @@ func readXLConfig(text []byte) (*Document, error) {
 			doc.Files = append(doc.Files, File{f.kind, path})
 		}
 	}
+	for _, key := range []string{"pci", "usbdev", "dtdev", "vtpm", "p9"} {
+		if item := p.settings[key]; len(item.list) > 0 {
+			doc.stays("what %s = [...] names", key)
+		}
+	}
 	return doc, d.checkTargets()
 }
 
@@ -79,7 +84,7 @@ func readXLConfig(text []byte) (*Document, error) {
 const xlEnd = "# end of the configuration\n"
 
 // xlOwn is what we have written into a configuration that came from another host before.
-var xlOwn = regexp.MustCompile(`(?m)^# xen-backup has left out.*\n(#  .*\n)*|\n?^` + xlEnd)
+var xlOwn = regexp.MustCompile(`(?m)^# xen-backup: .*\n(#  .*\n)*|\n?^` + xlEnd)
 
 // endXL makes a configuration one that travels.
 func endXL(text []byte) []byte {
@@ -123,7 +128,7 @@ func (f *xlForm) drop(disk int) edit {
 }
 
 func (f *xlForm) comment(lines []string) edit {
-	return edit{0, 0, "# " + strings.Join(strings.Split(strings.Join(lines, "\n  "), "\n"), "\n# ") + "\n"}
+	return edit{0, 0, "# xen-backup: " + strings.Join(lines, "\n#   ") + "\n"}
 }
 
 // xlParser reads a configuration file.

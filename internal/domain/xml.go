@@ -2,6 +2,7 @@ package domain
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -20,6 +21,23 @@ type xmlDomain struct {
 	Name  string    `xml:"name"`
 	UUID  string    `xml:"uuid"`
 	Disks []xmlDisk `xml:"devices>disk"`
+	OS    struct {
+		Firmware string `xml:"firmware,attr"`
+		NVRAM    struct {
+			Path   string `xml:",chardata"`
+			Type   string `xml:"type,attr"`
+			Source struct {
+				File string `xml:"file,attr"`
+			} `xml:"source"`
+		} `xml:"nvram"`
+	} `xml:"os"`
+	TPMs []struct {
+		Type   string `xml:"type,attr"`
+		Source struct {
+			Type string `xml:"type,attr"`
+			Path string `xml:"path,attr"`
+		} `xml:"source"`
+	} `xml:"devices>tpm>backend"`
 }
 
 type xmlDisk struct {
@@ -150,6 +168,20 @@ func (x *xmlDomain) domain() (*Domain, error) {
 	d := &Domain{Name: x.Name, UUID: strings.ToLower(strings.TrimSpace(x.UUID)), ID: x.ID, Type: x.Type}
 	if d.Name == "" {
 		return nil, errors.New("the domain has no name")
+	}
+	d.NVRAM = cmp.Or(strings.TrimSpace(x.OS.NVRAM.Path), x.OS.NVRAM.Source.File)
+	if d.NVRAM == "" && x.OS.NVRAM.Type == "" && x.OS.Firmware == "efi" {
+		// libvirt 9.0 chooses the firmware at each start, and this is not in the definition.
+		d.NVRAM = "/var/lib/libvirt/qemu/nvram/" + d.Name + "_VARS.fd"
+	}
+	for _, t := range x.TPMs {
+		switch {
+		case t.Type != "emulator":
+		case t.Source.Path == "":
+			d.TPM = "/var/lib/libvirt/swtpm/" + d.UUID // qemu_tpm.c
+		default:
+			d.TPM = t.Source.Path
+		}
 	}
 	for _, disk := range x.Disks {
 		d.Disks = append(d.Disks, disk.disk())

@@ -2,6 +2,7 @@ package domain
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -130,6 +131,9 @@ var xmlFiles = map[string]string{
 	"domain/devices/emulator": "emulator",
 }
 
+// nvramTemplate is needed as long as the domain has no variables of its own.
+const nvramTemplate = "template of UEFI variables"
+
 // noteText notes the files that are named by the text of an element.
 func (d *Document) noteText(path []string, text string) {
 	if kind := xmlFiles[strings.Join(path, "/")]; kind != "" && strings.HasPrefix(text, "/") {
@@ -139,17 +143,31 @@ func (d *Document) noteText(path []string, text string) {
 
 // noteElement notes what is named by attributes.
 func (d *Document) noteElement(path []string, tag *xmlTag, disk int) {
+	where := strings.Join(path, "/")
+	if template := tag.value("template"); where == "domain/os/nvram" && template != "" {
+		d.Files = append(d.Files, File{nvramTemplate, template})
+	}
 	switch name := path[len(path)-1]; {
-	case slices.Equal(path, []string{"domain", "os", "nvram"}):
-		if template := tag.value("template"); template != "" {
-			d.Files = append(d.Files, File{"template of UEFI variables", template})
-		}
+	case where == "domain/devices/hostdev":
+		d.stays("a host device (%s)", cmp.Or(tag.value("type"), tag.value("mode")))
+	case where == "domain/devices/filesystem/source":
+		d.stays("the shared directory %s", cmp.Or(tag.value("dir"), tag.value("file"), tag.value("name"), tag.value("socket"), tag.value("volume")))
+	case where == "domain/devices/memory" && slices.Contains([]string{"nvdimm", "virtio-pmem"}, tag.value("model")):
+		d.stays("the content of its %s", tag.value("model"))
+	case where == "domain/devices/tpm/backend" && tag.value("type") != "emulator":
+		d.stays("a TPM (%s)", tag.value("type"))
+	case where == "domain/os/nvram" && tag.value("type") != "" && tag.value("type") != "file":
+		d.stays("the UEFI variables (%s)", tag.value("type"))
 	case path[min(1, len(path)-1)] != "devices":
 	case name == "secret" && (tag.value("uuid") != "" || tag.value("usage") != ""):
 		d.Secrets = append(d.Secrets, Secret{strings.ToLower(tag.value("uuid")), tag.value("type"), tag.value("usage"), disk})
 	case name == "encryption" && tag.value("secret") != "": // of a TPM's state
 		d.Secrets = append(d.Secrets, Secret{UUID: strings.ToLower(tag.value("secret")), disk: disk})
 	}
+}
+
+func (d *Document) stays(format string, args ...any) {
+	d.Stays = append(d.Stays, fmt.Sprintf(format, args...))
 }
 
 // setSource makes the disk one of type block or file, whatever it was.
@@ -202,7 +220,7 @@ func (f *xmlForm) cut(s span) edit {
 }
 
 func (f *xmlForm) comment(lines []string) edit {
-	text := strings.Join(lines, "\n     ")
+	text := "xen-backup: " + strings.Join(lines, "\n  ")
 	for strings.Contains(text, "--") { // not allowed in a comment
 		text = strings.ReplaceAll(text, "--", "- -")
 	}

@@ -1,0 +1,161 @@
+package domain
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// A bundle is what is needed besides the disks to start a domain on another host: a tar
+// file with the variables of its UEFI firmware and the state of its TPM, by their paths
+// without the first slash, and at last the document. So a bundle that was cut has none.
+
+const (
+	maxMember  = 16 << 20 // bytes of one file
+	maxMembers = 256
+)
+
+// WriteBundle writes a bundle with text as the document. Words say what is left out.
+func (d *Document) WriteBundle(w io.Writer, text []byte) (words []string, err error) {
+	out := tar.NewWriter(w)
+	for _, root := range d.Domain.belongings() {
+		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && os.Getuid() != 0 {
+				return nil // not made yet; or a lock, or a file in the making, that is gone
+			}
+			if err != nil {
+				return err
+			}
+			word, err := addMember(out, path)
+			if word != "" {
+				words = append(words, word)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	name := d.Domain.Name + ".xml"
+	if d.XL {
+		name = d.Domain.Name + ".cfg"
+	}
+	header := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(text))}
+	if err := out.WriteHeader(header); err != nil {
+		return nil, err
+	}
+	_, err = out.Write(text)
+	return words, errors.Join(err, out.Close())
+}
+
+// belongings are the files and directories that are a part of the domain.
+func (d *Domain) belongings() (paths []string) {
+	for _, path := range []string{d.NVRAM, d.TPM} {
+		if strings.HasPrefix(path, "/") {
+			paths = append(paths, filepath.Clean(path))
+		}
+	}
+	return paths
+}
+
+// addMember adds one file or directory. It is read whole first: it may become longer.
+func addMember(out *tar.Writer, path string) (word string, err error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	} else if err != nil {
+		return "", err
+	}
+	var content []byte
+	switch {
+	case info.IsDir():
+	case !info.Mode().IsRegular():
+		return path + " is no regular file", nil
+	default:
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", nil
+		} else if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		if content, err = io.ReadAll(io.LimitReader(f, maxMember+1)); err != nil {
+			return "", err
+		}
+		if len(content) > maxMember {
+			return fmt.Sprintf("%s is longer than %d MiB", path, maxMember>>20), nil
+		}
+	}
+	header, err := tar.FileInfoHeader(info, "") // with the names of its owner and group
+	if err != nil {
+		return "", err
+	}
+	header.Name = strings.TrimPrefix(path, "/")
+	if header.Size = int64(len(content)); info.IsDir() {
+		header.Name += "/"
+	}
+	if err := out.WriteHeader(header); err != nil {
+		return "", err
+	}
+	_, err = out.Write(content)
+	return "", err
+}
+
+// ReadBundle reads a bundle, or a document alone. The files that are in it are written to
+// files as a tar file of their own; it returns how many there are. What does not belong
+// to the domain is refused: the file will be unpacked by root.
+func ReadBundle(r io.Reader, files io.Writer) (d *Document, members int, err error) {
+	// A tar file has its magic at 257 of the first header.
+	head := make([]byte, 262)
+	n, err := io.ReadFull(r, head)
+	r = io.MultiReader(bytes.NewReader(head[:n]), r)
+	if n < len(head) || !bytes.HasSuffix(head, []byte("ustar")) {
+		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, 0, err
+		}
+		d, err := ReadDocument(r)
+		return d, 0, err
+	}
+	in, out := tar.NewReader(r), tar.NewWriter(files)
+	var paths []string
+	for d == nil {
+		header, err := in.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil, 0, errors.New("the bundle is cut: no document in it")
+		case err != nil:
+			return nil, 0, err
+		case !strings.Contains(header.Name, "/"):
+			if d, err = ReadDocument(in); err != nil {
+				return nil, 0, err
+			}
+		case header.Typeflag != tar.TypeReg && header.Typeflag != tar.TypeDir, header.Size > maxMember, len(paths) == maxMembers:
+			return nil, 0, fmt.Errorf("%s in the bundle: not a small file or a directory, or too many", header.Name)
+		default:
+			if err := out.WriteHeader(header); err != nil {
+				return nil, 0, err
+			}
+			if _, err := io.Copy(out, in); err != nil {
+				return nil, 0, err
+			}
+			paths = append(paths, filepath.Clean("/"+header.Name))
+		}
+	}
+	if _, err := in.Next(); !errors.Is(err, io.EOF) {
+		return nil, 0, errors.New("the bundle goes on behind its document")
+	}
+	for _, path := range paths {
+		if !slices.ContainsFunc(d.Domain.belongings(), func(root string) bool { return path == root || strings.HasPrefix(path, root+"/") }) {
+			return nil, 0, fmt.Errorf("%s in the bundle is nothing of %s", path, d.Domain.Name)
+		}
+	}
+	d.carried = paths
+	return d, len(paths), out.Close()
+}

@@ -403,3 +403,29 @@ func TestShrunk(t *testing.T) {
 		t.Errorf("%d to %d", start, end)
 	}
 }
+
+// TestZeroInParts zeroes more than the kernel is given at once, with an end that is no
+// whole sector.
+func TestZeroInParts(t *testing.T) {
+	const size = 2*rangeMax + 1<<20
+	device, _ := loopDevice(t, size)
+	f := openTest(t, device)
+	marks := []int64{0, 4095, 4096, rangeMax, rangeMax + 4095, rangeMax + 4096, 2 * rangeMax, 2*rangeMax + 4096, size - 101, size - 100}
+	for _, at := range marks {
+		if _, err := f.WriteAt([]byte{1}, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.ZeroRange(4096, size-100-4096); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range marks {
+		var b [1]byte
+		if _, err := f.ReadAt(b[:], at); err != nil {
+			t.Fatal(err)
+		}
+		if want := at < 4096 || at == size-100; (b[0] == 1) != want {
+			t.Errorf("byte %d is %d", at, b[0])
+		}
+	}
+}

@@ -41,18 +41,32 @@ func (f *File) ZeroRange(off, n int64) error {
 
 // zeroOut has the device or the kernel write zeroes.
 func (f *File) zeroOut(off, n int64) error {
-	whole := [2]uint64{uint64(off), uint64(n - n%f.align)}
-	if off%f.align != 0 || whole[1] == 0 {
+	if off%f.align != 0 {
 		return f.writeZeroes(off, n)
 	}
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.f.Fd(), unix.BLKZEROOUT, uintptr(unsafe.Pointer(&whole)))
-	if errno == unix.EOPNOTSUPP || errno == unix.EINVAL || errno == unix.ENOTTY {
-		return f.writeZeroes(off, n)
-	} else if errno != 0 {
-		return pathError("zero", f.path, errno)
+	for n >= f.align {
+		part := min(n-n%f.align, rangeMax)
+		errno := f.rangeIoctl(unix.BLKZEROOUT, off, part)
+		if errno == unix.EOPNOTSUPP || errno == unix.EINVAL || errno == unix.ENOTTY {
+			break
+		} else if errno != 0 {
+			return pathError("zero", f.path, errno)
+		}
+		f.own.written.Add(part)
+		off, n = off+part, n-part
 	}
-	f.own.written.Add(int64(whole[1]))
-	return f.writeZeroes(off+int64(whole[1]), n%f.align)
+	return f.writeZeroes(off, n)
+}
+
+// rangeMax is how many bytes the kernel is told to zero or discard at once: older kernels let
+// a process that is to end go on until the whole range is done.
+const rangeMax = 1 << 30
+
+// rangeIoctl gives the kernel a range of bytes, of at most rangeMax.
+func (f *File) rangeIoctl(request uintptr, off, n int64) unix.Errno {
+	r := [2]uint64{uint64(off), uint64(n)}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.f.Fd(), request, uintptr(unsafe.Pointer(&r)))
+	return errno
 }
 
 var zeroes = Buffer(1 << 20)
@@ -71,13 +85,16 @@ func (f *File) writeZeroes(off, n int64) error {
 // discardRange gives a range back to the pool and proves that it reads as zero: a
 // discard is a hint, which a device may ignore. done is false if it did.
 func (f *File) discardRange(off, n int64) (done bool, err error) {
-	whole := [2]uint64{uint64(off), uint64(n)}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.f.Fd(), unix.BLKDISCARD, uintptr(unsafe.Pointer(&whole))); errno != 0 {
-		return false, nil // zeroOut will tell if it is more than "not supported"
+	end := off + n
+	for at := off; at < end; at += rangeMax {
+		part := min(rangeMax, end-at)
+		if f.rangeIoctl(unix.BLKDISCARD, at, part) != 0 {
+			return false, nil // zeroOut will tell if it is more than "not supported"
+		}
+		f.own.discarded.Add(part)
 	}
-	f.own.discarded.Add(n)
 	buf := Buffer(1 << 20)
-	for end := off + n; off < end; off += int64(len(buf)) {
+	for ; off < end; off += int64(len(buf)) {
 		buf = buf[:min(int64(len(buf)), end-off)]
 		if got, err := f.ReadAt(buf, off); got < len(buf) {
 			return false, err

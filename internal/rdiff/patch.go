@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -44,22 +45,45 @@ func (d Delta) Changed() int64 {
 // reads under way.
 const passWorkers = 8
 
-// frameJob is a frame in a pass, with room for what the pass needs.
+// frameJob is a frame in a pass, with room for what the pass needs, or a slice of
+// one of the frame's long zero runs: see pass.slice.
 type frameJob struct {
 	stream.Frame
-	decoded []byte // room for the literal data
-	scratch []byte // room for what is read of the target
+	of      *frameJob    // the frame that this is a slice of, or the job itself
+	reads   []stream.Run // what this job reads of the target
+	literal []byte       // the frame's literal data, if it is decoded
+	decoded []byte       // room for it
+	scratch []byte       // room for what is read of the target
 	ranges  []blockdev.Range
-	terms   stream.Sum
+	terms   stream.Sum // of the literal data
+	total   total
+}
+
+// total is what the jobs of a frame have found out together.
+type total struct {
+	mu   sync.Mutex
+	left int // jobs that have not added their part
+	sum  stream.Sum
+}
+
+// add adds a job's sum to that of its frame. It returns true to the last job.
+func (f *frameJob) add(h stream.Header, sum stream.Sum) (last bool) {
+	t := &f.of.total
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sum = h.Hash.Add(t.sum, sum)
+	t.left--
+	return t.left == 0
 }
 
 // pass reads a delta and works on its frames in parallel.
 type pass struct {
-	workers int                                                       // how many frames at once; 0: passWorkers
-	header  func(stream.Header) error                                 // may refuse the stream
-	decode  bool                                                      // work gets the literal data, and it is proved
-	work    func(h stream.Header, f *frameJob, literals []byte) error // may be nil
-	count   func(h stream.Header, f *frameJob)                        // called in order; may be nil
+	workers int                                      // how many jobs at once; 0: passWorkers
+	header  func(stream.Header) error                // may refuse the stream
+	decode  bool                                     // the literal data is decoded and proved
+	slices  bool                                     // long zero runs are read in slices, each a job of its own
+	work    func(h stream.Header, f *frameJob) error // may be nil
+	count   func(h stream.Header, f *frameJob)       // called for each frame, in order, when all of it is done; may be nil
 }
 
 func (p *pass) run(in io.Reader) (Delta, error) {
@@ -77,18 +101,20 @@ func (p *pass) run(in io.Reader) (Delta, error) {
 	var literals stream.Sum
 	var end int64
 	work := func(f *frameJob) (err error) {
-		var raw []byte
-		if p.decode {
-			if raw, err = f.prove(h); err != nil {
+		if p.decode && f.of == f {
+			if f.literal, err = f.prove(h); err != nil {
 				return err
 			}
 		}
 		if p.work == nil {
 			return nil
 		}
-		return p.work(h, f, raw)
+		return p.work(h, f)
 	}
 	consume := func(f *frameJob) error {
+		if f.of != f {
+			return nil
+		}
 		literals = h.Hash.Add(literals, f.terms)
 		end = f.Runs[len(f.Runs)-1].End()
 		if p.count != nil {
@@ -98,7 +124,7 @@ func (p *pass) run(in io.Reader) (Delta, error) {
 	}
 	workers := cmp.Or(p.workers, passWorkers)
 	q := ordered.New(workers, depth(workers), func() *frameJob { return new(frameJob) }, work, consume)
-	if err := q.Close(feedFrames(q, r)); err != nil {
+	if err := q.Close(p.feed(q, r)); err != nil {
 		return Delta{}, err
 	}
 	if p.decode {
@@ -109,7 +135,7 @@ func (p *pass) run(in io.Reader) (Delta, error) {
 	return Delta{h, r.End, counted.n, end}, nil
 }
 
-func feedFrames(q *ordered.Queue[frameJob], r *stream.DeltaReader) error {
+func (p *pass) feed(q *ordered.Queue[frameJob], r *stream.DeltaReader) error {
 	for {
 		f, err := q.Get()
 		if err != nil {
@@ -120,8 +146,68 @@ func feedFrames(q *ordered.Queue[frameJob], r *stream.DeltaReader) error {
 		} else if err != nil {
 			return err
 		}
+		if f.of = f; p.slices {
+			if err := f.slice(q, r.Header); err != nil {
+				return err
+			}
+		} else {
+			f.reads = append(f.reads[:0], f.Runs...)
+		}
 		q.Put(f)
 	}
+}
+
+// A zero run has any length, and to read one is more than a job's share: it is cut into
+// slices. Holes are skipped in one step, so that a run of holes has to be few jobs,
+// whatever its length.
+const (
+	sliceSize = 16 << 20 // bytes
+	maxSlices = 4096     // of a run
+)
+
+// cut passes a run on in slices.
+func cut(run stream.Run, h stream.Header, slice func(stream.Run) error) error {
+	n := max(sliceSize/int64(h.BlockSize), (run.Count+maxSlices-1)/maxSlices)
+	for end := run.End(); run.First < end; run.First += n {
+		run.Count = min(n, end-run.First)
+		if err := slice(run); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// slice puts the frame's long zero runs into the queue, ahead of the frame itself. Who
+// consumes in order has done with all of them when the frame's turn comes, and until then
+// the frame's buffers are there.
+func (f *frameJob) slice(q *ordered.Queue[frameJob], h stream.Header) error {
+	f.reads = f.reads[:0]
+	var long []stream.Run
+	for _, r := range f.Runs {
+		if r.Zero && r.Count*int64(h.BlockSize) > sliceSize {
+			long = append(long, r)
+		} else {
+			f.reads = append(f.reads, r)
+		}
+	}
+	f.total.sum, f.total.left = stream.Sum{}, 1
+	for _, r := range long {
+		cut(r, h, func(stream.Run) error { f.total.left++; return nil })
+	}
+	for _, r := range long {
+		err := cut(r, h, func(slice stream.Run) error {
+			s, err := q.Get()
+			if err == nil {
+				s.of, s.reads = f, append(s.reads[:0], slice)
+				q.Put(s)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // prove decodes the literal data and sums up the terms of its blocks.
@@ -182,8 +268,10 @@ var ErrNotBasis = cli.Fail(cli.NotBasis, "the blocks to be replaced are not thos
 func ProveOld(delta io.Reader, d Delta, target Image) error {
 	var sum stream.Sum
 	p := pass{
-		work: func(h stream.Header, f *frameJob, _ []byte) error {
-			return f.proveOld(h, target, d.Basis.Size)
+		slices: true,
+		work: func(h stream.Header, f *frameJob) error {
+			_, err := f.proveOld(h, target, d.Basis.Size)
+			return err
 		},
 		count: func(_ stream.Header, f *frameJob) { sum = d.Hash.Add(sum, f.Old) },
 	}
@@ -207,11 +295,13 @@ func ProveRest(delta io.Reader, d Delta, target Image, count func(int64)) error 
 	}
 	var written stream.Sum // or still to be written
 	p := pass{
-		work: func(h stream.Header, f *frameJob, _ []byte) (err error) {
-			f.terms, err = sumRuns(target, h, target.Size(), f.Runs, f.buffer())
+		slices: true,
+		work: func(h stream.Header, f *frameJob) error {
+			sum, err := sumRuns(target, h, target.Size(), f.reads, f.buffer())
+			f.add(h, sum)
 			return err
 		},
-		count: func(_ stream.Header, f *frameJob) { written = d.Hash.Add(written, f.terms) },
+		count: func(_ stream.Header, f *frameJob) { written = d.Hash.Add(written, f.total.sum) },
 	}
 	if _, err := p.run(delta); err != nil {
 		return err
@@ -226,27 +316,45 @@ func ProveRest(delta io.Reader, d Delta, target Image, count func(int64)) error 
 // replaces, and compares that with what the delta says.
 func proveDropped(d Delta, target Image, replaced stream.Sum) error {
 	first := d.Blocks(d.Source.Size)
-	tail := []stream.Run{{First: first, Count: max(0, d.Blocks(d.Basis.Size)-first)}}
-	dropped, err := sumRuns(target, d.Header, d.Basis.Size, tail, blockdev.Buffer(stream.MaxLiteral))
+	tail := stream.Run{First: first, Count: max(0, d.Blocks(d.Basis.Size)-first)}
+	sum := replaced
+	work := func(f *frameJob) (err error) {
+		f.terms, err = sumRuns(target, d.Header, d.Basis.Size, f.reads, f.buffer())
+		return err
+	}
+	consume := func(f *frameJob) error {
+		sum = d.Hash.Add(sum, f.terms)
+		return nil
+	}
+	q := ordered.New(passWorkers, depth(passWorkers), func() *frameJob { return new(frameJob) }, work, consume)
+	err := q.Close(cut(tail, d.Header, func(slice stream.Run) error {
+		f, err := q.Get()
+		if err == nil {
+			f.reads = append(f.reads[:0], slice)
+			q.Put(f)
+		}
+		return err
+	}))
 	if err != nil {
 		return err
 	}
-	if d.Hash.Add(replaced, dropped) != d.Old {
+	if sum != d.Old {
 		return ErrNotBasis
 	}
 	return nil
 }
 
-// proveOld compares the sum of the old terms in a frame with the target's.
-func (f *frameJob) proveOld(h stream.Header, target Image, size int64) error {
-	sum, err := sumRuns(target, h, size, f.Runs, f.buffer())
+// proveOld compares the sum of the old terms in a frame with the target's, when the
+// last job of the frame has read its part; last tells whether this was it.
+func (f *frameJob) proveOld(h stream.Header, target Image, size int64) (last bool, err error) {
+	sum, err := sumRuns(target, h, size, f.reads, f.buffer())
 	if err != nil {
-		return err
+		return false, err
 	}
-	if sum != f.Old {
-		return ErrNotBasis
+	if last = f.add(h, sum); last && f.of.total.sum != f.of.Old {
+		return last, ErrNotBasis
 	}
-	return nil
+	return last, nil
 }
 
 // sumRuns returns the sum of the terms of an image's blocks in runs; the image has
@@ -270,8 +378,8 @@ func sumRuns(img Image, h stream.Header, size int64, runs []stream.Run, buf []by
 // Apply writes the changes of a proved delta to the target. It neither sets the
 // target's size nor syncs.
 func Apply(delta io.Reader, d Delta, target Target) error {
-	p := pass{workers: target.Readers(), decode: true, work: func(h stream.Header, f *frameJob, raw []byte) error {
-		return f.write(h, target, d.Source.Size, raw)
+	p := pass{workers: target.Readers(), decode: true, work: func(h stream.Header, f *frameJob) error {
+		return f.write(h, target, d.Source.Size)
 	}}
 	_, err := p.run(delta)
 	return err
@@ -285,8 +393,8 @@ func (f *frameJob) fits(h stream.Header) bool {
 	return last.End() <= h.Blocks(h.Size) && (last.Zero || last.End()*bs-missing <= h.Size)
 }
 
-func (f *frameJob) write(h stream.Header, target Target, size int64, raw []byte) error {
-	bs := int64(h.BlockSize)
+func (f *frameJob) write(h stream.Header, target Target, size int64) error {
+	bs, raw := int64(h.BlockSize), f.literal
 	f.ranges = f.ranges[:0]
 	for _, r := range f.Runs {
 		off, end := r.First*bs, min(r.End()*bs, size)
@@ -306,7 +414,7 @@ func (f *frameJob) write(h stream.Header, target Target, size int64, raw []byte)
 // CheckWritten reads back what Apply wrote and compares it with the delta. The
 // image must read from the disk, not from a cache.
 func CheckWritten(delta io.Reader, d Delta, target Image) error {
-	p := pass{work: func(h stream.Header, f *frameJob, _ []byte) error {
+	p := pass{slices: true, work: func(h stream.Header, f *frameJob) error {
 		return f.checkWritten(h, target, d.Source.Size)
 	}}
 	_, err := p.run(delta)
@@ -324,10 +432,10 @@ func (f *frameJob) checkWritten(h stream.Header, target Image, size int64) error
 			}
 			return nil
 		}}
-	if err := s.read(f.Runs); err != nil {
+	if err := s.read(f.reads); err != nil {
 		return err
 	}
-	if sum.Sum64() != f.RawSum {
+	if f.of == f && sum.Sum64() != f.RawSum {
 		return errReadBack(f.Runs[0].First * int64(h.BlockSize))
 	}
 	return nil
@@ -347,22 +455,22 @@ func errReadBack(off int64) error { return fmt.Errorf("%w, at or after byte %d",
 // of the whole target.
 func ApplyInPlace(in io.Reader, target Target, basisSize int64, check func(stream.Header) error, begin func() error, done func(literal, end int64)) (Delta, error) {
 	var old stream.Sum
-	p := pass{header: check, decode: true,
+	p := pass{header: check, decode: true, slices: true,
 		count: func(h stream.Header, f *frameJob) {
 			old = h.Hash.Add(old, f.Old)
 			done(int64(f.RawSize), f.end(h))
 		},
-		work: func(h stream.Header, f *frameJob, raw []byte) error {
-			if !f.fits(h) {
+		work: func(h stream.Header, f *frameJob) error {
+			if !f.of.fits(h) {
 				return cli.Fail(cli.BadStream, "bad delta: a run goes beyond the image size in its header")
 			}
-			if err := f.proveOld(h, target, basisSize); err != nil {
+			if last, err := f.proveOld(h, target, basisSize); err != nil || !last {
 				return err
 			}
 			if err := begin(); err != nil {
 				return err
 			}
-			return f.write(h, target, h.Size, raw)
+			return f.of.write(h, target, h.Size)
 		}}
 	d, err := p.run(in)
 	if err != nil {

@@ -63,7 +63,7 @@ func run(env *cli.Env, args []string) error {
 	o := options{level: stream.DefaultLevel}
 	var info, asJSON bool
 	f := env.Flags()
-	f.String(&o.signature, "signature")
+	f.Path(&o.signature, "signature")
 	f.Func("level", func(s string) (err error) {
 		if o.level, err = strconv.Atoi(s); err != nil || o.level < 0 || o.level > stream.MaxLevel {
 			return cli.Fail(cli.Usage, "%q is no level from 0 to %d", s, stream.MaxLevel)
@@ -76,15 +76,15 @@ func run(env *cli.Env, args []string) error {
 		}
 		return err
 	})
-	f.String(&o.newSignature, "new-signature")
+	f.Path(&o.newSignature, "new-signature")
 	f.Bool(&o.check, "check")
 	f.Bool(&o.allowLive, "allow-live")
 	f.Bool(&info, "info")
 	f.Bool(&asJSON, "json")
 	f.ProgressFlag(&o.progress)
 	f.Bool(&o.heartbeat, "heartbeat")
-	f.String(&o.summary, "summary")
-	operands, err := f.Parse(args)
+	f.Path(&o.summary, "summary")
+	operands, err := f.ParsePaths(args)
 	switch {
 	case err != nil:
 		return err

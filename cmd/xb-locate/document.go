@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -212,15 +211,9 @@ func (o *options) addPlace(rule string) error {
 
 // localPath takes an absolute path or a file: URI.
 func localPath(s string) (string, error) {
-	if rest, ok := strings.CutPrefix(s, "file://"); ok {
-		path, err := url.PathUnescape(rest)
-		if err != nil {
-			return "", err
-		}
-		s = path
+	path, err := cli.Path(s)
+	if err == nil && !strings.HasPrefix(path, "/") {
+		err = errors.New("it is no absolute path: " + path)
 	}
-	if !strings.HasPrefix(s, "/") {
-		return "", errors.New("it is no absolute path: " + s)
-	}
-	return filepath.Clean(s), nil
+	return filepath.Clean(path), err
 }

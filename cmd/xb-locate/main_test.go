@@ -280,6 +280,9 @@ func TestXMLFile(t *testing.T) {
 	}
 	good := "<domain type='xen'><name>d</name><devices>" + disk("block", "dev", "/dev/VolGroupXX/LogVolDomU1", "xvda", "") + "</devices></domain>\n"
 	const line = "xvda\t/dev/VolGroupXX/LogVolDomU1\n"
+	if r := locateCommand(t, nil, "--xml", "file://localhost"+strings.ReplaceAll(write("good file.xml", good), " ", "%20")); r != (result{stdout: line}) {
+		t.Errorf("by its URI: %+v", r)
+	}
 	if r := locateCommand(t, nil, "--xml", write("good-file.xml", good)); r != (result{stdout: line}) {
 		t.Errorf("a document of another host: %+v", r)
 	}

@@ -83,7 +83,7 @@ func run(env *cli.Env, args []string) error {
 	var mode struct{ dryRun, recover, abandon, state, record, info, json bool }
 	var adopt string
 	f := env.Flags()
-	f.String(&o.spool, "spool")
+	f.Path(&o.spool, "spool")
 	f.Bool(&o.inPlace, "in-place")
 	f.Bool(&o.create, "create")
 	f.Bool(&mode.dryRun, "dry-run")
@@ -96,13 +96,13 @@ func run(env *cli.Env, args []string) error {
 	f.Bool(&mode.state, "state")
 	f.Bool(&mode.record, "record")
 	f.String(&o.peer, "peer")
-	f.String(&o.stateDir, "state-dir")
+	f.Path(&o.stateDir, "state-dir")
 	f.Bool(&mode.info, "info")
 	f.Bool(&mode.json, "json")
 	f.ProgressFlag(&o.progress)
 	f.Bool(&o.heartbeat, "heartbeat")
-	f.String(&o.summary, "summary")
-	operands, err := f.Parse(args)
+	f.Path(&o.summary, "summary")
+	operands, err := f.ParsePaths(args)
 	if err != nil {
 		return err
 	}

@@ -70,13 +70,13 @@ func run(env *cli.Env, args []string) error {
 	f.Func("hash", func(s string) (err error) { o.hash, err = stream.ParseHash(s); return err })
 	f.Size(&o.size, "size")
 	f.Bool(&o.missingOK, "missing-ok")
-	f.String(&o.stateDir, "state-dir")
+	f.Path(&o.stateDir, "state-dir")
 	f.Bool(&o.info, "info")
 	f.Bool(&o.json, "json")
 	f.ProgressFlag(&o.progress)
 	f.Bool(&o.heartbeat, "heartbeat")
-	f.String(&o.summary, "summary")
-	operands, err := f.Parse(args)
+	f.Path(&o.summary, "summary")
+	operands, err := f.ParsePaths(args)
 	switch {
 	case err != nil:
 		return err

@@ -46,7 +46,7 @@ func create(env *cli.Env, args []string) error {
 	flags.Size(&size, "size")
 	flags.String(&ownerWord, "owner")
 	stateFlag(flags, &dir)
-	sources, err := flags.Parse(args)
+	sources, err := flags.ParsePaths(args)
 	if err != nil {
 		return err
 	}

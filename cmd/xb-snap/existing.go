@@ -169,7 +169,7 @@ func remove(env *cli.Env, args []string) error {
 	var dir string
 	flags := env.Flags()
 	stateFlag(flags, &dir)
-	paths, err := flags.Parse(args)
+	paths, err := flags.ParsePaths(args)
 	if err != nil {
 		return err
 	}

@@ -74,13 +74,13 @@ func run(env *cli.Env, args []string) error {
 }
 
 // stateFlag registers --state-dir.
-func stateFlag(f *cli.Flags, dir *string) { f.String(dir, "state-dir") }
+func stateFlag(f *cli.Flags, dir *string) { f.Path(dir, "state-dir") }
 
 func check(env *cli.Env, args []string) error {
 	var dir string
 	flags := env.Flags()
 	stateFlag(flags, &dir)
-	operands, err := flags.Parse(args)
+	operands, err := flags.ParsePaths(args)
 	if err != nil {
 		return err
 	}
@@ -100,9 +100,9 @@ func check(env *cli.Env, args []string) error {
 func changes(env *cli.Env, args []string) error {
 	var since, dir string
 	flags := env.Flags()
-	flags.String(&since, "since")
+	flags.Path(&since, "since")
 	stateFlag(flags, &dir)
-	operands, err := flags.Parse(args)
+	operands, err := flags.ParsePaths(args)
 	if err != nil {
 		return err
 	}

@@ -183,6 +183,26 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+func TestFileURIs(t *testing.T) {
+	h, dir := newHost(t), mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
+	write(t, filepath.Join(dir, "a disk.img"), "a")
+	before := h.files(dir)
+	uri := func(path string) string { return "file://" + strings.ReplaceAll(path, " ", "%20") }
+	r := h.run("create", "--state-dir", uri(h.state), uri(filepath.Join(dir, "a disk.img")))
+	snap := strings.TrimSuffix(r.stdout, "\n")
+	if r.status != 0 || r.stderr != "" || content(t, snap) != "a" {
+		t.Fatalf("%+v", r)
+	}
+	if r := h.run("check", uri(snap)); r.status != 0 {
+		t.Errorf("check: %+v", r)
+	}
+	if r := h.run("remove", uri(snap)); r.status != 0 || h.files(dir) != before {
+		t.Errorf("remove: %+v, left is %s", r, h.files(dir))
+	}
+	h.fails(64, "dom0b", "create", "file://dom0b/a")
+	h.fails(64, "dom0b", "changes", "--since", "file://dom0b/a", "b")
+}
+
 func TestAllOrNothing(t *testing.T) {
 	h, dir, plain := newHost(t), mount(t, "mkfs.xfs", "-q", "-m", "reflink=1"), mount(t, "mkfs.ext4", "-q")
 	a, b := filepath.Join(dir, "a"), filepath.Join(plain, "b")

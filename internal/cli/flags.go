@@ -34,6 +34,8 @@ var (
 	errVersion = errors.New("version asked for")
 )
 
+var errEmpty = errors.New("it is empty")
+
 // add registers set under each of the comma-separated names; a name of one
 // letter is a short option.
 func (f *Flags) add(names string, a argument, set func(string) error) {
@@ -55,7 +57,7 @@ func (f *Flags) Bool(p *bool, names string) {
 func (f *Flags) String(p *string, names string) {
 	f.Func(names, func(s string) error {
 		if *p = s; s == "" {
-			return errors.New("it is empty")
+			return errEmpty
 		}
 		return nil
 	})

@@ -1,0 +1,63 @@
+package cli
+
+import "testing"
+
+func TestPath(t *testing.T) {
+	for arg, want := range map[string]string{
+		"/srv/a.img":                            "/srv/a.img",
+		"a%20b":                                 "a%20b", // no URI
+		"./file:x":                              "./file:x",
+		"file":                                  "file",
+		"files:/x":                              "files:/x",
+		"-":                                     "-",
+		"file:/srv/a.img":                       "/srv/a.img",
+		"file:///srv/a.img":                     "/srv/a.img",
+		"file://localhost/srv/a.img":            "/srv/a.img",
+		"FILE://LocalHost/srv/a.img":            "/srv/a.img",
+		"file:///srv/Windows%2010.img":          "/srv/Windows 10.img",
+		"file:///srv/Windows 10.img":            "/srv/Windows 10.img",
+		"file:///srv/gr%C3%BCn%0A%25%fe%2525%3": "",
+		"file:///srv/gr%C3%BCn%0A%25%fe%2525":   "/srv/grün\n%\xfe%25",
+		"file:///a+b":                           "/a+b",
+		"file:///a%3Fb%23c":                     "/a?b#c",
+		"file:///dev/vg/lv":                     "/dev/vg/lv",
+		"file:////x":                            "//x",
+		"file:":                                 "",
+		"file:x":                                "",
+		"file://":                               "",
+		"file://localhost":                      "",
+		"file://dom0b/srv/a.img":                "",
+		"file://srv/a.img":                      "", // one slash too few
+		"file:///a%":                            "",
+		"file:///a%2":                           "",
+		"file:///a%zz":                          "",
+		"file:///a%00b":                         "",
+		"file:///a\x00b":                        "",
+		"file:///a?b":                           "",
+		"file:///a#b":                           "",
+	} {
+		got, err := Path(arg)
+		if got != want || (err == nil) != (want != "") || err != nil && StatusOf(err) != Usage {
+			t.Errorf("%q: %q, %v; want %q", arg, got, err, want)
+		}
+	}
+}
+
+func TestPathsOfACommandLine(t *testing.T) {
+	var path, other string
+	flags := func() *Flags {
+		f := (&Env{}).Flags()
+		f.Path(&path, "path,p")
+		f.String(&other, "other")
+		return f
+	}
+	operands, err := flags().ParsePaths([]string{"file:///a%20b", "--other", "file:///x", "--path=file:/c%20d", "e"})
+	if err != nil || len(operands) != 2 || operands[0] != "/a b" || operands[1] != "e" || path != "/c d" || other != "file:///x" {
+		t.Errorf("%q, %q, %q, %v", operands, path, other, err)
+	}
+	for _, args := range [][]string{{"a", "file:x"}, {"--path", "file://h/x"}, {"--path", ""}, {""}, {"-p", "file:///%"}} {
+		if operands, err := flags().ParsePaths(args); err == nil || StatusOf(err) != Usage {
+			t.Errorf("%q: %q, %v; want status %d", args, operands, err, Usage)
+		}
+	}
+}

@@ -14,7 +14,8 @@ import (
 // then is to read a whole standby.
 //
 // Segments that go on in one another are one. A thin volume is its id in its pool: how the
-// pool maps and how large it is, only the pool changes. The paths of a multipath device
+// pool maps and how large it is, only the pool changes; so is the exception store of a
+// snapshot, which may be made larger in time. The paths of a multipath device
 // come and go. A snapshot-origin is what is below it. Moved extents (pvmove) are others:
 // nobody has compared them.
 type mapping struct {
@@ -74,6 +75,12 @@ func (m *mapping) target(t DMTarget, start, end uint64) error {
 			return err
 		}
 		params[0] = diskName(pool)
+	case t.Type == "snapshot" && len(params) >= 2:
+		store, err := parseMajorMinor(params[1], 10)
+		if err != nil {
+			return err
+		}
+		params[1] = diskName(store)
 	}
 	// Whatever else it does with them: the devices in its parameters, whole.
 	for i, p := range params {

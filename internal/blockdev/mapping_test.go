@@ -65,6 +65,12 @@ func TestLVWitness(t *testing.T) {
 	command(t, "", "lvconvert", "-q", "-y", "-i", "1", "--merge", vg+"/snap")
 	w.want(false, "a snapshot was merged")
 
+	command(t, "", "lvcreate", "-q", "-s", "-n", "source", "-L", "4M", vg+"/lv")
+	source := watch(t, "/dev/"+vg+"/source", -1)
+	command(t, "", "lvextend", "-q", "-L", "8M", vg+"/source")
+	source.want(true, "a snapshot was made larger in time")
+	command(t, "", "lvremove", "-q", "-y", vg+"/source")
+
 	command(t, "", "lvextend", "-q", "-L", "16M", vg+"/lv")
 	w.want(true, "the volume was extended")
 	command(t, "", "lvcreate", "-q", "-y", "-n", "between", "-L", "4M", vg)

@@ -15,6 +15,7 @@ set_lvm
 # other NAME VALUE: another value of this setting, as hostile as LVM takes it.
 other() {
 	case $1=$2 in
+	compact_output_cols=*) echo '"lv_tags,origin,lv_health_status,vg_free"' ;;
 	*_sort* | *_cols*) echo '"nothing"' ;;
 	time_format=*) echo '"%c"' ;;
 	separator=* | list_item_separator=*) echo '";"' ;;

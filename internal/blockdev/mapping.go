@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // mapping describes where bytes of a dm device come from, down to the disks, in a text
@@ -23,6 +25,7 @@ type mapping struct {
 	source    string // of the last segment, not yet in text
 	from, n   uint64
 	snapshots []string
+	links     []string // see linksOf
 }
 
 // add describes the sectors from start up to end of a device.
@@ -35,6 +38,11 @@ func (m *mapping) add(rdev, start, end uint64) error {
 		m.segment(diskName(rdev), start, end-start)
 		return nil
 	}
+	links, err := linksOf(rdev)
+	if err != nil {
+		return err
+	}
+	m.links = append(m.links, links...)
 	for _, t := range d.Targets {
 		from, to := max(start, t.Start), min(end, t.Start+t.Length)
 		if from < to {
@@ -94,6 +102,7 @@ func (m *mapping) target(t DMTarget, start, end uint64) error {
 		}
 		params[i] = "{" + below.String() + "}"
 		m.snapshots = append(m.snapshots, below.snapshots...)
+		m.links = append(m.links, below.links...)
 	}
 	m.segment(t.Type+" "+strings.Join(params, " "), start, end-start)
 	return nil
@@ -149,6 +158,26 @@ func (m *mapping) addSnapshots(rdev uint64) error {
 	}
 	slices.Sort(m.snapshots)
 	return nil
+}
+
+// linksOf returns the numbers of the links in sysfs from a dm device to those below it. A
+// link stays as long as one table after another has that device. While the device is the
+// origin of dm-snapshots, which it looks like before and after, the only device below it is
+// a hidden one; the link that is made anew when the last of them is gone has another number.
+func linksOf(rdev uint64) ([]string, error) {
+	paths, err := filepath.Glob(sysDir(rdev) + "/slaves/*")
+	if err != nil {
+		return nil, err
+	}
+	var links []string
+	for _, path := range paths {
+		var stat unix.Stat_t
+		if err := unix.Lstat(path, &stat); err != nil {
+			return nil, err
+		}
+		links = append(links, fmt.Sprintf("%s/%s=%d", majorMinor(rdev), filepath.Base(path), stat.Ino))
+	}
+	return links, nil
 }
 
 // is tells whether the device's first target is of a type.

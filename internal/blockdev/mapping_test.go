@@ -71,6 +71,13 @@ func TestLVWitness(t *testing.T) {
 	source.want(true, "a snapshot was made larger in time")
 	command(t, "", "lvremove", "-q", "-y", vg+"/source")
 
+	// That one was there at no look matters as little.
+	w.take()
+	command(t, "", "lvcreate", "-q", "-s", "-n", "unseen", "-L", "4M", vg+"/lv")
+	write(t, "/dev/"+vg+"/unseen", 8192)
+	command(t, "", "lvconvert", "-q", "-y", "-i", "1", "--merge", vg+"/unseen")
+	w.want(false, "a snapshot was taken, written to and merged")
+
 	command(t, "", "lvextend", "-q", "-L", "16M", vg+"/lv")
 	w.want(true, "the volume was extended")
 	command(t, "", "lvcreate", "-q", "-y", "-n", "between", "-L", "4M", vg)

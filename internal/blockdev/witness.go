@@ -46,24 +46,46 @@ func (f *File) witness(w *witness) string {
 
 // Untouched tells whether nothing has happened between two witnesses of a file: nothing
 // was written, and its bytes still come from the same place. A snapshot taken meanwhile
-// does not matter; one that is gone may have been merged into its origin, which leaves no
-// other trace.
+// does not matter; one that is gone may have been merged into its origin, whose counters
+// know nothing of that. (One that was taken, written to and merged while another one was
+// there all the time leaves no trace at all.)
 func Untouched(before, now string) bool {
-	before, then, _ := strings.Cut(before, snapshotsMark)
-	now, still, _ := strings.Cut(now, snapshotsMark)
-	if before == "" || before != now {
+	then, still := parseWitness(before), parseWitness(now)
+	if before == "" || then.text != still.text {
 		return false
 	}
-	there := strings.Fields(still)
-	for _, snapshot := range strings.Fields(then) {
-		if !slices.Contains(there, snapshot) {
+	for _, snapshot := range then.snapshots {
+		if !slices.Contains(still.snapshots, snapshot) {
+			return false
+		}
+	}
+	for _, link := range then.links {
+		place, _, _ := strings.Cut(link, "=")
+		moved := func(l string) bool { return strings.HasPrefix(l, place+"=") && l != link }
+		if slices.ContainsFunc(still.links, moved) {
 			return false
 		}
 	}
 	return true
 }
 
-const snapshotsMark = " with snapshots "
+// What is not simply compared follows the text of a witness.
+const (
+	snapshotsMark = " with snapshots "
+	linksMark     = " over "
+)
+
+// parsedWitness is a witness taken apart.
+type parsedWitness struct {
+	text             string
+	snapshots, links []string
+}
+
+func parseWitness(s string) parsedWitness {
+	s, links, _ := strings.Cut(s, linksMark)
+	text, snapshots, _ := strings.Cut(s, snapshotsMark)
+	return parsedWitness{text, strings.Fields(snapshots), strings.Fields(links)}
+}
 
 // witness is what is gathered for a Witness.
 type witness struct {
@@ -71,6 +93,7 @@ type witness struct {
 	guard     *Guard   // for which the writes of its own file do not count; may be nil
 	parts     []string // one of them "": nothing is known
 	snapshots []string // identities of the dm-snapshots that could be merged into it
+	links     []string // see linksOf
 }
 
 func (w *witness) String() string {
@@ -80,6 +103,9 @@ func (w *witness) String() string {
 	text := strings.Join(w.parts, " ")
 	if len(w.snapshots) > 0 {
 		text += snapshotsMark + strings.Join(w.snapshots, " ")
+	}
+	if len(w.links) > 0 {
+		text += linksMark + strings.Join(w.links, " ")
 	}
 	return text
 }
@@ -126,6 +152,7 @@ func (w *witness) ofDevice(rdev uint64) {
 		}
 		w.add("map " + m.hash())
 		w.snapshots = append(w.snapshots, m.snapshots...)
+		w.links = append(w.links, m.links...)
 	}
 }
 

@@ -49,16 +49,32 @@ for t in t thin; do
 	xb-patch --force-diverged "/dev/xblab0/$t" <change.delta
 done
 
+echo "--- a snapshot that was taken since, written to and merged"
+change 4
+signs t
+delta
+lvcreate -q -y -s -L 4M -n back xblab0/t
+dd if=/dev/urandom of=/dev/xblab0/back bs=64K seek=100 count=1 oflag=direct status=none
+lvconvert -q -y -i 1 --merge xblab0/back
+old=$(digest dom0a /dev/xblab0/t)
+status 80 apply t
+read_all yes
+equal "$(digest dom0a /dev/xblab0/t)" "$old" "the standby into which a snapshot was merged"
+signs t
+delta
+xb-patch --force-diverged /dev/xblab0/t <change.delta
+
 echo "--- another table"
 change 4
 signs t
 delta
 table=$(dmsetup table xblab0-t)
+other=$(digest dom0a /dev/xblab0/u)
 load() { dmsetup load xblab0-t --table "$1" && dmsetup resume xblab0-t; }
 load "$(dmsetup table xblab0-u)"
 status 80 apply t
 read_all yes
-cmp -n 8388608 /dev/xblab0/u /dev/zero
+equal "$(digest dom0a /dev/xblab0/u)" "$other" "the volume that the standby's table led to"
 load "$table"
 apply t
 read_all no

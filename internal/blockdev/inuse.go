@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -154,7 +155,8 @@ func claimed(path string) bool {
 type target struct {
 	rdev     uint64            // 0 for a regular file
 	devices  map[uint64]string // rdev, its partitions, the disk it is a partition of; with a prefix for messages
-	dev, ino uint64            // of a regular file
+	dev, ino uint64            // of a regular file, or of the one below a loop device
+	loop     *loop             // what a loop device has of that file; nil for others
 }
 
 func (h *host) target(info os.FileInfo) (*target, error) {
@@ -176,10 +178,12 @@ func (h *host) device(rdev uint64) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
+	disk := dir
 	for _, e := range entries {
 		related, prefix := "/"+e.Name(), e.Name()+" "
 		if e.Name() == "partition" { // which rdev itself is
 			related, prefix = "/..", "the whole disk "
+			disk = dir + "/.."
 		} else if !exists(dir + related + "/partition") {
 			continue
 		}
@@ -187,20 +191,33 @@ func (h *host) device(rdev uint64) (*target, error) {
 			t.devices[number] = prefix
 		} // else just removed
 	}
+	if exists(disk + "/loop/backing_file") {
+		name, err := filepath.EvalSymlinks(disk)
+		if err != nil {
+			return nil, err
+		}
+		if info, err := loopInfo("/dev/" + filepath.Base(name)); err == nil {
+			t.dev, t.ino, t.loop = info.Device, info.Inode, newLoop(filepath.Base(name), info)
+		}
+	}
 	return t, nil
 }
 
 // is tells whether a stat is of the target.
 func (t *target) is(st *syscall.Stat_t) bool {
 	if st.Mode&syscall.S_IFMT == syscall.S_IFBLK {
-		_, ok := t.devices[st.Rdev]
-		return ok
+		return t.isDevice(st.Rdev)
 	}
 	return t.isFile(st.Dev, st.Ino)
 }
 
+func (t *target) isDevice(rdev uint64) bool {
+	_, ok := t.devices[rdev]
+	return ok
+}
+
 func (t *target) isFile(dev, ino uint64) bool {
-	return t.rdev == 0 && dev == t.dev && ino == t.ino
+	return ino != 0 && dev == t.dev && ino == t.ino
 }
 
 // isPath tells whether path leads to the target; if it can't be followed it doesn't.

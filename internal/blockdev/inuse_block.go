@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,25 +112,51 @@ func (h *host) holders(t *target) (users []string, err error) {
 	return users, nil
 }
 
-// loops are the loop devices over the target. The kernel is asked which file
+// loops are the loop devices over the target, or beside it over the same part of a file. The kernel is asked which file
 // that is; the path in sysfs is as seen by whoever set the loop device up, so it
 // serves only where the device's node is missing.
 func (h *host) loops(t *target) (users []string, err error) {
 	bound, err := filepath.Glob(h.sys + "/block/loop*/loop/backing_file")
 	for _, file := range bound {
 		device := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file)))
+		user := "backs " + device
 		info, err := loopInfo(device)
-		if err == nil {
-			_, found := t.devices[info.Rdevice]
-			if !found && !t.isFile(info.Device, info.Inode) {
+		switch {
+		case err != nil:
+			if !t.isPath(readLine(file)) {
 				continue
 			}
-		} else if !t.isPath(readLine(file)) {
+		case t.isDevice(info.Rdevice):
+		case t.isFile(info.Device, info.Inode) && t.loop.shares(newLoop(filepath.Base(device), info)):
+			if t.loop != nil {
+				user = "its file backs " + device
+			}
+		default:
 			continue
 		}
-		users = append(users, "backs "+device)
+		users = append(users, user)
 	}
 	return users, err
+}
+
+// loop is a loop device's part of its file, from one byte to before another.
+type loop struct {
+	name     string // loop0
+	from, to uint64
+}
+
+func newLoop(name string, info *unix.LoopInfo64) *loop {
+	l := &loop{name, info.Offset, math.MaxUint64}
+	if info.Sizelimit > 0 {
+		l.to = info.Offset + info.Sizelimit
+	}
+	return l
+}
+
+// shares tells whether another loop device of the same file has bytes of l; nil is all of
+// the file.
+func (l *loop) shares(o *loop) bool {
+	return l == nil || l.name != o.name && l.from < o.to && o.from < l.to
 }
 
 func loopInfo(device string) (*unix.LoopInfo64, error) {

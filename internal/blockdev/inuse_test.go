@@ -277,6 +277,31 @@ func TestLoopOver(t *testing.T) {
 	wantUnused(t, above)
 }
 
+// Two loop devices over one file are one disk with two names.
+func TestLoopBeside(t *testing.T) {
+	device, file := loopDevice(t, 1<<20)
+	beside := command(t, "", "losetup", "--find", "--show", file)
+	detach := func() { command(t, "", "losetup", "--detach", beside) }
+	wantBusy(t, device, "its file backs "+beside, true)
+	wantBusy(t, beside, "its file backs "+device, true)
+	detach()
+	wantUnused(t, device)
+
+	pid, stop := hold(t, "dd", file, strconv.Itoa(os.O_RDWR))
+	wantBusy(t, device, fmt.Sprintf(`process %d \(dd\) has it open`, pid), false)
+	stop()
+
+	half := command(t, "", "losetup", "--find", "--show", "--offset", "512K", file)
+	wantBusy(t, device, "its file backs "+half, true)
+	other := command(t, "", "losetup", "--find", "--show", "--sizelimit", "512K", file)
+	defer command(t, "", "losetup", "--detach", other)
+	command(t, "", "losetup", "--detach", device)
+	wantUnused(t, half)
+	wantUnused(t, other)
+	command(t, "", "losetup", device, file)
+	command(t, "", "losetup", "--detach", half)
+}
+
 func TestOpenByProcess(t *testing.T) {
 	device, _ := loopDevice(t, 1<<20)
 	pid, stop := hold(t, "dd", device, strconv.Itoa(os.O_RDONLY))

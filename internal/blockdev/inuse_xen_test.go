@@ -231,7 +231,8 @@ func TestDomainByPath(t *testing.T) {
 
 // The captured host's disks are put on devices and files of this one.
 func TestQdiskOnCapturedHost(t *testing.T) {
-	device, file := loopDevice(t, 1<<20)
+	device, _ := loopDevice(t, 1<<20)
+	_, file := loopDevice(t, 1<<20)
 	store := captured(t, "xenstore-qdisk", "xenstore-domain")
 	const qdisk, loop = "/local/domain/0/backend/qdisk/1/51728/params", "/local/domain/0/backend/vbd/1/51744/params"
 	if store[qdisk] != "aio:/dev/vgx/b" || store[loop] != "/root/file.img" {

@@ -105,10 +105,14 @@ func (s *fileSnapshot) prepare() error {
 
 func (s *fileSnapshot) take() error {
 	err := blockdev.Clone(s.clone, s.source)
-	if errors.Is(err, errors.ErrUnsupported) {
+	switch {
+	case errors.Is(err, syscall.EXDEV):
+		return cli.Fail(cli.CantCreate, "%s is not on the file system of its directory, where its snapshot would have to be "+
+			"(a bind mount?): name it by its path on its own file system: %w", s.Origin, err)
+	case errors.Is(err, errors.ErrUnsupported):
 		return cli.Fail(cli.CantCreate, "%s: its file system can't share blocks between files (reflink): "+
 			"put the image on btrfs, on XFS made with -m reflink=1, or on a logical volume: %w", s.Origin, err)
-	} else if err != nil {
+	case err != nil:
 		return cli.Fail(cli.CantCreate, "cannot take a snapshot: %w", err)
 	}
 	return nil

@@ -203,6 +203,31 @@ func TestFileURIs(t *testing.T) {
 	h.fails(64, "dom0b", "changes", "--since", "file://dom0b/a", "b")
 }
 
+// TestReflinkCauses: not every refusal is the fault of the file system.
+func TestReflinkCauses(t *testing.T) {
+	h, dir := newHost(t), mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
+	image, bound := filepath.Join(dir, "image"), filepath.Join(t.TempDir(), "bound")
+	write(t, image, strings.Repeat("image", 100_000))
+	write(t, bound, "")
+	if out, err := exec.Command("mount", "--bind", image, bound).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	t.Cleanup(func() { exec.Command("umount", bound).Run() })
+	h.fails(73, "bind mount", "create", bound)
+
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("prlimit", "--fsize=65536", self, "create", image)
+	c.Env = h.command().Env
+	var words strings.Builder
+	c.Stderr = &words
+	if c.Run(); c.ProcessState.ExitCode() != 73 || !strings.Contains(words.String(), "its limit is 65536") || strings.Contains(words.String(), "reflink=1") {
+		t.Errorf("%v: %s", c.ProcessState, words.String())
+	}
+}
+
 func TestAllOrNothing(t *testing.T) {
 	h, dir, plain := newHost(t), mount(t, "mkfs.xfs", "-q", "-m", "reflink=1"), mount(t, "mkfs.ext4", "-q")
 	a, b := filepath.Join(dir, "a"), filepath.Join(plain, "b")

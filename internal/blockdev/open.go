@@ -35,6 +35,9 @@ func Check(path string) error {
 func check(path string) (os.FileInfo, error) {
 	info, err := os.Stat(path)
 	switch {
+	case errors.Is(err, os.ErrNotExist) && exists(path):
+		to, _ := os.Readlink(path)
+		return nil, cli.Fail(cli.NoInput, "%s is a link to %s, where no device or file is", path, to)
 	case err != nil:
 		return nil, openError(path, err)
 	case isBlock(info):
@@ -190,6 +193,9 @@ func CheckRoom(path string, n int64) error {
 	}
 	defer unix.Close(fd)
 	if err := unix.Ftruncate(fd, n); errors.Is(err, unix.EFBIG) || errors.Is(err, unix.EINVAL) {
+		if limit := checkFileLimit(n); limit != nil {
+			return cli.Fail(cli.CantCreate, "%s: %w", path, limit)
+		}
 		return cli.Fail(cli.BadStream, "%s: its file system allows no file of %d bytes", path, n)
 	}
 	return nil
@@ -211,6 +217,15 @@ func Size(path string) (int64, error) {
 	}
 	sectors, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 	return sectors * 512, err // of 512 bytes, whatever the device's are
+}
+
+// checkFileLimit tells whether this process may make a file of n bytes.
+func checkFileLimit(n int64) error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err != nil || uint64(n) <= limit.Cur {
+		return err
+	}
+	return fmt.Errorf("this process may make no file of %d bytes: its limit is %d (RLIMIT_FSIZE, see ulimit -f)", n, limit.Cur)
 }
 
 func isBlock(info os.FileInfo) bool { return info.Mode()&os.ModeType == os.ModeDevice }

@@ -11,15 +11,24 @@ import (
 // Clone makes the empty file dst share all of src's content, as it is at one
 // moment: the file system writes back what is dirty and holds off writers
 // meanwhile (ioctl_ficlone(2)). It fails with errors.ErrUnsupported where the
-// file system can't, or where the two are not on the same one. dst must be synced
-// by the caller.
+// file system can't, and with EXDEV where the two are not on the same one, or on
+// different mounts of it. dst must be synced by the caller.
 func Clone(dst, src *os.File) error {
 	if err := copyNoCOW(dst, src); err != nil {
 		return pathError("set attributes of", dst.Name(), err)
 	}
 	err := unix.IoctlFileClone(int(dst.Fd()), int(src.Fd()))
+	if err == nil {
+		return nil
+	}
+	// A process's limit shows as EFBIG or EINVAL.
+	if info, statErr := src.Stat(); statErr == nil {
+		if limit := checkFileLimit(info.Size()); limit != nil {
+			return pathError("clone", src.Name(), limit)
+		}
+	}
 	switch {
-	case errors.Is(err, unix.EXDEV), errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EINVAL):
+	case errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EINVAL):
 		return pathError("clone", src.Name(), fmt.Errorf("%w: %w", errors.ErrUnsupported, err))
 	}
 	return pathError("clone", src.Name(), err) // EOPNOTSUPP is errors.ErrUnsupported already

@@ -172,6 +172,8 @@ func TestCreate(t *testing.T) {
 	if exists("/dev/xb-e2e-none") {
 		t.Error("a file was made below /dev by way of a link")
 	}
+	h.sh("xb-patch --create link <delta").fails(t, noInput, "link is a link to /dev/xb-e2e-none")
+	h.sh("prlimit --fsize=65536 xb-patch --create created <delta").fails(t, cantCreate, "RLIMIT_FSIZE", "65536")
 }
 
 // TestCreateRefused demands that a target that cannot be created, or that somebody

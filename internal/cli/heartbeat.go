@@ -86,7 +86,7 @@ func (h *Heartbeat) beat() (goOn bool) {
 		h.mu.Unlock()
 		return false
 	}
-	h.env.end(Fail(IOError, "nobody reads the heartbeat any more: %w", cause(err)))
+	h.env.end(Fail(IOError, "nobody waits for this run any more: the heartbeat cannot be written: %w", cause(err)))
 	return false
 }
 

@@ -130,7 +130,7 @@ func TestHeartbeatBroken(t *testing.T) {
 		status int
 		said   string
 	}{
-		{"early", IOError, "undone\nxb-test: nobody reads the heartbeat any more: broken pipe\n"},
+		{"early", IOError, "undone\nxb-test: nobody waits for this run any more: the heartbeat cannot be written: broken pipe\n"},
 		{"committed", OK, "the run goes on\n"},
 		{"blocked", OK, "the run goes on\n"},
 	} {

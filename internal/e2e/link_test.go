@@ -11,11 +11,29 @@ import (
 	"time"
 )
 
-// cutNet has the host's sshd and ssh talk over a network of their own, a link that can be
-// cut. What the machines there wait for minutes they wait for seconds.
-func (h *host) cutNet() (link func(state string)) {
+// farAddresses are those of the target, by the link that can be cut and by the other one.
+var farAddresses = [2]string{"192.0.2.2", "198.51.100.2"}
+
+// twoLinks gives the source and the target networks of their own, joined by two links.
+func (h *host) twoLinks() {
 	h.Helper()
 	needRoot(h.T)
+	near, nearPID := h.network()
+	far, farPID := h.network()
+	h.near, h.far = near, far
+	for i, address := range farAddresses {
+		cable := fmt.Sprintf("cable%d", i)
+		h.must(fmt.Sprintf("ip link add %s netns %d type veth peer name %[1]s netns %[3]d", cable, nearPID, farPID))
+		h.must(fmt.Sprintf("%s ip address add %s/30 dev %s && %[1]s ip link set %[3]s up", far, address, cable))
+		h.must(fmt.Sprintf("%s ip address add %s1/30 dev %s && %[1]s ip link set %[3]s up", near, strings.TrimSuffix(address, "2"), cable))
+	}
+	// A source that gives up shall be gone in seconds.
+	h.must(near + " sh -c 'echo 1 >/proc/sys/net/ipv4/tcp_orphan_retries'")
+}
+
+// network returns what runs a command in a network of its own, and a process in it.
+func (h *host) network() (run string, pid int) {
+	h.Helper()
 	holder := exec.Command("unshare", "--net", "sleep", "infinity")
 	if err := holder.Start(); err != nil {
 		h.Fatal(err)
@@ -30,18 +48,34 @@ func (h *host) cutNet() (link func(state string)) {
 		now, err := os.Readlink(ns)
 		return err == nil && now != own
 	})
-	h.net = "nsenter --net=" + ns
-	h.must(h.net + " sh -c 'echo 3 >/proc/sys/net/ipv4/tcp_retries2; echo 1 >/proc/sys/net/ipv4/tcp_orphan_retries'")
-	link = func(state string) { h.must(h.net + " ip link set lo " + state) }
-	link("up")
-	return link
+	return "nsenter --net=" + ns, holder.Process.Pid
+}
+
+// link cuts the first link, or mends it.
+func (h *host) link(state string) {
+	h.Helper()
+	h.must(h.near + " ip link set cable0 " + state)
 }
 
 // cutRun starts a copy over ssh and cuts the link in its middle, for so long that the
 // source gives up. It returns the number of the xb-patch that is left over there.
-func (h *host) cutRun(link func(string), ssh, options, target string) (pid string) {
+func (h *host) cutRun(ssh, options, target string) (pid string) {
 	h.Helper()
-	patch := h.talk(nil, ssh+" xb-patch "+options+" "+h.path(target))
+	patch, pid := h.halfRun(ssh, options, target)
+	h.link("down")
+	patch.Process.Kill()
+	patch.Wait()
+	const finWait1 = " 04 " // it still has bytes to say, and a FIN
+	eventually(h, "the end of the source's connection", func() bool {
+		return !strings.Contains(h.must(h.near+" cat /proc/net/tcp"), finWait1)
+	})
+	return pid
+}
+
+// halfRun starts a copy over ssh, and goes on when half of it is there.
+func (h *host) halfRun(ssh, options, target string) (patch *talking, pid string) {
+	h.Helper()
+	patch = h.talk(nil, ssh+" xb-patch "+options+" "+h.path(target))
 	delta, err := os.ReadFile(h.path("delta"))
 	if err != nil {
 		h.Fatal(err)
@@ -58,15 +92,8 @@ func (h *host) cutRun(link func(string), ssh, options, target string) (pid strin
 		info, err := os.Stat(names[0])
 		return err == nil && info.Size() == mib
 	})
-	link("down")
-	patch.Process.Kill()
-	patch.Wait()
-	const finWait1 = " 04 " // it still has bytes to say, and a FIN
-	eventually(h, "the end of the source's connection", func() bool {
-		return !strings.Contains(h.must(h.net+" cat /proc/net/tcp"), finWait1)
-	})
 	_, about := h.lockOf(target)
-	return fmt.Sprintf("%.0f", about["pid"])
+	return patch, fmt.Sprintf("%.0f", about["pid"])
 }
 
 // lockOf returns a target's lock file and what it says.
@@ -102,14 +129,15 @@ func alive(pid string) bool { return exists("/proc/" + pid + "/stat") }
 // send to it.
 func TestLinkCutHeartbeat(t *testing.T) {
 	h := newHost(t)
-	link := h.cutNet()
+	h.twoLinks()
+	h.must(h.far + " sh -c 'echo 3 >/proc/sys/net/ipv4/tcp_retries2'") // it waits seconds, and not a quarter of an hour
 	ssh := h.startSSHD("")
 	h.image("source", 3*mib, 1)
 	h.image("spoken", 3*mib, 2)
 	h.must("cp spoken silent && xb-sig spoken >sig && xb-delta --level 0 source <sig >delta")
-	silent := h.cutRun(link, ssh, "--peer dom0a", "silent")
-	link("up")
-	spoken := h.cutRun(link, ssh, "--peer dom0a --heartbeat", "spoken")
+	silent := h.cutRun(ssh, "--peer dom0a", "silent")
+	h.link("up")
+	spoken := h.cutRun(ssh, "--peer dom0a --heartbeat", "spoken")
 	eventually(t, "the end of the session", func() bool { return !alive(spoken) })
 	if !alive(silent) {
 		t.Error("without a word the session ended too: then the heartbeat is not needed")
@@ -123,25 +151,37 @@ func TestLinkCutHeartbeat(t *testing.T) {
 // live. The next run says so, and ends it when it certainly is dead.
 func TestLinkCutLock(t *testing.T) {
 	h := newHost(t)
-	link := h.cutNet()
+	h.twoLinks()
 	ssh := h.startSSHD("")
+	otherway := strings.TrimSuffix(ssh, "standby") + "otherway"
 	h.image("source", 3*mib, 1)
 	h.image("target", 3*mib, 2)
 	h.must("xb-sig target >sig && xb-delta --level 0 source <sig >delta")
-	const run = "--peer dom0a --disk domu1/xvda "
-	pid := h.cutRun(link, ssh, run, "target")
-	link("up")
+	const run = "--heartbeat --peer dom0a --disk domu1/xvda "
 	again := func(ssh, run string) result { return h.sh(ssh + " xb-patch " + run + h.path("target") + " <delta") }
-	again(ssh, run).fails(t, busy, "process "+pid+", from dom0a, of domu1/xvda, since 20", "the last byte of which came")
 
+	// One that gets nothing for seven minutes, as in a scan that finds nothing, is alive.
+	half, pid := h.halfRun(ssh, run, "target")
 	h.quietSince("target", 7*time.Minute)
-	again(ssh, "--peer dom0c --disk domu1/xvda ").fails(t, busy, "kill "+pid)
-	again(ssh, "--peer dom0a --disk domu1/xvdb ").fails(t, busy, "kill "+pid)
+	again(otherway, run).fails(t, busy, "kill "+pid)
+	half.in.Close()
+	half.end(badStream)
+
+	pid = h.cutRun(ssh, run, "target")
+	again(otherway, run).fails(t, busy, "process "+pid+", from dom0a, of domu1/xvda, since 20", "the last byte of which came")
+	h.quietSince("target", 7*time.Minute)
+	again(otherway, "--peer dom0c --disk domu1/xvda ").fails(t, busy, "kill "+pid)
+	again(otherway, "--peer dom0a --disk domu1/xvdb ").fails(t, busy, "kill "+pid)
 	again("", run).fails(t, busy, "kill "+pid)
 	if !alive(pid) {
 		t.Fatal("somebody has ended it")
 	}
-	again(ssh, run).fails(t, 0, "ended process "+pid)
+	var r result
+	eventually(t, "that its session is known to be dead", func() bool {
+		r = again(otherway, run)
+		return r.status != busy
+	})
+	r.fails(t, 0, "ended process "+pid)
 	eventually(t, "that sshd buries it", func() bool { return !alive(pid) })
 	h.sameBytes("source", "target")
 	h.wantPhase("target", "clean")

@@ -47,7 +47,8 @@ type host struct {
 	state string
 	notes string // what the harness itself writes
 	env   []string
-	net   string // what runs a command in its own network, see cutNet; "" for that of the machine
+	near  string // what runs a command in the network of the source, "" for the machine's
+	far   string // in that of the target: see twoLinks
 }
 
 // newHost returns a host on which nothing was ever done. Its tests may run beside

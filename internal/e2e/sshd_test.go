@@ -14,7 +14,8 @@ import (
 // startSSHD starts an sshd of the test's own on loopback, with keys, port and
 // configuration of its own, and returns the command that reaches it: "ssh -F CONF
 // standby". What runs there works in a home of its own, with the host's state
-// directory. extra is added to the server's configuration.
+// directory. extra is added to the server's configuration. After twoLinks it is in the
+// target's network, and has the other name "otherway".
 func (h *host) startSSHD(extra string) string {
 	h.Helper()
 	needRoot(h.T)
@@ -32,8 +33,12 @@ func (h *host) startSSHD(extra string) string {
 	}
 	h.must(fmt.Sprintf("cd %s && ssh-keygen -q -t ed25519 -N '' -f host && ssh-keygen -q -t ed25519 -N '' -f user && cp user.pub authorized", dir))
 	port := freePort(h)
-	h.note(dir+"/sshd_config", fmt.Sprintf(`ListenAddress 127.0.0.1:%d
-HostKey %s/host
+	listen, address, other := "127.0.0.1", "127.0.0.1", "127.0.0.1"
+	if h.far != "" {
+		listen, address, other = "0.0.0.0", farAddresses[0], farAddresses[1]
+	}
+	h.note(dir+"/sshd_config", fmt.Sprintf(`ListenAddress %[5]s:%[1]d
+HostKey %[2]s/host
 AuthorizedKeysFile %[2]s/authorized
 PidFile none
 StrictModes no
@@ -43,12 +48,16 @@ PermitRootLogin prohibit-password
 AcceptEnv XB_STATE_DIR
 SetEnv PATH=%[3]s:/usr/bin:/bin
 %[4]s
-`, port, dir, bin, extra))
-	h.note(dir+"/known_hosts", fmt.Sprintf("[127.0.0.1]:%d %s", port, h.must("cut -d' ' -f1,2 "+dir+"/host.pub")))
+`, port, dir, bin, extra, listen))
+	h.note(dir+"/known_hosts", "standby "+h.must("cut -d' ' -f1,2 "+dir+"/host.pub"))
 	h.note(dir+"/ssh_config", fmt.Sprintf(`Host standby
-HostName 127.0.0.1
-Port %d
-IdentityFile %s/user
+HostName %[3]s
+Host otherway
+HostName %[4]s
+Host *
+HostKeyAlias standby
+Port %[1]d
+IdentityFile %[2]s/user
 IdentitiesOnly yes
 UserKnownHostsFile %[2]s/known_hosts
 GlobalKnownHostsFile none
@@ -56,8 +65,8 @@ BatchMode yes
 RequestTTY no
 SendEnv XB_STATE_DIR
 LogLevel ERROR
-`, port, dir))
-	command := strings.Fields(h.net + " ../../scripts/hosts/own-home " + dir + " " + server + " -D -e -f " + dir + "/sshd_config")
+`, port, dir, address, other))
+	command := strings.Fields(h.far + " ../../scripts/hosts/own-home " + dir + " " + server + " -D -e -f " + dir + "/sshd_config")
 	sshd := exec.Command(command[0], command[1:]...)
 	log, err := os.Create(dir + "/log")
 	if err != nil {
@@ -72,7 +81,7 @@ LogLevel ERROR
 		sshd.Process.Kill()
 		sshd.Wait()
 	})
-	ssh := h.net + " ssh -F " + dir + "/ssh_config standby"
+	ssh := h.near + " ssh -F " + dir + "/ssh_config standby"
 	for end := time.Now().Add(10 * time.Second); h.sh(ssh+" true").status != 0; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			text, _ := os.ReadFile(dir + "/log")

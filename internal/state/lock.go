@@ -203,10 +203,11 @@ func (l *Lock) takeOver(d *Device, run Run) error {
 
 // deadFor tells whether a run that waits for its delta may be ended by another one: one of
 // the same disk from the same peer, that came by another connection than the one on which
-// nothing comes any more.
+// nothing comes any more, and at the end of which nobody is. A scan that finds nothing for
+// an hour is silent too, and alive.
 func (a *about) deadFor(run Run) bool {
 	return run.Peer != "" && a.Peer == run.Peer && run.Disk != "" && a.Disk == run.Disk &&
-		run.Session != "" && a.Session != "" && a.Session != run.Session && a.quiet() > deadAfter
+		run.Session != "" && a.Session != "" && a.Session != run.Session && a.quiet() > deadAfter && unanswered(a.Session)
 }
 
 // quiet returns for how long no byte has come, to recordEvery.

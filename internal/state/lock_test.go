@@ -202,6 +202,7 @@ func TestLockEndsADeadRun(t *testing.T) {
 		return run
 	}
 	long := deadAfter + time.Minute
+	dead := "0: 020200C0:0016 010200C0:0001 01 00000024:00000000 01:00000014 00000005\n"
 	for name, c := range map[string]struct {
 		first, second Run
 		quiet         time.Duration
@@ -210,6 +211,7 @@ func TestLockEndsADeadRun(t *testing.T) {
 	}{
 		"dead":                   {first, second, long, nil, true},
 		"quiet for 5 minutes":    {first, second, 5 * time.Minute, nil, false},
+		"the session is alive":   {first, second, long, func(*holder, *Device) { tables = nil }, false},
 		"its clock is ahead":     {first, second, -long, nil, false},
 		"another peer":           {first, other(func(r *Run) { r.Peer = "dom0c" }), long, nil, false},
 		"another disk":           {first, other(func(r *Run) { r.Disk = "domu1/xvdb" }), long, nil, false},
@@ -227,6 +229,7 @@ func TestLockEndsADeadRun(t *testing.T) {
 		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			setTables(t, dead)
 			dir, d := newDevice(t, deviceID)
 			h := startHolder(t, dir, c.first)
 			h.do("wait")
@@ -266,6 +269,7 @@ func TestLockEndsADeadRun(t *testing.T) {
 func TestLockOfOneThatDoesNotEnd(t *testing.T) {
 	defer func(p time.Duration) { patience = p }(patience)
 	patience = 50 * time.Millisecond
+	setTables(t, "0: 020200C0:0016 010200C0:0001 01 00000024:00000000 01:00000014 00000005\n")
 	dir, d := newDevice(t, deviceID)
 	h := startHolder(t, dir, first)
 	h.do("wait")

@@ -4,6 +4,9 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"strconv"
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/rdiff"
@@ -26,6 +29,9 @@ finished it.
       --in-place         write while the delta arrives, without a spool; only for
                          a first copy, where there is nothing to lose
       --create           create FILE if it does not exist; never below /dev
+      --owner USER[:GROUP]
+                         with --create: whose FILE is to be (default: the caller's)
+      --mode MODE        with --create: its permissions, octal (default: 600)
       --dry-run          write nothing; prove everything and say what it would do
       --recover          finish the apply that was interrupted on DEV
       --abandon-apply    give an interrupted apply up, and with it the image on
@@ -67,6 +73,8 @@ type options struct {
 	spool    string
 	inPlace  bool
 	create   bool
+	owner    string
+	mode     os.FileMode
 	force    bool
 	peer     string
 	disk     string
@@ -86,6 +94,8 @@ func run(env *cli.Env, args []string) error {
 	f.Path(&o.spool, "spool")
 	f.Bool(&o.inPlace, "in-place")
 	f.Bool(&o.create, "create")
+	f.String(&o.owner, "owner")
+	f.Func("mode", parseMode(&o.mode))
 	f.Bool(&mode.dryRun, "dry-run")
 	f.Bool(&mode.recover, "recover")
 	f.Bool(&mode.abandon, "abandon-apply")
@@ -123,6 +133,8 @@ func run(env *cli.Env, args []string) error {
 		return cli.Fail(cli.Usage, "want one device or file, got %d operands", len(operands))
 	case o.uuid != "" && o.disk == "" && adopt == "":
 		return cli.Fail(cli.Usage, "--uuid goes with --disk or --adopt")
+	case (o.owner != "" || o.mode != 0) && !o.create:
+		return cli.Fail(cli.Usage, "--owner and --mode go with --create")
 	case o.spool != "" && o.inPlace:
 		return cli.Fail(cli.Usage, "--in-place uses no spool")
 	case o.force && o.inPlace:
@@ -164,4 +176,15 @@ func run(env *cli.Env, args []string) error {
 		return p.copyInPlace()
 	}
 	return p.patch()
+}
+
+func parseMode(p *os.FileMode) func(string) error {
+	return func(s string) error {
+		n, err := strconv.ParseUint(s, 8, 9)
+		if err != nil || n&0o600 != 0o600 {
+			return fmt.Errorf("%q is no mode of a file that its owner can read and write, as 640 is", s)
+		}
+		*p = os.FileMode(n)
+		return nil
+	}
 }

@@ -31,13 +31,32 @@ func (p *patcher) printState() error {
 	}
 	text, err := json.Marshal(struct {
 		*state.Record
-		DeviceSize int64           `json:"device_size"`    // now
-		Sent       []*state.Record `json:"sent,omitempty"` // as the source of syncs, a record for each peer
-	}{record, size, sent})
+		Changed    *bool           `json:"changed_since,omitempty"` // nil: it can't be told
+		DeviceSize int64           `json:"device_size"`             // now
+		Sent       []*state.Record `json:"sent,omitempty"`          // as the source of syncs, a record for each peer
+	}{record, p.changedSince(record), size, sent})
 	if err != nil {
 		return cli.Fail(cli.Internal, "state: %w", err)
 	}
 	return p.env.Print(string(text) + "\n")
+}
+
+// changedSince tells whether the target was changed since its last sync, as far as its
+// witness can tell.
+func (p *patcher) changedSince(r *state.Record) *bool {
+	if r.Phase != state.Clean || r.Witness == "" {
+		return nil
+	}
+	file, err := blockdev.Open(p.target)
+	if err != nil {
+		return nil
+	}
+	defer file.Close()
+	changed, known := blockdev.Changed(r.Witness, file.Witness(r.Size))
+	if !known {
+		return nil
+	}
+	return &changed
 }
 
 // recordSent is --record: it remembers which image of an origin a peer has, so

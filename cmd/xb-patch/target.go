@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -148,14 +150,54 @@ func (p *patcher) checkRecord() error {
 // createTarget makes the missing target an empty file.
 func (p *patcher) createTarget() error {
 	f, err := os.OpenFile(p.target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err == nil {
-		err = errors.Join(f.Close(), cli.SyncDir(filepath.Dir(p.target)))
-	}
 	if err != nil {
 		return cli.Fail(cli.CantCreate, "cannot create the target: %w", err)
 	}
+	err = errors.Join(p.giveAway(f), f.Close(), cli.SyncDir(filepath.Dir(p.target)))
+	if err != nil {
+		return cli.Fail(cli.CantCreate, "cannot create the target: %w", errors.Join(err, os.Remove(p.target)))
+	}
 	p.file, err = blockdev.OpenWrite(p.target)
 	return err
+}
+
+// giveAway gives a new file the owner and mode that its source has: the user that the
+// guests run as may have to open it. Users are known by name, as their numbers differ
+// from host to host.
+func (p *patcher) giveAway(f *os.File) error {
+	if p.owner != "" {
+		uid, gid, err := lookupOwner(p.owner)
+		if err != nil {
+			p.env.Warn("%s stays the user's that creates it: %v", p.target, err)
+		} else if err := f.Chown(uid, gid); err != nil {
+			return err
+		}
+	}
+	if p.mode != 0 {
+		return f.Chmod(p.mode)
+	}
+	return nil
+}
+
+// lookupOwner returns the numbers of USER[:GROUP]; without a group, that of the user.
+func lookupOwner(owner string) (uid, gid int, err error) {
+	name, group, hasGroup := strings.Cut(owner, ":")
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, 0, err
+	}
+	if hasGroup {
+		g, err := user.LookupGroup(group)
+		if err != nil {
+			return 0, 0, err
+		}
+		u.Gid = g.Gid
+	}
+	uid, err = strconv.Atoi(u.Uid)
+	if err == nil {
+		gid, err = strconv.Atoi(u.Gid)
+	}
+	return uid, gid, err
 }
 
 // uncreateTarget removes what createTarget has made and nobody has written to.

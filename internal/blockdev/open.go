@@ -245,7 +245,7 @@ func BelowDev(path string) bool {
 func openError(path string, err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
-		return cli.Fail(cli.NoInput, "%s: no such device or file", path)
+		return cli.Fail(cli.NoInput, "%s: no such device or file%s", path, missingDirectory(path))
 	case errors.Is(err, unix.EBUSY):
 		return cli.Fail(cli.Busy, "%s is in use: the kernel refuses to open it exclusively", path)
 	}
@@ -254,4 +254,34 @@ func openError(path string, err error) error {
 		err = p.Err
 	}
 	return cli.Fail(cli.IOError, "cannot open %s: %w", path, err)
+}
+
+// missingDirectory says in words which directory is missing on the way to a file, and how
+// to make it; "" if that is not what is wrong. Below /dev a directory comes with its devices.
+func missingDirectory(path string) string {
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil || strings.HasPrefix(dir+"/", "/dev/") {
+		return ""
+	}
+	for i, c := range dir + "/" {
+		if c != '/' || i == 0 {
+			continue
+		}
+		if _, err := os.Stat(dir[:i]); !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if target, err := os.Readlink(dir[:i]); err == nil {
+			return fmt.Sprintf(": %s is a link to %s, which does not exist; is its file system mounted? else: mkdir -p %s",
+				dir[:i], target, filepath.Join(absolute(target, filepath.Dir(dir[:i])), dir[i:]))
+		}
+		return fmt.Sprintf(": there is no directory %s; is its file system mounted? else: mkdir -p %s", dir[:i], dir)
+	}
+	return ""
+}
+
+func absolute(path, dir string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
 }

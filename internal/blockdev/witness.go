@@ -87,6 +87,20 @@ func parseWitness(s string) parsedWitness {
 	return parsedWitness{text, strings.Fields(snapshots), strings.Fields(links)}
 }
 
+// Changed tells whether the image has become another one between two witnesses; known is
+// false where that can't be told: a crash may lose the times of what was written before it,
+// a device counts anew after a boot, and a snapshot that is gone may have been merged.
+func Changed(before, now string) (changed, known bool) {
+	if Untouched(before, now) {
+		return false, true
+	}
+	then, still := strings.Fields(before), strings.Fields(now)
+	if len(then) < 2 || len(still) < 2 || then[1] != still[1] { // of two boots
+		return false, false
+	}
+	return true, parseWitness(before).text != parseWitness(now).text
+}
+
 // witness is what is gathered for a Witness.
 type witness struct {
 	size      int64

@@ -238,3 +238,96 @@ func TestDeviceSize(t *testing.T) {
 		}
 	}
 }
+
+// TestChangedSince demands that --state does not call clean what was changed since.
+func TestChangedSince(t *testing.T) {
+	for _, kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			h := newHost(t)
+			h.image("source", mib, 1)
+			h.image("disk", mib, 2)
+			target := "disk"
+			if kind != "file" {
+				target = h.loop("disk")
+			}
+			says := func(want string) {
+				t.Helper()
+				out := h.must("xb-patch --state " + target)
+				if got := strings.Contains(out, `"changed_since":`); got != (want != "") || !strings.Contains(out, want) {
+					t.Errorf("want %q in %s", want, out)
+				}
+			}
+			says("")
+			h.sync("source", target, "-q").silent(t)
+			says(`"phase":"clean"`)
+			says(`"changed_since":false`)
+			h.must("cmp source " + target)
+			says(`"changed_since":false`)
+			h.scribble(target, 70000)
+			says(`"changed_since":true`)
+			h.must("sed -i 's/\"witness\": \"\\([a-z]*\\) [^ ]*/\"witness\": \"\\1 another-boot/' '" + h.stateOf(target) + "'")
+			says("")
+		})
+	}
+}
+
+// stateOf returns the file with the state of a target or loop device.
+func (h *host) stateOf(target string) string {
+	if strings.HasPrefix(target, "/") {
+		return h.state + "/" + escaped(target) + ".json"
+	}
+	return h.stateFile(target)
+}
+
+// TestCreateOwner demands that the user of the guests can open what is created.
+func TestCreateOwner(t *testing.T) {
+	needRoot(t)
+	h := newHost(t)
+	h.image("source", mib, 1)
+	create := func(target, options string) result {
+		return h.pipe("xb-sig --missing-ok "+target, "xb-delta source", "xb-patch --create "+options+" "+target)
+	}
+	for i, in := range []string{"", "--in-place "} {
+		for j, test := range []struct{ options, want, says string }{
+			{"", "root:root 600", ""},
+			{"--owner daemon:mail --mode 640", "daemon:mail 640", ""},
+			{"--owner daemon", "daemon:daemon 600", ""},
+			{"--owner nobody-here:daemon --mode 644", "root:root 644", "unknown user nobody-here"},
+			{"--owner daemon:nobody-here", "root:root 600", "unknown group nobody-here"},
+		} {
+			target := fmt.Sprintf("target%d%d", i, j)
+			r := create(target, in+test.options)
+			if r.status != 0 || test.says == "" && r.err != "" || !strings.Contains(r.err, test.says) {
+				t.Errorf("%s%s: status %d: %s", in, test.options, r.status, r.err)
+			}
+			if got := strings.TrimSpace(h.must("stat -c '%U:%G %a' " + target)); got != test.want {
+				t.Errorf("%s%s: it is %s, want %s", in, test.options, got, test.want)
+			}
+		}
+	}
+	for _, options := range []string{"--mode 0", "--mode 999", "--mode 4755", "--mode 444", "--owner ''"} {
+		create("refused", options).fails(t, 64)
+	}
+	h.sh("xb-patch --owner daemon target00 </dev/null").fails(t, 64, "go with --create")
+}
+
+// TestMissingDirectory demands that it is said what to make.
+func TestMissingDirectory(t *testing.T) {
+	h := twoImages(t)
+	h.must("ln -s nowhere link && ln -s /xb-none/at/all far && mkdir there")
+	for target, says := range map[string]string{
+		"none/target":         "there is no directory " + h.path("none") + "; is its file system mounted? else: mkdir -p " + h.path("none"),
+		"there/a/b/target":    "there is no directory " + h.path("there/a") + "; is its file system mounted? else: mkdir -p " + h.path("there/a/b"),
+		"link/target":         h.path("link") + " is a link to nowhere, which does not exist; is its file system mounted? else: mkdir -p " + h.path("nowhere"),
+		"far/sub/target":      h.path("far") + " is a link to /xb-none/at/all, which does not exist; is its file system mounted? else: mkdir -p /xb-none/at/all/sub",
+		"/dev/xb-none/target": "/dev/xb-none/target: no such device or file",
+	} {
+		for _, command := range []string{"xb-patch --create %s <delta", "xb-patch --create --in-place %s <delta", "xb-patch --state %s", "xb-sig %s"} {
+			h.sh(fmt.Sprintf(command, target)).fails(t, noInput, says+"\n")
+		}
+	}
+	for _, dir := range []string{"there/a/b", "nowhere"} {
+		h.must("mkdir -p " + dir)
+	}
+	h.must("xb-sig --missing-ok link/target | xb-delta source | xb-patch --create link/target")
+}

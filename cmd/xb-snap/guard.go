@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -34,10 +35,29 @@ func guard(env *cli.Env, args []string) error {
 	// A signal waits for what is being given up: half of it helps nobody.
 	defer cli.OnSignal(g.giving.Lock)()
 	for !owner.dead() {
+		before := g.trace()
 		g.find()
-		time.Sleep(time.Second)
+		g.wait(before)
 	}
 	return g.leave()
+}
+
+// wait waits for a second, or until there may be another snapshot: a fast guest would
+// have a second's start else.
+func (g *guardian) wait(before string) {
+	const often = 50 * time.Millisecond
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(often) {
+		if now := g.trace(); now != before {
+			return
+		}
+	}
+}
+
+// trace changes with what may be a new snapshot: a record, or a device.
+func (g *guardian) trace() string {
+	records, _ := os.ReadDir(recordDir(g.dir))
+	devices, _ := os.ReadDir("/sys/block")
+	return fmt.Sprint(records, devices)
 }
 
 // guardian is a guard at work.
@@ -206,16 +226,26 @@ func (g *guardian) missed(e *existing) int {
 	return 1
 }
 
+// lack tells what there is too little of.
+func lack(r *blockdev.Room) string {
+	r = r.Tightest()
+	if r.Free > r.Floor() {
+		return fmt.Sprintf("%s has only %s of its metadata free", r.Name, cli.FormatSize(r.MetaFree))
+	}
+	return fmt.Sprintf("%s has only %s free", r.Name, cli.FormatSize(r.Free))
+}
+
 func (g *guardian) giveUp(e *existing, p *post) bool {
 	g.giving.RLock()
 	defer g.giving.RUnlock()
+	full := lack(p.Room)
 	err := e.giveUp()
 	switch {
 	case cli.StatusOf(err) == cli.NoInput: // it is gone already
 	case err != nil:
 		g.sayOnce("cannot give up snapshot %s: %v", e.Snapshot, err)
 	default:
-		g.env.Warn("snapshot %s given up: %s has only %s free, which the guests need", e.Snapshot, p.Name, cli.FormatSize(p.Free))
+		g.env.Warn("snapshot %s given up: %s, which the guests need", e.Snapshot, full)
 		g.env.Print(e.Snapshot + "\n") // whether or not it is read, the watch goes on
 	}
 	return err == nil

@@ -22,26 +22,30 @@ type demand struct {
 
 func newRooms(size int64) *rooms { return &rooms{size, make(map[string]*demand)} }
 
-// add counts a disk: of it no more is rewritten than it has.
+// add counts a source.
 func (r *rooms) add(disk *blockdev.File) error {
+	parts, need, err := r.of(disk)
+	for _, part := range parts {
+		if r.byID[part.ID] == nil {
+			r.byID[part.ID] = &demand{Room: part}
+		}
+		r.byID[part.ID].need += need
+	}
+	return err
+}
+
+// of returns the rooms that a disk takes from, and how much of its content can be
+// rewritten: no more than it has.
+func (r *rooms) of(disk *blockdev.File) (parts []*blockdev.Room, need int64, err error) {
 	room, err := disk.Room()
 	if cli.StatusOf(err) == cli.BadSnapshot { // a pool that has failed: nothing is lost yet
-		return cli.Fail(cli.CantCreate, "%w", err)
+		return nil, 0, cli.Fail(cli.CantCreate, "%w", err)
 	}
 	if err != nil || room == nil {
-		return err
+		return nil, 0, err
 	}
 	allocated, err := disk.Allocated()
-	if err != nil {
-		return err
-	}
-	d := r.byID[room.ID]
-	if d == nil {
-		d = &demand{Room: room}
-		r.byID[room.ID] = d
-	}
-	d.need += min(r.size, allocated)
-	return nil
+	return append(room.Below, room), min(r.size, allocated), err
 }
 
 // check tells whether there is room for all: for the disks that were added, which are
@@ -76,7 +80,7 @@ func (r *rooms) check(sources map[string]string, volumes *lvm.Volumes, dir state
 	return nil
 }
 
-// addHeld counts a disk that has a snapshot, if it shares a room with the sources.
+// addHeld counts a disk that has a snapshot, where it shares a room with the sources.
 // Whatever keeps it from being looked at, the new snapshots are not at fault.
 func (r *rooms) addHeld(origin string) {
 	disk, err := blockdev.Open(origin)
@@ -84,8 +88,11 @@ func (r *rooms) addHeld(origin string) {
 		return
 	}
 	defer disk.Close()
-	if room, err := disk.Room(); err == nil && room != nil && r.byID[room.ID] != nil {
-		r.add(disk)
+	parts, need, err := r.of(disk)
+	for _, part := range parts {
+		if d := r.byID[part.ID]; d != nil && err == nil {
+			d.need += need
+		}
 	}
 }
 

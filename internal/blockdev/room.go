@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -24,6 +25,10 @@ type Room struct {
 
 	Size, Free         int64 // bytes that anybody may use
 	MetaSize, MetaFree int64 // of a pool's metadata; else 0
+
+	// Below holds the thin pools that a file system lies on: what a file takes of it may
+	// take a block of theirs.
+	Below []*Room
 
 	path string // a file on the file system
 	pool uint64 // device number of the pool; 0: a file system
@@ -56,7 +61,20 @@ func (r *Room) Margin() int64 {
 	if r.pool != 0 {
 		margin = min(margin, (r.MetaFree-r.MetaFloor())*16)
 	}
+	for _, pool := range r.Below {
+		margin = min(margin, pool.Margin())
+	}
 	return margin
+}
+
+// Tightest returns the room or, if there is less in it, a pool below.
+func (r *Room) Tightest() *Room {
+	for _, pool := range r.Below {
+		if pool.Margin() == r.Margin() {
+			return pool
+		}
+	}
+	return r
 }
 
 // Room returns the room that the file takes from when it is written to, nil if it
@@ -78,6 +96,10 @@ func (d *DM) Room() (*Room, error) {
 	if err != nil {
 		return nil, err
 	}
+	return poolRoom(pool)
+}
+
+func poolRoom(pool uint64) (*Room, error) {
 	r := &Room{ID: "pool " + majorMinor(pool), pool: pool}
 	return r, r.Update()
 }
@@ -101,12 +123,51 @@ func FileRoom(path string) (*Room, error) {
 		return nil, err
 	}
 	r := &Room{ID: "file system " + majorMinor(stat.Dev), Name: "the file system of " + filepath.Dir(path), path: path}
+	devices := []string{"/sys/dev/block/" + majorMinor(stat.Dev)}
 	if fs.Type == unix.BTRFS_SUPER_MAGIC { // each of its subvolumes has a device number of its own
-		if r.ID, err = btrfsID(f); err != nil {
+		id, err := btrfsID(f)
+		if err != nil {
 			return nil, pathError("ask the file system of", path, err)
+		}
+		r.ID = "btrfs " + id
+		devices, _ = filepath.Glob("/sys/fs/btrfs/" + id + "/devices/*")
+	}
+	for _, device := range devices {
+		if err := r.findBelow(device); err != nil {
+			return nil, err
 		}
 	}
 	return r, r.Update()
+}
+
+// findBelow looks for the pools that the device with this folder in sysfs lies on,
+// through whatever is between: partitions, encryption, other volumes.
+func (r *Room) findBelow(device string) error {
+	number, err := parseMajorMinor(readLine(device+"/dev"), 10)
+	if err != nil {
+		return nil // no device: a file system of memory, or of another host
+	}
+	d, err := DeviceMapper(number)
+	if err != nil {
+		return err
+	}
+	if d != nil && d.Thin() {
+		pool, err := d.Room()
+		if err == nil && !slices.ContainsFunc(r.Below, func(b *Room) bool { return b.ID == pool.ID }) {
+			r.Below = append(r.Below, pool)
+		}
+		return err
+	}
+	below, _ := filepath.Glob(device + "/slaves/*")
+	if exists(device + "/partition") {
+		below = append(below, device+"/..")
+	}
+	for _, device := range below {
+		if err := r.findBelow(device); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // btrfsID returns the UUID of a btrfs: struct btrfs_ioctl_fs_info_args in
@@ -117,11 +178,17 @@ func btrfsID(f *os.File) (string, error) {
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fsInfo, uintptr(unsafe.Pointer(&info[0]))); errno != 0 {
 		return "", errno
 	}
-	return fmt.Sprintf("btrfs %x", info[16:32]), nil
+	id := info[16:32]
+	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:]), nil
 }
 
 // Update measures again what is free.
 func (r *Room) Update() error {
+	for _, pool := range r.Below {
+		if err := pool.Update(); err != nil {
+			return err
+		}
+	}
 	if r.pool != 0 {
 		d, err := DeviceMapper(r.pool)
 		if err != nil {

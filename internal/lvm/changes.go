@@ -81,6 +81,9 @@ func (d *device) still() error {
 	if err != nil {
 		return err
 	}
+	if now.dm.GivenUp() {
+		return now.check()
+	}
 	if now.dm.UUID != d.dm.UUID || now.kind() != d.kind() || now.size() != d.size() ||
 		now.dm.Targets[0].Params != d.dm.Targets[0].Params {
 		return cli.Fail(cli.Busy, "%s was changed meanwhile: try again", d.path)

@@ -3,6 +3,7 @@ package lvm
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"regexp"
 	"strconv"
@@ -201,6 +202,11 @@ func gone(vg, name, which, tag string) error {
 		return cli.Fail(cli.IOError, "cannot remove %s/%s: it no longer has the tag %s", vg, name, tag)
 	case err != nil || failed != nil:
 		return cli.Fail(cli.IOError, "cannot tell whether %s/%s is removed: %w", vg, name, errors.Join(err, failed))
+	}
+	// Where there is no udev, LVM forgets the link of a volume that was given up.
+	link := "/dev/" + vg + "/" + name
+	if _, err := os.Stat(link); errors.Is(err, fs.ErrNotExist) {
+		os.Remove(link)
 	}
 	return nil
 }

@@ -90,4 +90,26 @@ refused 82 "given up" xb-snap check "$snap"
 xb-snap remove "$snap" "$kept"
 equal "$(used)" "$before" "the pool"
 equal "$(xb-snap list)" "" "list at the end"
+echo "--- a file on a file system on a thin volume"
+mkthin dom0a $vg/pool fs 800M
+mkfs.xfs -q -m reflink=1 /dev/$vg/fs
+mkdir srv
+mount /dev/$vg/fs srv
+dd if=/dev/urandom of=srv/disk bs=1M count=40 oflag=direct status=none
+refused 73 "thin pool $vg-pool has only" xb-snap create /dev/$vg/t1 srv/disk
+xb-snap guard --owner $$ >guarded 2>said &
+guard=$!
+snap=$(xb-snap create --size 20M --owner $$ srv/disk)
+blkdiscard /dev/$vg/t2
+lvextend -q -L 200M $vg/t2 >/dev/null
+for ((at = 0; at < 200; at += 2)); do # until little is left of the pool, and much of the file system
+	! xb-snap check "$snap" >/dev/null 2>&1 || dd if=/dev/urandom of=/dev/$vg/t2 bs=1M count=2 seek=$at oflag=direct status=none
+done
+check_is "$snap" 82
+grep "given up: thin pool $vg-pool has only" said
+kill $guard
+status 143 wait $guard
+xb-snap remove "$snap"
+umount srv
+
 equal "$(find /dev/$vg /dev/mapper -name '*xb-*')" "" "device nodes at the end"

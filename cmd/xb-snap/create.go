@@ -41,10 +41,12 @@ type snapshot interface {
 
 func create(env *cli.Env, args []string) error {
 	var ownerWord, dir string
+	var dryRun bool
 	size := int64(defaultSize)
 	flags := env.Flags()
 	flags.Size(&size, "size")
 	flags.String(&ownerWord, "owner")
+	flags.Bool(&dryRun, "dry-run")
 	stateFlag(flags, &dir)
 	sources, err := flags.ParsePaths(args)
 	if err != nil {
@@ -64,6 +66,9 @@ func create(env *cli.Env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if dryRun {
+		return try(snapshots)
+	}
 	b := new(batch)
 	defer cli.OnSignal(func() {
 		if err := b.undo(); err != nil {
@@ -82,6 +87,18 @@ func create(env *cli.Env, args []string) error {
 		return errors.Join(err, b.undo())
 	}
 	env.Info("all snapshots taken within %.1f s", span.Seconds())
+	return nil
+}
+
+// try finds out what only the file systems know: whether their files can share blocks.
+func try(snapshots []snapshot) error {
+	for _, s := range snapshots {
+		if file, is := s.(*fileSnapshot); is {
+			if err := file.try(); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 

@@ -118,6 +118,20 @@ func (s *fileSnapshot) take() error {
 	return nil
 }
 
+// try takes the snapshot as a file without a name, which is gone when it is closed. Where
+// there are no such files nothing can be found out.
+func (s *fileSnapshot) try() error {
+	var err error
+	s.clone, err = os.OpenFile(filepath.Dir(s.Snapshot), os.O_WRONLY|unix.O_TMPFILE, 0o400)
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, unix.EISDIR) {
+		return nil
+	} else if err != nil {
+		return cli.Fail(cli.CantCreate, "cannot create a snapshot: %w", err)
+	}
+	defer s.clone.Close()
+	return s.take()
+}
+
 func (s *fileSnapshot) finish() error {
 	err := errors.Join(s.clone.Sync(), s.clone.Close(), cli.SyncDir(filepath.Dir(s.Snapshot)))
 	if err != nil {

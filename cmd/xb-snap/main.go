@@ -12,7 +12,7 @@ import (
 	"xen-backup/internal/state"
 )
 
-const usage = `Usage: xb-snap create [--size SIZE] [--owner PID|none] SOURCE...
+const usage = `Usage: xb-snap create [--size SIZE] [--owner PID|none] [--dry-run] SOURCE...
        xb-snap remove SNAP...
        xb-snap list [--json]
        xb-snap prune
@@ -38,6 +38,7 @@ with reflinks (XFS, btrfs).
                        much a thick one can take, and so much is free for others
       --owner PID      the process that uses the snapshots (the parent process);
                        "none" keeps them until they are removed by name
+      --dry-run          create nothing; the status tells whether it could be done
       --since OLD      the older snapshot
       --json           list as JSON
       --state-dir DIR  where records are kept (XB_STATE_DIR, /var/lib/xen-backup)

@@ -235,6 +235,10 @@ func TestAllOrNothing(t *testing.T) {
 	write(t, b, "b")
 	before := h.files(dir, plain)
 	h.fails(73, "reflink", "create", a, b)
+	h.fails(73, "reflink", "create", "--dry-run", a, b)
+	if paths := h.ok("create", "--dry-run", a); len(paths) != 0 {
+		t.Errorf("a dry run printed %s", paths)
+	}
 	h.fails(66, "no such", "create", a, filepath.Join(dir, "nothing"))
 	h.fails(66, "neither", "create", a, dir)
 	odd := filepath.Join(dir, "two\nlines")

@@ -17,7 +17,13 @@ func tellActive(ctx context.Context, env *cli.Env, o *options, names []string) e
 		return err
 	}
 	found := l.LocateAll(ctx, names)
-	return tell(env, names, func(i int) (string, error) { return activeWord(names[i], found[i], o.final) })
+	return tell(env, names, func(i int) (string, error) {
+		word, err := activeWord(names[i], found[i], o.final)
+		if word == "no" {
+			env.Info("%v", found[i].Err)
+		}
+		return word, err
+	})
 }
 
 // tellKnown says of each domain whether this host knows it.

@@ -57,7 +57,7 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --map A=B          the disk A of that host is B here (paths or file: URIs)
       --drop TARGET      leave out the disk TARGET
       --state-dir DIR    (default $XB_STATE_DIR or /var/lib/xen-backup)
-  -v, --verbose          say which toolstack answered
+  -v, --verbose          say which toolstack answered, and why it is a no
   -q, --quiet            no warnings
   -h, --help             this text
   -V, --version          the version

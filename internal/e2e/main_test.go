@@ -31,7 +31,7 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(bin)
-	build := exec.Command("go", "build", "-o", bin, "../../cmd/xb-sig", "../../cmd/xb-delta", "../../cmd/xb-patch", "../../cmd/xb-snap", "./testdata/rusage")
+	build := exec.Command("go", "build", "-o", bin, "../../cmd/...", "./testdata/rusage")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "%v\n%s", err, out)

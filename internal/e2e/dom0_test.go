@@ -1,0 +1,358 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// site is two Dom0s, dom0a and dom0b, for the tests of xen-backup.sh: sets of
+// namespaces on this machine with their own /etc, /root, /run, /var/lib and /srv, an
+// XFS with reflinks. Each has a real sshd, and virsh with libvirt's test driver. What
+// the scripts log is in /run/syslog.
+type site struct {
+	*testing.T
+	dir string
+	pid map[string]string // of each Dom0's first process
+}
+
+// addresses are in each Dom0's /etc/hosts. At dom0c's nobody answers, what is sent
+// to dom0d is dropped, and dom0e is a second sshd of dom0b, if a test starts it.
+const addresses = `127.0.0.1 localhost
+192.0.2.1 dom0a
+192.0.2.2 dom0b
+192.0.2.3 dom0c
+192.0.2.4 dom0d
+192.0.2.5 dom0e
+`
+
+// boot is the first process of a Dom0. It ends, and with it all of that Dom0, when its
+// standard input does.
+const boot = `
+read -r pid _ </proc/self/stat # as it is seen from outside
+mount -t proc proc /proc
+hostname "$1"
+cd "$2"
+for d in etc root; do mount --bind "$d" "/$d"; done
+mount --bind lib /var/lib
+mount --bind "$3" /usr/local/bin
+mount --bind sbin /usr/local/sbin
+mount -t tmpfs tmpfs /run
+mkdir -m 755 /run/sshd /run/domains
+echo '<node/>' >/run/node.xml
+touch /run/syslog
+mount -o loop xfs /srv
+ip link set lo up
+/usr/sbin/sshd -D -e -f /etc/ssh/test </dev/null 2>>sshd.log &
+echo "$pid" >pid.new && mv pid.new pid
+exec cat >/dev/null
+`
+
+// logger stands for logger(1), so that a test leaves nothing in this machine's log.
+const logger = `#!/bin/bash
+while [[ $1 != -- ]]; do
+	[[ $1 != -p ]] || priority=$2
+	shift
+done
+echo "$priority $2" >>/run/syslog
+`
+
+// virshStandIn makes the test driver's domains last: what one call does to them, the next sees.
+const virshStandIn = `#!/bin/bash
+case " $* " in
+*" suspend "*) word=suspend runstate=3 ;;
+*" resume "*) word=resume runstate=1 ;;
+*) exec /usr/bin/virsh "$@" ;;
+esac
+cd /run
+exec 8>virsh.lock
+flock 8
+grep -q 'runstate>1<' "domains/${!#}" || [[ $word = resume ]] || exit 1
+sed -i "s|runstate>.*</test|runstate>$runstate</test|" "domains/${!#}"
+{ echo '<node>'; cat domains/*; echo '</node>'; } >node.xml.new
+mv node.xml.new node.xml
+echo "$word" >>paused
+`
+
+// left prints what a run may not leave behind: a snapshot, a directory, a process.
+const left = `#!/bin/bash
+xb-snap list
+find /run -maxdepth 1 -type d -name "xen-backup.*"
+for cmdline in /proc/[0-9]*/cmdline; do
+	tr "\0" " " 2>/dev/null <"$cmdline" | grep -E "ControlPath=/run|xen-backup[.]sh|watchdog|^xb-"
+done
+:
+`
+
+func newSite(t *testing.T) *site {
+	t.Parallel()
+	needRoot(t)
+	for _, program := range []string{"sshd", "virsh", "ip", "mkfs.xfs", "unshare", "nsenter"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip("needs " + program)
+		}
+	}
+	s := &site{T: t, dir: t.TempDir(), pid: map[string]string{}}
+	s.here("for key in user host; do ssh-keygen -q -t ed25519 -N '' -C test -f $key; done")
+	for _, name := range []string{"dom0a", "dom0b"} {
+		s.build(name)
+		s.start(name)
+	}
+	s.here(fmt.Sprintf("ip link add veth0 netns %s type veth peer name veth0 netns %s", s.pid["dom0a"], s.pid["dom0b"]))
+	for i, name := range []string{"dom0a", "dom0b"} {
+		s.must(name, fmt.Sprintf(`ip address add 192.0.2.%d/24 dev veth0; ip link set veth0 up
+			ip neighbour add 192.0.2.4 lladdr 02:00:00:00:00:04 dev veth0`, i+1))
+	}
+	s.must("dom0b", "ip address add 192.0.2.5/24 dev veth0")
+	s.await("dom0b's sshd", func() bool { return s.on("dom0a", "ssh -o ConnectTimeout=1 dom0b true").status == 0 })
+	s.await("dom0a's sshd", func() bool { return s.on("dom0b", "ssh -o ConnectTimeout=1 dom0a true").status == 0 })
+	return s
+}
+
+// build makes the directories of a Dom0.
+func (s *site) build(name string) {
+	s.Helper()
+	s.here(fmt.Sprintf(`
+mkdir -p %[1]s/root/.ssh %[1]s/lib %[1]s/sbin
+cd %[1]s
+chmod 700 root root/.ssh
+cp -a /etc etc
+sed -i 's|^root:[^:]*:\(.*\):[^:]*$|root:*:\1:/bin/bash|' etc/passwd
+sed -i 's/^root:[^:]*:/root:*:/' etc/shadow # else sshd may take root for locked
+rm -rf etc/xen* etc/profile.d etc/ssh/*_config.d etc/ssh/ssh_config
+mkdir -p etc/xen-backup.d etc/libvirt
+cp ../user root/.ssh/id_ed25519
+cp ../user.pub root/.ssh/authorized_keys
+echo "* $(cut -d' ' -f1,2 ../host.pub)" >root/.ssh/known_hosts
+printf '%%s\n' "HostKey $PWD/../host" 'PermitRootLogin prohibit-password' 'PasswordAuthentication no' 'UsePAM no' \
+	'UseDNS no' 'PidFile none' 'MaxStartups 100' >etc/ssh/test
+echo 'ListenAddress 0.0.0.0' >>etc/ssh/test
+echo 'uri_default = "test:///run/node.xml"' >etc/libvirt/libvirt.conf
+mkfs.xfs -q -m reflink=1 -dfile,name=xfs,size=1g
+`, name))
+	s.write(filepath.Join(name, "etc/hosts"), addresses, 0o644)
+	script, err := os.ReadFile("../../scripts/xen-backup.sh")
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.write(filepath.Join(name, "sbin/xen-backup.sh"), string(script), 0o755)
+	s.write(filepath.Join(name, "sbin/logger"), logger, 0o755)
+	s.write(filepath.Join(name, "sbin/virsh"), virshStandIn, 0o755)
+	s.write(filepath.Join(name, "sbin/left"), left, 0o755)
+}
+
+// write makes a file below the site's directory.
+func (s *site) write(name, text string, mode os.FileMode) {
+	s.Helper()
+	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), mode); err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *site) start(name string) {
+	s.Helper()
+	dir := filepath.Join(s.dir, name)
+	first := exec.Command("unshare", "--mount", "--net", "--uts", "--pid", "--fork", "--kill-child",
+		"bash", "-ec", boot, "boot", name, dir, bin)
+	log, err := os.Create(dir + ".log")
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer log.Close()
+	first.Env, first.Stdout, first.Stderr = s.env(), log, log
+	end, err := first.StdinPipe()
+	if err == nil {
+		err = first.Start()
+	}
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() {
+		end.Close()
+		first.Wait()
+		if s.Failed() {
+			for _, file := range []string{dir + ".log", dir + "/sshd.log"} {
+				text, _ := os.ReadFile(file)
+				s.Logf("%s:\n%s", filepath.Base(file), text)
+			}
+		}
+	})
+	s.await(name, func() bool {
+		pid, err := os.ReadFile(dir + "/pid")
+		s.pid[name] = strings.TrimSpace(string(pid))
+		return err == nil
+	})
+}
+
+func (s *site) env() []string {
+	return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "HOME=/root"}
+}
+
+// await waits until something holds.
+func (s *site) await(what string, holds func() bool) {
+	s.Helper()
+	for end := time.Now().Add(timeout); !holds(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			s.Fatalf("%s: nothing happens", what)
+		}
+	}
+}
+
+// here runs a script outside both Dom0s.
+func (s *site) here(script string) {
+	s.Helper()
+	cmd := exec.Command("bash", "-ec", script)
+	cmd.Dir = s.dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.Fatalf("%s: %v\n%s", script, err, out)
+	}
+}
+
+// job is a script that runs on a Dom0.
+type job struct {
+	s        *site
+	script   string
+	cmd      *exec.Cmd
+	out, err bytes.Buffer
+	cancel   context.CancelFunc
+	ctx      context.Context
+}
+
+// begin starts a script on a Dom0.
+func (s *site) begin(name, script string) *job {
+	s.Helper()
+	j := &job{s: s, script: script}
+	j.ctx, j.cancel = context.WithTimeout(context.Background(), 2*timeout)
+	j.cmd = exec.CommandContext(j.ctx, "nsenter", "--target", s.pid[name], "--mount", "--net", "--uts", "--pid", "--",
+		"bash", "-ec", script)
+	j.cmd.Env, j.cmd.Dir, j.cmd.Stdout, j.cmd.Stderr = s.env(), "/", &j.out, &j.err
+	j.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	j.cmd.Cancel = func() error { return syscall.Kill(-j.cmd.Process.Pid, syscall.SIGKILL) }
+	j.cmd.WaitDelay = 5 * time.Second // what it left behind may have its output open
+	if err := j.cmd.Start(); err != nil {
+		s.Fatal(err)
+	}
+	return j
+}
+
+// end waits for it.
+func (j *job) end() result {
+	j.s.Helper()
+	defer j.cancel()
+	j.cmd.Wait()
+	if j.ctx.Err() != nil {
+		j.s.Fatalf("%s: hangs; so far:\n%s%s", j.script, j.out.String(), j.err.String())
+	}
+	return result{status: j.cmd.ProcessState.ExitCode(), out: j.out.String(), err: j.err.String()}
+}
+
+// on runs a script on a Dom0.
+func (s *site) on(name, script string) result {
+	s.Helper()
+	return s.begin(name, script).end()
+}
+
+// must runs a script that has to succeed and returns what it printed.
+func (s *site) must(name, script string) string {
+	s.Helper()
+	r := s.on(name, script)
+	if r.status != 0 {
+		s.Fatalf("%s: %s: status %d\n%s", name, script, r.status, r.err)
+	}
+	return r.out
+}
+
+// domain has virsh on a Dom0 show a domain with these disks, as sda, sdb and so on.
+// The runstate is 1 (running), 3 (paused) or 5 (shut off).
+func (s *site) domain(name, domain string, runstate int, disks ...string) {
+	s.Helper()
+	var xml strings.Builder
+	fmt.Fprintf(&xml, `<domain type='test' xmlns:test='http://libvirt.org/schemas/domain/test/1.0'><name>%s</name>
+<uuid>6ba7b810-9dad-11d1-80b4-%012x</uuid><memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os>
+<test:runstate>%d</test:runstate><devices>
+`, domain, []byte(domain)[max(0, len(domain)-6):], runstate)
+	for i, disk := range disks {
+		kind, attribute := "file", "file"
+		if strings.HasPrefix(disk, "/dev/") {
+			kind, attribute = "block", "dev"
+		}
+		fmt.Fprintf(&xml, "<disk type='%s' device='disk'><driver name='qemu' type='raw'/><source %s='%s'/><target dev='xvd%c' bus='xen'/></disk>\n",
+			kind, attribute, disk, 'a'+i)
+	}
+	io.WriteString(&xml, "</devices></domain>\n")
+	s.must(name, fmt.Sprintf("cat >/run/domains/%[1]s <<'END'\n%[2]sEND\n"+
+		"cd /run; { echo '<node>'; cat domains/*; echo '</node>'; } >node.xml.new; mv node.xml.new node.xml", domain, xml.String()))
+}
+
+// conf writes /etc/xen-backup.d/NAME.conf on a Dom0.
+func (s *site) conf(name, conf string, lines ...string) {
+	s.Helper()
+	s.write(filepath.Join(name, "etc/xen-backup.d", conf+".conf"), strings.Join(lines, "\n")+"\n", 0o644)
+}
+
+// image makes a file of random bytes on a Dom0.
+func (s *site) image(name, file string, size int) {
+	s.Helper()
+	s.must(name, fmt.Sprintf("head -c %d /dev/urandom >'%s'", size, file))
+}
+
+// same demands that dom0a's file is dom0b's.
+func (s *site) same(a, b string) {
+	s.Helper()
+	sum := func(name, file string) string {
+		return strings.Fields(s.must(name, fmt.Sprintf("sha256sum <'%s'", file)))[0]
+	}
+	if sum("dom0a", a) != sum("dom0b", b) {
+		s.Errorf("dom0a:%s and dom0b:%s differ", a, b)
+	}
+}
+
+// cron is the command by which cron runs xen-backup.sh, and what it would mail is on
+// standard error. The words are settings, then arguments.
+func cron(words ...string) string {
+	settings, arguments := []string{}, []string{}
+	for _, word := range words {
+		if name, _, is := strings.Cut(word, "="); is && strings.ToUpper(name) == name {
+			settings = append(settings, word)
+		} else {
+			arguments = append(arguments, word)
+		}
+	}
+	return fmt.Sprintf("exec env -i %s /usr/local/sbin/xen-backup.sh %s", strings.Join(settings, " "), strings.Join(arguments, " "))
+}
+
+// backup runs it on a Dom0.
+func (s *site) backup(name string, words ...string) result {
+	s.Helper()
+	r := s.on(name, cron(words...))
+	s.nothingLeft(name)
+	return r
+}
+
+// log returns what a Dom0's scripts have logged: a line is "local3.info WORDS".
+func (s *site) log(name string) string {
+	s.Helper()
+	return s.must(name, "cat /run/syslog")
+}
+
+// nothingLeft demands that a run has left no snapshot, process or directory behind.
+func (s *site) nothingLeft(name string) {
+	s.Helper()
+	var left string
+	for range 100 {
+		left = s.must(name, "left")
+		if left == "" {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	s.Errorf("left behind:\n%s", left)
+}

@@ -5,12 +5,21 @@
 # snapshots of the DomU's disks and brings the same volumes of every other Dom0
 # in DOM0S up to date. Drop-in for the script of that name of 2009.
 #
+# All but the last line are functions, so that bash has read all of it before the
+# run begins: the file may be replaced meanwhile. Each part of a run is a child that
+# is waited for (not the left side of "||"), so that "set -e" holds in it; its status
+# is 3 if it has said what went wrong.
+#
 # shellcheck disable=SC2317 # functions called by traps look unreachable
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+	echo "xen-backup.sh: needs bash 4.4 or newer, and this is $BASH_VERSION" >&2
+	exit 78
+fi
 set -euo pipefail
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/sbin:/bin:/usr/sbin:/usr/bin
 
 usage() {
-	cat <<'EOF'
+	cat <<'END'
 Usage: xen-backup.sh [--dry-run] [--verify] [DOMU...]
        xen-backup.sh --final|--force-diverged [--dry-run] [--verify] DOMU
 
@@ -29,17 +38,19 @@ that have a conf file, or only those named.
 Settings, in the environment or (*) in a conf file, which holds shell variables:
   CONF_DIR        conf files, *.conf (/etc/xen-backup.d, else
                   /root/Works/Xen-Backup/xen-backup.d)
-  XML_DIR         where DOMU.xml is written (CONF_DIR)
+  XML_DIR         where DOMU.xml (xl: DOMU.cfg) is written (CONF_DIR)
   DOMU, DOM0S *   the DomU, and the Dom0s that keep its image
   SNAPSHOT_SIZE * of each COW snapshot (1G)
   EXCLUDE *       disks to leave out: "xvdb xvdc"
   MAP *           other names: "dom0b:/dev/vg/a=/dev/vg2/b ..."
   BWLIMIT *       bytes a second to each Dom0: 20M
+  STALL *         seconds without progress after which a copy is given up (900)
   BLOCK_SIZE *, HASH *  for xb-sig (4K, xxh64)
   PAUSE *         no, or auto: pause a DomU of several disks for their snapshots
   FIRST_COPY *    in-place: write a first copy while it arrives (spool)
   SPOOL_DIR *     directory of the other Dom0s for spools (STATE_DIR/spool)
   CREATE_LV *     volume group in which a missing standby is created
+  XL_CONFIG *     what xl starts the DomU from (/etc/xen/DOMU.cfg)
   LOCAL_DOM0      this host's name in DOM0S, if it is not found out right
   VIRSH_URI       libvirt connection of this host
   TOOLSTACK       whom xb-locate asks, on every Dom0: auto, virsh or xl (auto)
@@ -49,40 +60,29 @@ Settings, in the environment or (*) in a conf file, which holds shell variables:
   RUN_DIR         lock and ssh connections (/run)
 
 Exit status: 0 done or nothing to do, 3 at least one DomU or Dom0 failed, 64
-usage, 73 cannot write to RUN_DIR, 75 another run is at work, 78 configuration,
-143 stopped by a signal.
-EOF
+usage, 73 cannot write to RUN_DIR, 75 another run is at work, 78 configuration
+or bash, 143 stopped by a signal.
+END
 }
-
-CONF_DIR=${CONF_DIR:-}
-SNAPSHOT_SIZE=${SNAPSHOT_SIZE:-1G}
-LOG_FACILITY=${LOG_FACILITY:-local3}
-LOG_OPTION=${LOG_OPTION:-}
-STATE_DIR=${STATE_DIR:-/var/lib/xen-backup}
-RUN_DIR=${RUN_DIR:-/run}
-JOBS=${JOBS:-4}
-export XB_STATE_DIR=$STATE_DIR
-
-dry_run='' verify='' final='' force='' work=''
-declare -i failed=0 finished=99
 
 # --- messages -----------------------------------------------------------------
 
-log_mesg() { # LEVEL MESSAGE: to syslog, to a terminal, and errors and what syslog does not take to cron's mail
-	local level=$1
-	shift
+log_mesg() { # LEVEL MESSAGE: to syslog; to a terminal; and to cron's mail what is no info, or what syslog does not take
+	local level=$1 text=${*:2}
+	text=${text//[[:space:]]/ }
+	text=${text//[^[:print:]]/?}
 	# LOG_OPTION is a list of options.
 	# shellcheck disable=SC2086
-	if ! logger -t "xen-backup.sh[$$]" -p "$LOG_FACILITY.$level" $LOG_OPTION -- "$*" 2>/dev/null ||
-		[[ $level = err || -n $dry_run || -t 2 ]]; then
-		printf '%s\n' "$*" >&2 || :
+	if ! logger --socket-errors=on -t "xen-backup.sh[$$]" -p "$LOG_FACILITY.$level" $LOG_OPTION -- "$text" 2>/dev/null ||
+		[[ $level != info || -n $dry_run || -t 2 ]]; then
+		printf '%s\n' "$text" >&2 || :
 	fi
 }
 
 log_file() { # LEVEL PREFIX FILE: what a command said
 	local line
-	while IFS= read -r line; do
-		log_mesg "$1" "$2$line"
+	while IFS= read -r line || [[ -n $line ]]; do
+		log_mesg "$1" "$2${line%$'\r'}"
 	done <"$3"
 }
 
@@ -94,9 +94,9 @@ die() { # STATUS MESSAGE
 fail() { # STATUS MESSAGE: this part is lost, the others go on
 	local status=$1
 	case $status in 126 | 127) status=69 ;; esac # no such command
-	log_mesg err "### ERROR $status: $2"
+	log_mesg err "### ERROR $status: ${about:+$about: }$2"
 	failed=1
-	return 1
+	return 3
 }
 
 # first_cause prints the status, of those of a pipeline, that tells what went
@@ -120,57 +120,102 @@ first_cause() {
 	echo 0
 }
 
+# meaning says in words why a disk was not copied.
+meaning() { # STATUS
+	case $1 in
+	65) echo "the stream was cut or damaged, or a size is wrong" ;;
+	66) echo "something is missing" ;;
+	69) echo "a host or a program does not answer" ;;
+	73) echo "no room, or no permission" ;;
+	74) echo "I/O error" ;;
+	75) echo "somebody else uses the standby or the source" ;;
+	76) echo "the other side sends something else: is its login shell silent, is its version ours?" ;;
+	78) echo "it cannot be done as it is configured" ;;
+	1) echo "they differ" ;;
+	80) echo "the standby is not what this host left there. It was started, mounted or repaired there; or this host has the" \
+		"older image, as after a failover. Overwriting it would lose what was written there. Find out who did; if that" \
+		"can go, on $local_dom0: xen-backup.sh --force-diverged $DOMU" ;;
+	82) echo "the snapshot became invalid before the copy was done" ;;
+	83) echo "an interrupted apply must be finished first" ;;
+	*) echo "it failed" ;;
+	esac
+}
+
 # --- the other Dom0s ----------------------------------------------------------
 
 valid_name() { [[ $1 =~ ^[A-Za-z0-9_/.+:@][A-Za-z0-9_/.+:@-]*$ ]]; }
 
-ssh_options=(-T -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=10 -o ServerAliveCountMax=30)
-gcm=Ciphers=^aes128-gcm@openssh.com,aes256-gcm@openssh.com # a third fewer cycles than ssh's first choice
-if ssh -G -o "$gcm" localhost >/dev/null 2>&1; then
-	ssh_options+=(-o "$gcm")
-fi
+# find_ssh_options sets ssh_options, of the last ones those that this ssh knows: no setting of
+# ssh_config may put another command in place of ours or take its input away.
+find_ssh_options() {
+	local option
+	ssh_options=(-T -o BatchMode=yes -o ConnectTimeout="$CONNECT_TIMEOUT" -o ServerAliveInterval=10 -o ServerAliveCountMax=30)
+	for option in RemoteCommand=none StdinNull=no ForkAfterAuthentication=no \
+		Ciphers=^aes128-gcm@openssh.com,aes256-gcm@openssh.com; do # a third fewer cycles than ssh's first choice
+		if ssh -F /dev/null -G -o "$option" localhost >/dev/null 2>&1; then ssh_options+=(-o "$option"); fi
+	done
+	ssh_options+=(-o "ControlPath=$work/%C")
+}
 
 limit=() # of a question: in a function, "local limit=(deadline SECONDS)"
 deadline() { timeout --foreground "$@"; }
 
-remote() { # DOM0 COMMAND...: standard input is the caller's
-	local dom0=$1
-	shift
-	"${limit[@]}" ssh "${ssh_options[@]}" -o "ControlPath=$work/%C" "$dom0" XB_STATE_DIR="$STATE_DIR" "$@"
+# remote runs a program there. Its words reach a login shell of which nothing is known,
+# so they are plain: nothing in them may mean anything to a shell.
+remote() { # DOM0 PROGRAM ARGUMENT...: standard input is the caller's
+	"${limit[@]}" ssh "${ssh_options[@]}" "$@"
 }
 
-ask() { # DOM0 COMMAND...: what it says is logged if it fails
+ask() { # DOM0 PROGRAM ARGUMENT...: what it says is logged if it fails
 	local status=0
 	remote "$@" </dev/null >"$work/ask.$1" 2>&1 || status=$?
-	((status == 0)) || log_file err "### remote Dom0 $1: " "$work/ask.$1"
+	((status == 0)) || log_file err "### ${about:+$about, }remote Dom0 $1: " "$work/ask.$1"
 	return "$status"
 }
 
 # connect opens the one connection to a Dom0 that all commands share. Its stderr
-# is a file: a master that keeps cron's pipe open keeps cron waiting.
-connect() {
-	local dom0=$1
-	if ssh "${ssh_options[@]}" -o "ControlPath=$work/%C" -O check "$dom0" >/dev/null 2>&1; then
+# is a file: a master that keeps cron's pipe open keeps cron waiting. Who does not
+# answer is not tried again in this run.
+connect() { # DOM0
+	local dom0=$1 limit=(deadline $((4 * CONNECT_TIMEOUT))) status=0
+	if remote "$dom0" -O check >/dev/null 2>&1; then
 		return
+	elif ! grep -qsxF -- "$dom0" "$work/dead"; then
+		echo "$dom0" >>"$work/masters" # before it is there: whoever is killed meanwhile leaves none unknown
+		remote "$dom0" -M -N -f </dev/null >/dev/null 2>"$work/ssh.$dom0" || status=$?
+		if ((status == 0)); then
+			remote "$dom0" -O check 2>&1 | sed -n "s/.*pid=\([0-9]*\).*/$dom0 \1/p" >>"$work/masters"
+			return
+		fi
+		((status != 124)) || echo "it lets nobody log in within $((4 * CONNECT_TIMEOUT)) s" >>"$work/ssh.$dom0"
+		echo "$dom0" >>"$work/dead"
 	fi
-	echo "$dom0" >>"$work/masters" # before it is there: whoever is killed meanwhile leaves none unknown
-	if ! ssh "${ssh_options[@]}" -o "ControlPath=$work/%C" -M -N -f "$dom0" \
-		</dev/null >/dev/null 2>"$work/ssh.$dom0" 9>&-; then
-		log_file err "### remote Dom0 $dom0: " "$work/ssh.$dom0"
-		return 1
-	fi
+	log_file err "### ${about:+$about: }remote Dom0 $dom0: " "$work/ssh.$dom0"
+	fail 69 "remote Dom0 $dom0 cannot be reached"
+}
+
+# await waits for a child. One that has failed has said so, if its status is 3.
+await() { # PROCESS NAME
+	local status=0
+	wait "$1" || status=$?
+	case $status in
+	0) ;;
+	3) failed=1 ;;
+	*) fail 70 "$2: it broke off with status $status" || : ;;
+	esac
 }
 
 # leave closes the connections that were opened under a work directory, and
 # removes it.
 leave() { # DIRECTORY
-	local dom0
+	local dom0 pid
 	if [[ -f $1/masters ]]; then
-		while read -r dom0; do
+		while read -r dom0 pid; do
 			timeout 5 ssh -o "ControlPath=$1/%C" -O exit "$dom0" </dev/null >/dev/null 2>&1 || :
+			# one that waits for a dead host does not exit when told
+			if [[ -n $pid ]] && grep -qsaF "ControlPath=$1/" "/proc/$pid/cmdline"; then kill "$pid" || :; fi
 		done <"$1/masters"
 	fi
-	pkill -f -- " ControlPath=$1/" || : # one that waits for a dead host does not exit when told
 	rm -rf "$1"
 }
 
@@ -192,49 +237,80 @@ is_myname() { # DOM0: does one of its addresses lead to this host? Status 2: can
 	return 1
 }
 
-# runs_elsewhere asks a Dom0 whether the DomU is active there too.
-runs_elsewhere() { # DOM0
+# ask_dom0 is a child that asks a Dom0 whether the DomU is active there too. Its status
+# is 0 if not.
+ask_dom0() { # DOM0
 	local status=0 limit=(deadline 150)
-	remote "$1" "xb-locate ${TOOLSTACK:+--toolstack $TOOLSTACK} $DOMU >/dev/null && echo active" </dev/null >"$work/active.$1" 2>"$work/ask.$1" || status=$?
-	case $status in
-	78) return 0 ;; # active, with a disk that can't be copied
-	0)
-		if [[ $(<"$work/active.$1") = *active ]]; then return 0; fi
-		status=76 # a shell that does nothing
-		;;
-	124) echo "no answer within 150 s" >>"$work/ask.$1" ;;
-	1) # the word of xb-locate, not that of a shell that failed
-		if grep -q '^xb-locate: ' "$work/ask.$1"; then return 1; fi
+	connect "$1"
+	remote "$1" xb-locate ${TOOLSTACK:+--toolstack "$TOOLSTACK"} --active "$DOMU" </dev/null >"$work/active.$1" 2>"$work/ask.$1" || status=$?
+	case $status:$(<"$work/active.$1") in
+	0:no) return ;;
+	0:yes) fail 81 "it runs on $1 too: nothing is touched" || return 81 ;;
+	0:*) status=76 ;; # a shell that does nothing, or says more
+	124:*)
+		echo "no answer within 150 s" >>"$work/ask.$1"
+		cp "$work/ask.$1" "$work/ssh.$1"
+		echo "$1" >>"$work/dead"
 		;;
 	esac
-	log_file err "### remote Dom0 $1: " "$work/ask.$1"
+	# nologin speaks on standard output
+	log_file err "### $about, remote Dom0 $1: " "$work/active.$1"
+	log_file err "### $about, remote Dom0 $1: " "$work/ask.$1"
 	((status != 1)) || status=69
-	fail "$(first_cause "$status")" "remote Dom0 $1 cannot tell whether DomU $DOMU runs there" || return 2
+	fail "$(first_cause "$status")" "remote Dom0 $1 cannot tell whether the DomU runs there"
 }
 
 # --- one disk to one Dom0 -----------------------------------------------------
 
-target_of() { # DOM0 SOURCE: the standby's device there
-	local rule
+# operand prints a path as a plain word: what means something to a shell is percent-encoded.
+operand() { # PATH
+	local i char code word=''
+	if valid_name "$1"; then
+		word=$1
+	else
+		for ((i = 0; i < ${#1}; i++)); do
+			char=${1:i:1}
+			if [[ $char != [A-Za-z0-9/._-] ]]; then
+				printf -v code %d "'$char"
+				printf -v char %%%02X $((code & 255))
+			fi
+			word+=$char
+		done
+		word=file://$word
+	fi
+	echo "$word"
+}
+
+# target_of prints the standby's device on a Dom0. A rule of MAP names a disk there; so
+# where the DomU runs there, its copies have the disk's own name, or that of their rule.
+target_of() { # DOM0 SOURCE
+	local rule name=$2
 	for rule in ${MAP:-}; do
 		if [[ $rule = "$1:$2="* ]]; then
 			echo "${rule#*=}"
 			return
+		elif [[ $rule = "$local_dom0:"*"=$2" ]]; then
+			name=${rule#*:} name=${name%%=*}
 		fi
 	done
-	echo "$2"
+	for rule in ${MAP:-}; do
+		if [[ $name != "$2" && $rule = "$1:$name="* ]]; then
+			name=${rule#*=}
+			break
+		fi
+	done
+	echo "$name"
 }
 
 # prepare_target looks at the standby before anything is sent and sets how it is
 # to be written: patch_options and sig_options; and sets by which status xb-patch
 # would end without a delta. For a missing or small volume it names the command that
 # mends it.
-prepare_target() { # DOM0 SOURCE TARGET
-	local dom0=$1 source=$2 target=$3 size state status=0 lv=${3##*/} vg=${3%/*} limit=(deadline 60)
-	patch_options=(--peer "$local_dom0") sig_options=() lacks_delta=65
-	size=$(blockdev --getsize64 "$source" 2>/dev/null || stat -L -c %s "$source")
-	state=$(remote "$dom0" "xb-patch --state $target && { [ ! -b $target ] || blockdev --getsize64 $target; }" \
-		</dev/null 2>"$work/state.$dom0") || status=$?
+prepare_target() { # DOM0 PATH TARGET
+	local dom0=$1 target=$3 size state status=0 lv=${3##*/} vg=${3%/*} limit=(deadline 60)
+	patch_options=(--state-dir "$STATE_DIR" --peer "$local_dom0" --disk "$DOMU/$disk" ${uuid:+--uuid "$uuid"}) sig_options=(--state-dir "$STATE_DIR") lacks_delta=65
+	size=$(blockdev --getsize64 "$2" 2>/dev/null || stat -L -c %s "$2")
+	state=$(remote "$dom0" xb-patch --state-dir "$STATE_DIR" --state "$target" </dev/null 2>"$t/state") || status=$?
 	if ((status == 66)); then
 		if [[ $target != /dev/* ]]; then # a file is made on the way
 			patch_options+=(--create) sig_options+=(--missing-ok)
@@ -254,26 +330,18 @@ prepare_target() { # DOM0 SOURCE TARGET
 		fi
 		return
 	elif ((status != 0)); then
-		log_file err "### remote Dom0 $dom0: " "$work/state.$dom0"
+		log_file err "### $about, remote Dom0 $dom0: " "$t/state"
 		fail "$(first_cause "$status")" "cannot look at $dom0:$target"
-		return
 	elif [[ $state != '{'*'"phase":'* ]]; then
 		fail 76 "$dom0 answers with something else; is its login shell silent? ${state%%$'\n'*}"
-		return
-	elif [[ $state =~ $'\n'([0-9]+)$ ]] && ((10#${BASH_REMATCH[1]} < size)); then
+	elif [[ $target = /dev/* && $state =~ '"device_size":'([0-9]+) ]] && ((10#${BASH_REMATCH[1]} < size)); then
 		fail 65 "$dom0:$target is too small; on $dom0: lvextend -L ${size}b $target"
-		return
 	fi
-	limit=() # a recovery reads the whole standby
 	case $state in
 	*'"phase":"applying"'*)
 		log_mesg info "### remote Dom0 $dom0: ${dry_run:+would }finish the interrupted apply on $target"
 		lacks_delta=83
-		[[ -n $dry_run ]] || ask "$dom0" xb-patch --recover "$target" || status=$?
-		if ((status != 0)); then
-			fail "$(first_cause "$status")" "cannot finish the apply on $dom0:$target"
-			return
-		fi
+		[[ -n $dry_run ]] || watched "cannot finish the apply on $dom0:$target" recover
 		;;
 	*'"phase":"incomplete"'*'"sent":'*) ;; # what was sent from there may be newer
 	*'"phase":"incomplete"'*) [[ -n $force ]] || patch_options+=(--in-place) ;;
@@ -287,86 +355,136 @@ prepare_target() { # DOM0 SOURCE TARGET
 try_target() { # DOM0 TARGET
 	local status=0 limit=(deadline 60)
 	[[ -n $lacks_delta ]] || return 0 # it is to be created yet
-	remote "$1" "xb-sig --version >/dev/null && xb-patch --dry-run ${patch_options[*]} $2" </dev/null >"$work/try.$1" 2>"$work/ask.$1" || status=$?
-	if [[ -s $work/try.$1 ]]; then
-		fail 76 "$1 answers with something else; is its login shell silent? $(head -n 1 "$work/try.$1")"
+	remote "$1" xb-patch --dry-run "${patch_options[@]}" "$2" </dev/null >"$t/try" 2>"$t/said" || status=$?
+	if [[ -s $t/try ]]; then
+		fail 76 "$1 answers with something else; is its login shell silent? $(head -n 1 "$t/try")"
 	elif ((status != lacks_delta)); then
-		log_file err "### remote Dom0 $1: " "$work/ask.$1"
-		fail "$(first_cause "$status")" "$1:$2 cannot be written to"
+		fail "$(first_cause "$status")" "$1:$2 cannot be written to" || :
+		log_file err "#### $about, remote Dom0 $1: " "$t/said"
+		return 3
 	fi
 }
 
-sync_disk() { # DOM0 SOURCE SNAPSHOT
-	local dom0=$1 source=$2 snapshot=$3 target t status
-	local lacks_delta
-	local -a patch_options sig_options stages=(0)
+# watch ends the stages that note their process numbers in a directory, once none of them has
+# told of progress for STALL seconds.
+watch() { # DIRECTORY PARENT: of the stages
+	local told='' now since=$SECONDS pid
+	mkfifo "$1/never"
+	# it waits without a program that would outlive it
+	while ! read -rt $((STALL < 40 ? (STALL + 3) / 4 : 10)) <>"$1/never" && [[ -d $1 ]]; do
+		now=$(cat "$1"/said.{xb-sig,xb-delta,xb-patch} 2>/dev/null | grep -cx progress) || :
+		if [[ $now != "$told" ]]; then
+			told=$now since=$SECONDS
+		elif ((SECONDS - since >= STALL)); then
+			: >"$1/stalled"
+			while read -r pid; do # of one that has ended the number may be somebody else's
+				grep -qsx "PPid:[[:space:]]*$2" "/proc/$pid/status" || continue
+				kill "$pid" 2>/dev/null || :
+				kill -CONT "$pid" 2>/dev/null || :
+			done < <(cat "$1"/pid.{xb-sig,xb-delta,xb-patch})
+		fi
+	done
+}
+
+# stage runs one of a pipeline that is watched. What it says is in a file.
+stage() { # NAME PROGRAM...
+	echo "$BASHPID" >"$t/pid.$1"
+	exec "${@:2}" 2>>"$t/said.$1"
+}
+
+# watched runs a pipeline of stages, sets status to what went wrong with it, and logs what they
+# said.
+watched() { # WORDS-OF-A-FAILURE FUNCTION: that runs the pipeline and sets stages
+	local stages=(0) level=warning parent=$BASHPID watcher said
+	rm -f "$t"/{pid,said}.{xb-sig,xb-delta,xb-patch} "$t"/{stalled,never}
+	watch "$t" "$parent" &
+	watcher=$!
+	"$2"
+	kill "$watcher" 2>/dev/null || :
+	wait "$watcher" || :
+	status=$(first_cause "${stages[@]}")
+	if [[ -e $t/stalled ]]; then
+		fail 69 "$1: no progress for $STALL s" || status=69
+	elif ((status != 0)); then
+		fail "$status" "$1: $(meaning "$status")" || :
+	fi
+	((status == 0)) || level=err
+	for said in "$t"/said.{xb-sig,xb-delta,xb-patch}; do
+		[[ -e $said ]] || continue
+		# xb-patch has told why it ended
+		sed -i -E '/^$|^progress$|^waiting$|^xb-delta: standard output: broken pipe$/d' "$said"
+		log_file "$level" "#### $about, $dom0:$target: " "$said"
+	done
+	((status == 0)) || return 3
+}
+
+copy() {
+	stage xb-sig "${there[@]}" xb-sig --heartbeat -b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}" "${sig_options[@]}" "$target" </dev/null |
+		stage xb-delta xb-delta --heartbeat ${BWLIMIT:+--bwlimit "$BWLIMIT"} --summary "$t/summary" "$snapshot" |
+		stage xb-patch "${there[@]}" xb-patch --heartbeat "${patch_options[@]}" "$target" >>"$t/said.xb-patch" || stages=("${PIPESTATUS[@]}")
+}
+
+compare() {
+	stage xb-sig "${there[@]}" xb-sig --heartbeat -b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}" --state-dir "$STATE_DIR" "$target" </dev/null |
+		stage xb-delta xb-delta --heartbeat --check "$snapshot" >"$t/verify" || stages=("${PIPESTATUS[@]}")
+}
+
+recover() {
+	(stage xb-patch "${there[@]}" xb-patch --heartbeat --state-dir "$STATE_DIR" --recover "$target" </dev/null >>"$t/said.xb-patch") || stages=("$?")
+}
+
+# sync_disk is a child that brings one standby up to date.
+sync_disk() { # DOM0 NUMBER: of the disk
+	local dom0=$1 source=${sources[$2]} disk=${disks[$2]} snapshot target t status lacks_delta
+	local about="$about, disk $disk"
+	local -a patch_options sig_options there=(ssh "${ssh_options[@]}" "$dom0")
+	snapshot=${snapshots[$2]:-$source}
 	target=$(target_of "$dom0" "$source")
-	valid_name "$target" || { fail 78 "bad name in MAP: $target" || return 1; }
-	prepare_target "$dom0" "$source" "$target" || return 1
+	t=$(mktemp -d "$work/sync.XXXXXX") || fail 73 "cannot create a directory in $work"
+	prepare_target "$dom0" "${paths[$2]}" "$target"
 	[[ -z ${SPOOL_DIR:-} || " ${patch_options[*]} " = *' --in-place '* ]] || patch_options+=(--spool "$SPOOL_DIR")
 	if [[ -n $dry_run ]]; then
-		try_target "$dom0" "$target" || return 1
-		log_mesg info "### would sync $DOMU from $local_dom0 to $dom0: $source to $target" "${patch_options[@]:2}"
+		try_target "$dom0" "$target"
+		log_mesg info "### would sync $DOMU from $local_dom0 to $dom0: $source to $target"
 		return
 	fi
 	log_mesg info "### sync $DOMU from $local_dom0 to $dom0: $source to $target"
-	t=$(mktemp -d "$work/sync.XXXXXX") || fail 73 "cannot create a directory in $work" || return 1
-	remote "$dom0" xb-sig -b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}" "${sig_options[@]}" "$target" \
-		</dev/null 2>"$t/xb-sig" |
-		xb-delta ${BWLIMIT:+--bwlimit "$BWLIMIT"} --summary "$t/summary" "$snapshot" 2>"$t/xb-delta" |
-		remote "$dom0" xb-patch "${patch_options[@]}" "$target" >"$t/xb-patch" 2>&1 || stages=("${PIPESTATUS[@]}")
-	status=$(first_cause "${stages[@]}")
-	local level=info stage
-	if ((status)); then
-		level=err
-		sed -i '/: standard output: broken pipe$/d' "$t/xb-delta" # xb-patch has told why it ended
-	fi
-	for stage in xb-sig xb-delta xb-patch; do
-		log_file "$level" "#### $dom0:$target: " "$t/$stage"
-	done
-	if ((status != 0)); then
-		fail "$status" "$source was not copied to $dom0:$target (${stages[*]})"
-		return 1
-	fi
-	xb-patch --record "$source" --peer "$dom0" <"$t/summary" || fail $? "cannot remember what $dom0 has of $source" || return 1
+	watched "$source was not copied to $dom0:$target" copy
+	xb-patch --state-dir "$STATE_DIR" --record "$source" --peer "$dom0" <"$t/summary" || fail $? "cannot remember what $dom0 has of $source"
 	log_mesg info "#### $dom0:$target: $(sed -E 's/.*"bytes_changed":([0-9]+),"bytes_sent":([0-9]+).*/\1 bytes changed, \2 sent/' "$t/summary")"
 	if [[ -n $verify ]]; then
-		verify_disk "$dom0" "$target" "$snapshot" || return 1
+		watched "$dom0:$target was compared with its source" compare
+		log_mesg info "#### $dom0:$target: verified, $(<"$t/verify")"
 	fi
-	rm -r "$t"
 }
 
-verify_disk() { # DOM0 TARGET SNAPSHOT
-	local -a stages=(0)
-	: >"$work/verify-said.$1"
-	remote "$1" xb-sig -b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}" "$2" </dev/null 2>>"$work/verify-said.$1" |
-		xb-delta --check "$3" >"$work/verify.$1" 2>>"$work/verify-said.$1" || stages=("${PIPESTATUS[@]}")
-	if [[ ${stages[*]} != 0 ]]; then
-		log_file err "#### $1:$2: " "$work/verify-said.$1"
-		fail "$(first_cause "${stages[@]}")" "$1:$2 is not equal to its source: $(cat "$work/verify.$1")"
-		return 1
-	fi
-	log_mesg info "#### $1:$2: verified, $(cat "$work/verify.$1")"
-}
 
-# sync_to brings one Dom0 up to date: its document and every disk.
+# sync_to is a child that brings one Dom0 up to date: every disk, and when all are there the
+# document by which the DomU starts from them.
 sync_to() { # DOM0
 	local dom0=$1 i
-	local there=$STATE_DIR/xml/$DOMU.xml
-	if [[ -z $dry_run && -s $work/xml ]]; then
-		local limit=(deadline 60) size # a cut one must not replace the one that is there
-		size=$(stat -c %s "$work/xml")
-		if ! remote "$dom0" "umask 077; mkdir -p '${there%/*}' && cat >'$there.$dom0' && [ \$(stat -c %s '$there.$dom0') = $size ] && sync '$there.$dom0' && mv -T '$there.$dom0' '$there' && sync '${there%/*}' || { rm -f '$there.$dom0'; false; }" \
-			<"$work/xml" >"$work/ask.$dom0" 2>&1; then
-			log_file err "### remote Dom0 $dom0: " "$work/ask.$dom0"
-			fail 69 "remote Dom0 $dom0: cannot store $there" || :
-		fi
-		limit=()
-	fi
 	for i in "${!sources[@]}"; do
-		sync_disk "$dom0" "${sources[i]}" "${snapshots[i]:-${sources[i]}}" || :
+		sync_disk "$dom0" "$i" &
+		await "$!" "disk ${disks[i]} to $dom0"
 	done
-	exit "$failed"
+	((failed)) || [[ -n $dry_run || ! -s $work/document ]] || store_document "$dom0"
+	exit $((failed ? 3 : 0))
+}
+
+store_document() { # DOM0
+	local i target status=0 options=() limit=(deadline 60)
+	for i in "${!sources[@]}"; do
+		target=$(target_of "$1" "${sources[i]}")
+		[[ $target = "${sources[i]}" ]] || options+=(--map "${sources[i]}=$target")
+	done
+	for i in ${EXCLUDE:-}; do options+=(--drop "$i"); done
+	remote "$1" xb-locate --store "$DOMU" --state-dir "$STATE_DIR" "${options[@]}" \
+		<"$work/document" >"$work/store.$1" 2>&1 || status=$?
+	((status == 0)) || fail "$(first_cause "$status")" "remote Dom0 $1 cannot store its document" || failed=1
+	sed -n '/ left out: /p' "$work/store.$1" >"$work/left-out.$1"
+	sed -i '/ left out: /d' "$work/store.$1"
+	log_file info "## remote Dom0 $1: " "$work/left-out.$1"
+	log_file warning "## remote Dom0 $1: " "$work/store.$1"
 }
 
 # --- one DomU -----------------------------------------------------------------
@@ -374,85 +492,138 @@ sync_to() { # DOM0
 libvirt() { deadline 30 virsh ${VIRSH_URI:+-c "$VIRSH_URI"} "$@"; }
 xl() { deadline 30 xl "$@"; }
 
-# locate sets sources to the disks, or returns the reason why there are none.
+# locate is a child that finds the disks and the document, or says with xb-locate's status
+# why there are no disks. Without a document the disks are copied all the same.
 locate() {
-	local options=() target source status=0
-	# a redirection that fails has the status by which xb-locate says no
-	: >"$work/disks" && : >"$work/locate" && : >"$work/xml" || return 73
-	if [[ -n ${VIRSH_URI:-} ]]; then options+=(--connect "$VIRSH_URI"); fi
-	for target in ${EXCLUDE:-}; do options+=(--exclude "$target"); done
-	xb-locate ${TOOLSTACK:+--toolstack "$TOOLSTACK"} "${options[@]}" "$DOMU" >"$work/disks" 2>"$work/locate" || status=$?
-	if ((status == 1)) && ! grep -q '^xb-locate: ' "$work/locate"; then return 70; fi # not its word
+	local toolstack=() exclude=() target status=0
+	if [[ -n ${VIRSH_URI:-} ]]; then toolstack+=(--connect "$VIRSH_URI"); fi
+	if [[ -n ${TOOLSTACK:-} ]]; then toolstack+=(--toolstack "$TOOLSTACK"); fi
+	for target in ${EXCLUDE:-}; do exclude+=(--exclude "$target"); done
+	xb-locate "${toolstack[@]}" "${exclude[@]}" "$DOMU" >"$work/disks" 2>"$work/locate" || status=$?
 	if [[ -n $final ]]; then
 		case $status in
-		0) echo "it still runs here: shut it down for --final" >"$work/locate" && return 75 ;;
+		0) echo "it still runs here: shut it down for --final" >"$work/locate" && exit 75 ;;
 		1) ;;
-		*) return "$status" ;;
+		*) exit "$status" ;;
 		esac
+	elif ((status == 1)) && ! grep -q '^xb-locate: ' "$work/locate"; then # not its word
+		exit 70
 	elif ((status != 0)); then
-		return "$status"
+		exit "$status"
 	fi
-	libvirt dumpxml "$DOMU" >"$work/xml" 2>/dev/null ||
-		xl list -l "$DOMU" >"$work/xml" 2>/dev/null || : >"$work/xml"
+	status=0
+	xb-locate -v --document "${toolstack[@]}" ${XL_CONFIG:+--xl-config "$XL_CONFIG"} "$DOMU" >"$work/document" 2>"$work/document.said" || status=$?
 	if [[ -n $final ]]; then
-		[[ -s $work/xml ]] || cp "$xml" "$work/xml" || return 66
-		xb-locate "${options[@]}" --xml "$work/xml" >"$work/disks" 2>"$work/locate" || return
+		((status == 0)) || cp "$document" "$work/document" || exit 66
+		xb-locate "${exclude[@]}" --xml "$work/document" >"$work/disks" 2>"$work/locate"
+	elif ((status != 0)); then
+		: >"$work/document"
 	fi
-	sources=()
-	while IFS=$'\t' read -r target source; do
-		valid_name "$source" || { fail 78 "DomU $DOMU: bad name of disk $target: $source" || return 78; }
-		sources+=("$source")
-	done <"$work/disks"
 }
 
-# pause_domain and resume_domain bracket the snapshots of several disks. A process
-# of its own resumes the DomU after 10 s whatever becomes of this one.
+domain_state() { # virsh|xl: prints running, paused or another word
+	case $1 in
+	virsh) libvirt domstate "$DOMU" ;;
+	xl) xl list "$DOMU" | awk 'NR == 2 { print substr($5, 3, 1) == "p" ? "paused" : "running" }' ;;
+	esac 2>/dev/null
+}
+
+# watchdog is a session of its own, so that it outlives the run whatever becomes of that.
+# It pauses the DomU, and resumes it when it is told to, by TERM, and after PAUSE_LIMIT
+# seconds anyway. A toolstack may carry a request out when nobody waits for it any more:
+# whoever asks for a pause stays until it has ended, or can't come any more.
+watchdog() { # virsh|xl FILE: says in FILE.paused that it is, in FILE.late that it is no longer
+	local tool=$1 client since said told='' status='' till
+	trap 'told=1' TERM
+	trap '' INT HUP
+	case $tool in
+	virsh) virsh -k0 ${VIRSH_URI:+-c "$VIRSH_URI"} suspend "$DOMU" ;; # with keepalives it would stop waiting
+	xl) command xl pause "$DOMU" ;;
+	esac >"$2.said" 2>&1 &
+	client=$!
+	while kill -0 "$client" 2>/dev/null && [[ -z $told ]]; do sleep 0.1; done
+	if [[ -z $told ]]; then
+		wait "$client" && status=0 || status=$?
+	fi
+	if [[ $status = 0 ]]; then
+		: >"$2.paused"
+		since=$SECONDS
+		while [[ -z $told ]] && ((SECONDS - since < PAUSE_LIMIT)); do sleep 0.1; done
+		[[ -n $told ]] || : >"$2.late"
+	fi
+	till=$((SECONDS + PAUSE_WATCH))
+	while :; do
+		case $(domain_state "$tool"):$status in
+		paused:*)
+			said=$(if [[ $tool = virsh ]]; then libvirt resume "$DOMU"; else xl unpause "$DOMU"; fi 2>&1) && break
+			echo "$said" >"$2.said" # the run may be gone, and its directory
+			;;
+		:*) ;; # nobody knows
+		*:0) break ;; # it runs or has ended
+		esac
+		((SECONDS < till)) || kill -0 "$client" 2>/dev/null || break
+		sleep 1
+	done
+	kill "$client" 2>/dev/null
+}
+
+# pause_domain brackets, with resume_domain, the snapshots of several disks.
 pause_domain() {
+	local tool tenths
 	[[ ${PAUSE:-no} = auto && ${#sources[@]} -gt 1 ]] || return 0
-	if [[ $(libvirt domstate "$DOMU" 2>/dev/null) = running ]]; then
-		resume=(timeout --foreground 30 virsh ${VIRSH_URI:+-c "$VIRSH_URI"} resume "$DOMU")
-		pause=(libvirt suspend "$DOMU")
-	elif [[ $(xl list "$DOMU" 2>/dev/null | awk 'NR == 2 { print substr($5, 3, 1) }') = - ]]; then
-		resume=(timeout --foreground 30 xl unpause "$DOMU") pause=(xl pause "$DOMU")
+	if [[ $(domain_state virsh || :) = running ]]; then
+		tool=virsh
+	elif [[ $(domain_state xl || :) = running ]]; then
+		tool=xl
 	else
 		return 0 # paused already, or going away: not ours to resume
 	fi
 	log_mesg info "## pause DomU $DOMU"
-	setsid bash -c 'for try in {1..30}; do sleep 10; "$@" && exit; done' watchdog "${resume[@]}" </dev/null >/dev/null 2>&1 9>&- &
+	rm -f "$work"/pause.*
+	DOMU=$DOMU VIRSH_URI=${VIRSH_URI:-} PAUSE_LIMIT=$PAUSE_LIMIT PAUSE_WATCH=$PAUSE_WATCH \
+		setsid bash -c "$(declare -f deadline libvirt xl domain_state watchdog); "'watchdog "$@"' watchdog "$tool" "$work/pause" \
+		</dev/null >/dev/null 2>&1 &
 	watchdog=$!
 	disown "$watchdog" # no job that counts or is waited for
-	if ! "${pause[@]}" >"$work/resume" 2>&1; then
-		log_file err "## cannot pause DomU $DOMU: " "$work/resume"
-		fail 69 "DomU $DOMU does not let itself be paused, and is not backed up"
-	fi
-}
-
-is_paused() {
-	[[ $(libvirt domstate "$DOMU" 2>/dev/null) = paused ||
-		$(xl list "$DOMU" 2>/dev/null | awk 'NR == 2 { print substr($5, 3, 1) }') = p ]]
+	for ((tenths = 0; tenths < PAUSE_WAIT * 10; tenths++)); do
+		[[ ! -e $work/pause.paused ]] || return 0
+		kill -0 "$watchdog" 2>/dev/null || break
+		sleep 0.1
+	done
+	[[ ! -s $work/pause.said ]] || log_file err "## cannot pause DomU $DOMU: " "$work/pause.said"
+	fail 69 "it does not let itself be paused, and is not backed up"
 }
 
 resume_domain() {
-	((${#resume[@]})) || return 0
-	if "${resume[@]}" >/dev/null 2>"$work/resume" || ! is_paused; then
-		kill -- "-$watchdog" 2>/dev/null || kill "$watchdog" 2>/dev/null || log_mesg warning "## DomU $DOMU ran again before all snapshots were taken"
-	else
-		log_file err "## cannot resume DomU $DOMU: " "$work/resume"
-		fail 69 "DomU $DOMU is still paused; this is tried again every 10 s, for 5 minutes" || :
+	local tenths
+	[[ -n $watchdog ]] || return 0
+	kill "$watchdog" 2>/dev/null || :
+	for ((tenths = 0; tenths < PAUSE_WAIT * 10; tenths++)); do
+		kill -0 "$watchdog" 2>/dev/null || break
+		sleep 0.1
+	done
+	if [[ -e $work/pause.late ]]; then
+		log_mesg warning "## DomU $DOMU ran again before all snapshots were taken: its disks are not of one instant"
 	fi
-	resume=()
+	if [[ -e $work/pause.paused ]] && kill -0 "$watchdog" 2>/dev/null; then
+		[[ ! -s $work/pause.said ]] || log_file err "## cannot resume DomU $DOMU: " "$work/pause.said"
+		fail 69 "it is still paused; this is tried again every second, for 5 minutes" || :
+	fi
+	watchdog=''
 }
 
 take_snapshots() {
 	local status=0 i
-	pause_domain || return 1
-	xb-snap create -v --owner "$BASHPID" --size "${SNAPSHOT_SIZE:=1G}" "${sources[@]}" >"$work/snapshots" 2>"$work/snap" || status=$?
+	pause_domain
+	xb-snap create -v --state-dir "$STATE_DIR" --owner "$BASHPID" --size "${SNAPSHOT_SIZE:=1G}" "${sources[@]}" \
+		>"$work/snapshots" 2>"$work/snap" || status=$?
 	resume_domain
-	log_file "$( ((status)) && echo err || echo info)" "## " "$work/snap"
-	((status == 0)) || fail "$status" "DomU $DOMU: no snapshots" || return 1
+	log_file "$( ((status)) && echo err || echo info)" "## $about: " "$work/snap"
+	((status == 0)) || fail "$status" "no snapshots"
 	mapfile -t snapshots <"$work/snapshots"
 	for i in "${!sources[@]}"; do
 		log_mesg info "### local Dom0 $local_dom0: take snapshot ${snapshots[i]##*/} for ${sources[i]} with size $SNAPSHOT_SIZE"
+		snapshots[i]=$(operand "${snapshots[i]}")
 	done
 }
 
@@ -462,37 +633,43 @@ leave_domu() { # whatever happened, nothing stays behind
 	# from the file: a signal may come before they are in the variable
 	mapfile -t snapshots <"$work/snapshots"
 	# in a session of its own, where no second signal to this run reaches it
-	if ((${#snapshots[@]})) && ! setsid --wait xb-snap remove "${snapshots[@]}" 2>"$work/snap"; then
-		log_file err "## " "$work/snap"
+	if ((${#snapshots[@]})) && ! setsid --wait xb-snap remove --state-dir "$STATE_DIR" "${snapshots[@]}" 2>"$work/snap"; then
+		log_file err "## $about: " "$work/snap"
 		exit 3
 	fi
 }
 
 # check_settings refuses what would else be found out late, or never.
 check_settings() { # CONF
-	local size='^[0-9]+(\.[0-9]+)?([kmgt](i?b)?|b)?$' setting
+	local size='^[0-9]+(\.[0-9]+)?([kmgt](i?b)?|b)?$' setting value
+	local path='(/[A-Za-z0-9_/.+:@-]+|file:///[A-Za-z0-9_/.%-]+)'
 	shopt -s nocasematch
 	for setting in SNAPSHOT_SIZE BWLIMIT; do
-		[[ -z ${!setting:-} || ${!setting} =~ $size && ${!setting} = *[1-9]* ]] || fail 78 "$1: bad $setting: ${!setting}" || return 1
+		[[ -z ${!setting:-} || ${!setting} =~ $size && ${!setting} = *[1-9]* ]] || fail 78 "$1: bad $setting: ${!setting}"
 	done
 	shopt -u nocasematch
 	for setting in HASH:xxh64:sha256 PAUSE:no:auto FIRST_COPY:spool:in-place TOOLSTACK:auto:virsh:xl; do
-		local value=${setting%%:*}
+		value=${setting%%:*}
 		value=${!value:-}
-		[[ -z $value || $setting: = *":$value:"* ]] || fail 78 "$1: bad ${setting%%:*}: $value" || return 1
+		[[ -z $value || $setting: = *":$value:"* ]] || fail 78 "$1: bad ${setting%%:*}: $value"
 	done
-	[[ -z ${BLOCK_SIZE:-} ]] || xb-sig -b "$BLOCK_SIZE" --missing-ok "$work/none" >/dev/null 2>&1 || fail 78 "$1: bad BLOCK_SIZE: $BLOCK_SIZE" || return 1
-	[[ ${CREATE_LV:-} != */* ]] && valid_name "${CREATE_LV:-none}" || fail 78 "$1: bad CREATE_LV: $CREATE_LV" || return 1
-	[[ -z ${SPOOL_DIR:-} || $SPOOL_DIR = /* ]] && valid_name "${SPOOL_DIR:-/}" || fail 78 "$1: bad SPOOL_DIR: $SPOOL_DIR" || return 1
+	[[ -z ${BLOCK_SIZE:-} ]] || xb-sig -b "$BLOCK_SIZE" --missing-ok "$work/none" >/dev/null 2>&1 || fail 78 "$1: bad BLOCK_SIZE: $BLOCK_SIZE"
+	if ! valid_name "${CREATE_LV:-none}" || [[ ${CREATE_LV:-} = */* ]]; then fail 78 "$1: bad CREATE_LV: $CREATE_LV"; fi
+	if ! valid_name "${SPOOL_DIR:-/}" || [[ ${SPOOL_DIR:-/} != /* ]]; then fail 78 "$1: bad SPOOL_DIR: $SPOOL_DIR"; fi
 	for setting in ${MAP:-}; do
-		[[ $setting =~ ^[A-Za-z0-9_.:@-]+:/[A-Za-z0-9_/.+:@-]+=/[A-Za-z0-9_/.+:@-]+$ ]] || fail 78 "$1: bad rule in MAP: $setting" || return 1
+		[[ $setting =~ ^[A-Za-z0-9_.:@-]+:$path=$path$ ]] || fail 78 "$1: bad rule in MAP: $setting"
 	done
-	[[ $JOBS =~ ^[1-9][0-9]{0,3}$ ]] || fail 78 "$1: bad JOBS: $JOBS" || return 1
-	[[ $DOM0S = *[![:space:]]* ]] || fail 78 "$1: DOM0S names no Dom0" || return 1
+	for setting in JOBS STALL; do
+		[[ ${!setting} =~ ^[1-9][0-9]{0,7}$ ]] || fail 78 "$1: bad $setting: ${!setting}"
+	done
+	[[ $DOM0S = *[![:space:]]* ]] || fail 78 "$1: DOM0S names no Dom0"
 	for setting in "$DOMU" $DOM0S; do
 		if ! valid_name "$setting" || [[ $setting = */* ]]; then
-			fail 78 "$1: bad or missing name in DOMU or DOM0S: '${setting//[^[:print:]]/?}'" || return 1
+			fail 78 "$1: bad or missing name in DOMU or DOM0S: '$setting'"
 		fi
+	done
+	for setting in ${EXCLUDE:-}; do
+		valid_name "$setting" || fail 78 "$1: bad name in EXCLUDE: $setting"
 	done
 	# virsh and xl would take it for the number of a domain, perhaps of another one.
 	[[ $DOMU = *[!0-9]* ]] || fail 78 "$1: a DomU whose name is a number cannot be told from others: $DOMU"
@@ -505,8 +682,7 @@ check_targets() {
 		for source in "${sources[@]}"; do
 			standby=" $dom0:$(target_of "$dom0" "$source") of"
 			if grep -sF "$standby " "$work/standbys" | grep -vxF "$standby $DOMU $source" >"$work/conf"; then
-				fail 78 "DomU $DOMU: $source would overwrite$(head -n 1 "$work/conf")"
-				return
+				fail 78 "$source would overwrite$(head -n 1 "$work/conf")"
 			fi
 			echo "$standby $DOMU $source" >>"$work/standbys"
 		done
@@ -518,22 +694,22 @@ read_conf() { # CONF
 	DOMU='' DOM0S=''
 	# Of a file with an error bash would take the part before it, and leave out a MAP.
 	if [[ ! -f $1 ]] || ! bash -n "$1" 2>"$work/conf"; then
-		log_file err "## " "$work/conf"
 		((${#only[@]})) && finish # who is asked for and has no other is told of below
-		fail 78 "$1: not a file of shell variables" || exit 3
+		log_file err "## " "$work/conf"
+		fail 78 "$1: not a file of shell variables"
 	fi
-	set +u # as the script of 2009 did
+	set +eu # as the script of 2009 did
 	# The file may use these names for something of its own.
-	eval '. "$1" 2>"$work/conf";' "$(declare -p dry_run verify final force only work failed finished | sed 's/^declare /declare -g /')"
+	eval '. "$1" 2>"$work/conf";' "$(declare -p dry_run verify final force only work failed finished about asked | sed 's/^declare /declare -g /')"
 	DOMU=${DOMU:-} DOM0S=${DOM0S[*]:-} MAP=${MAP[*]:-} EXCLUDE=${EXCLUDE[*]:-}
-	set -u +C
+	set -euf +C # no names of files in lists
 	# "MAP = ..." and a list without quotes are commands that are not found, and no MAP.
 	if grep -qsF "$1: line " "$work/conf"; then
 		((${#only[@]} == 0)) || [[ " ${only[*]} " = *" $DOMU "* ]] || finish
 		log_file err "## " "$work/conf"
-		fail 78 "$1: not a file of shell variables" || exit 3
+		fail 78 "$1: not a file of shell variables"
 	fi
-	cat "$work/conf" >&2
+	log_file warning "## $1: " "$work/conf"
 }
 
 # find_dom0s sets local_dom0 and remotes.
@@ -543,6 +719,8 @@ find_dom0s() {
 		status=0
 		is_myname "$dom0" || status=$?
 		if ((status == 0)); then
+			[[ -z $local_dom0 || $local_dom0 = "$dom0" ]] ||
+				fail 78 "DOM0S: both $local_dom0 and $dom0 lead to this host; is its /etc/hosts a copy of another one's?"
 			local_dom0=$dom0
 		elif [[ " ${remotes[*]} " != *" $dom0 "* ]]; then
 			remotes+=("$dom0")
@@ -551,30 +729,50 @@ find_dom0s() {
 	done
 	if [[ -z $local_dom0 && -n $unknown ]]; then
 		fail 69 "cannot tell which of DOM0S is this host: $unknown cannot be resolved"
+	elif [[ -z $local_dom0 ]]; then
+		fail 78 "it is this host's to copy, and DOM0S does not name this host: $DOM0S"
+	elif ((${#remotes[@]} == 0)); then
+		fail 78 "DOM0S names no Dom0 but this one: $DOM0S"
 	fi
 }
 
 # ask_dom0s sets reachable. Before anything is touched it asks whether the DomU runs
 # elsewhere too: then neither image is known to be the right one.
 ask_dom0s() {
-	local dom0 status
+	local dom0 status children=() twice=''
 	for dom0 in "${remotes[@]}"; do
-		connect "$dom0" || { fail 69 "remote Dom0 $dom0 cannot be reached" || continue; }
+		ask_dom0 "$dom0" &
+		children+=($!)
+	done
+	for dom0 in "${remotes[@]}"; do
 		status=0
-		runs_elsewhere "$dom0" || status=$?
+		wait "${children[0]}" || status=$?
+		children=("${children[@]:1}")
 		case $status in
-		0) fail 81 "DomU $DOMU runs on $dom0 too: nothing is touched" || return ;;
-		1) reachable+=("$dom0") ;;
+		0) reachable+=("$dom0") ;;
+		81) twice=1 ;;
+		*) failed=1 ;;
 		esac
 	done
+	[[ -z $twice ]] || exit 3
 }
 
-# keep_xml writes the DomU's document beside the conf file.
-keep_xml() {
-	[[ -z $dry_run && -s $work/xml ]] || return 0
-	if ! { cp "$work/xml" "$xml.tmp" && sync "$xml.tmp" && mv -T "$xml.tmp" "$xml" && sync "${xml%/*}"; } 2>"$work/conf"; then
-		rm -f "$xml.tmp"
-		fail 73 "cannot write $xml: $(<"$work/conf")" || :
+# keep_document writes the DomU's document beside the conf file.
+keep_document() {
+	local level=warning name=$document
+	[[ -s $work/document ]] || level=err
+	# what must be on the other Dom0s too is for who asks
+	log_file "$level" "## $about: " <(grep -v ' needs the ' "$work/document.said")
+	log_file info "## $about: " <(grep ' needs the ' "$work/document.said")
+	if [[ $level = err ]]; then
+		fail 66 "the other Dom0s get no document to start it from" || :
+	elif [[ -z $dry_run ]]; then
+		name=${XML_DIR:-$CONF_DIR}/$DOMU.cfg
+		[[ $(head -c 1 "$work/document") != '<' ]] || name=${name%cfg}xml
+		if ! (umask 077 && cp "$work/document" "$name.tmp" && sync "$name.tmp" && mv -T "$name.tmp" "$name" && sync "${name%/*}") 2>"$work/conf"; then
+			rm -f "$name.tmp"
+			fail 73 "cannot write $name: $(<"$work/conf")" || :
+		fi
 	fi
 }
 
@@ -582,47 +780,59 @@ keep_xml() {
 # does not have.
 finish() { exit $((failed ? 3 : finished)); }
 
-# backup_domu does one conf file. It runs in a subshell: what the file sets is
-# gone afterwards.
+# backup_domu is a child that does one conf file; what the file sets is gone afterwards.
 backup_domu() { # CONF
 	read_conf "$1"
-	local -a sources=() snapshots=() remotes=() resume=() pause=() reachable=() jobs=()
-	local dom0 local_dom0='' status=0 watchdog='' xml
+	local dom0 status=0 disk path jobs=()
+	# not local, for they are of use to the trap when "set -e" has left all functions
+	disks=() sources=() paths=() snapshots=() remotes=() reachable=() local_dom0='' watchdog='' document='' uuid=''
 	((${#only[@]} == 0)) || [[ " ${only[*]} " = *" $DOMU "* ]] || finish
 	echo "$DOMU" >>"$work/found"
 	log_mesg info "## checking DomU $DOMU"
-	check_settings "$1" || exit 3
+	check_settings "$1"
+	about="DomU $DOMU"
 	[[ -z $final ]] || JOBS=1 # what is no snapshot must have but one reader
-	xml=${XML_DIR:-$CONF_DIR}/$DOMU.xml
+	document=${XML_DIR:-$CONF_DIR}/$DOMU.xml
+	if [[ ${document%xml}cfg -nt $document ]]; then document=${document%xml}cfg; fi
 	: >"$work/snapshots"
 	trap 'leave_domu' EXIT
 	trap 'exit 143' TERM INT HUP
 
-	locate || status=$?
+	if [[ ${VIRSH_URI:-}:${TOOLSTACK:-} = "$asked" ]] && grep -qsxF "$DOMU"$'\tno' "$work/active"; then
+		grep -F "xb-locate: $DOMU is " "$work/inactive" >"$work/locate" || :
+		status=1
+	else
+		locate &
+		wait "$!" || status=$?
+	fi
 	case $status in
-	0) log_file info "## " "$work/locate" ;; # disks that are left out
+	0) log_file warning "## $about: " "$work/locate" ;; # disks that are left out
 	1)
 		log_mesg info "## SKIP: DomU $DOMU is not running on this host: $(head -n 1 "$work/locate")"
 		finish
 		;;
 	*)
-		log_file err "## " "$work/locate"
-		fail "$status" "DomU $DOMU is not backed up" || exit 3
+		log_file err "## $about: " "$work/locate"
+		fail "$status" "it is not backed up"
 		;;
 	esac
-	find_dom0s || exit 3
-	if [[ -z $local_dom0 ]]; then
-		log_mesg info "## SKIP: DOM0S does not include this host"
-		finish
-	fi
+	while IFS=$'\t' read -r disk path; do
+		disks+=("$disk") paths+=("$path") sources+=("$(operand "$path")")
+	done <"$work/disks"
+	[[ ! -s $work/document ]] || uuid=$(xb-locate --uuid --xml "$work/document")
+	find_dom0s
 	log_mesg info "## BACKUP: DomU $DOMU to remote Dom0(s): [${remotes[*]}]"
-	keep_xml
-	check_targets || exit 3
-	ask_dom0s || exit 3
+	keep_document
+	check_targets
+	ask_dom0s
 	((${#reachable[@]} && ${#sources[@]})) || finish
 
-	if [[ -z $dry_run && -z $final ]]; then
-		take_snapshots || exit 3
+	if [[ -n $final ]]; then
+		:
+	elif [[ -z $dry_run ]]; then
+		take_snapshots
+	elif xb-snap create --dry-run --state-dir "$STATE_DIR" --size "$SNAPSHOT_SIZE" "${sources[@]}" 2>"$work/snap" || status=$?; then
+		((status == 0)) || fail "$status" "no snapshots can be taken: $(<"$work/snap")" || :
 	fi
 	for dom0 in "${reachable[@]}"; do
 		while (($(jobs -pr | wc -l) >= JOBS)); do wait -n || :; done
@@ -630,25 +840,40 @@ backup_domu() { # CONF
 		jobs+=($!)
 	done
 	for dom0 in "${jobs[@]}"; do
-		wait "$dom0" || failed=1
+		await "$dom0" "a Dom0"
 	done
 	finish
 }
 
 # --- the run ------------------------------------------------------------------
 
+# ask_this_host finds out at once which DomUs of all conf files are not here, for each no may
+# take its time. No conf file is run for this: who has settings of its own is asked for alone.
+ask_this_host() {
+	local names
+	mapfile -t names < <(sed -n "s/^[[:space:]]*DOMU=[\"']\{0,1\}\([A-Za-z][A-Za-z0-9_.+-]*\).*/\1/p" "$CONF_DIR"/*.conf 2>/dev/null | sort -u)
+	((${#names[@]} > 1)) && [[ -z $final ]] || return 0
+	asked=${VIRSH_URI:-}:${TOOLSTACK:-}
+	xb-locate -v --active ${VIRSH_URI:+--connect "$VIRSH_URI"} ${TOOLSTACK:+--toolstack "$TOOLSTACK"} "${names[@]}" \
+		>"$work/active" 2>"$work/inactive" || :
+}
+
+# backup_all is a child that does all conf files. It and all its children are a process
+# group of their own, so that TERM reaches every command at once.
 backup_all() {
 	local conf name status
 	set +m # all in one process group
-	trap 'exit 143' TERM INT HUP
+	trap 'trap "" TERM INT HUP; wait; exit 143' TERM INT HUP
+	ask_this_host
 	if [[ -z $dry_run ]]; then # leftovers of runs that were killed
-		xb-snap prune >"$work/pruned" 2>"$work/snap" || { log_file err "## " "$work/snap" && failed=1; }
+		xb-snap prune --state-dir "$STATE_DIR" >"$work/pruned" 2>"$work/snap" || { log_file err "## " "$work/snap" && failed=1; }
 		log_file info "## removed leftover snapshot " "$work/pruned"
 	fi
 	for conf in "$CONF_DIR"/*.conf; do
 		[[ -e $conf || -L $conf ]] || die 78 "no conf file in $CONF_DIR"
 		status=0
-		(backup_domu "$conf") || status=$?
+		backup_domu "$conf" &
+		wait "$!" || status=$?
 		case $status in
 		"$finished") ;;
 		3) failed=1 ;;
@@ -662,70 +887,96 @@ backup_all() {
 	exit $((failed ? 3 : 0))
 }
 
-misuse() {
-	usage >&2 || :
+# run waits for it, passes signals on, and clears away.
+run() {
+	local dir group='' stopped='' status=0
+	for dir in "$RUN_DIR"/xen-backup.??????; do # of runs that were killed: nobody else has the lock
+		if [[ -d $dir ]]; then leave "$dir"; fi
+	done
+	work=$(mktemp -d "$RUN_DIR/xen-backup.XXXXXX") || die 73 "cannot create a directory in $RUN_DIR"
+	find_ssh_options
+	trap 'leave "$work" 9>&-' EXIT
+	trap stop TERM INT HUP
+	set -m
+	backup_all &
+	group=$!
+	set +m
+	if [[ -n $stopped ]]; then stop; fi
+	while wait "$group" || status=$?; kill -0 "$group" 2>/dev/null; do status=0; done
+	((status < 128)) || log_mesg err "### ERROR: the run was stopped by a signal"
+	log_mesg info "# end backup script $(date)"
+	exit "$status"
+}
+
+stop() {
+	stopped=1
+	if [[ -n $group ]]; then
+		kill -TERM -- "-$group" 2>/dev/null || :
+		kill -CONT -- "-$group" 2>/dev/null || : # what stands still does not hear
+	fi
+}
+
+misuse() { # MESSAGE
+	echo "xen-backup.sh: $1; see --help" >&2 || :
 	exit 64
 }
 
-only=()
-while (($#)); do
-	case $1 in
-	--dry-run) dry_run=1 ;;
-	--verify) verify=1 ;;
-	--final) final=1 ;;
-	--force-diverged) force=1 ;;
-	-h | --help) usage || exit 74 && exit 0 ;;
-	-*) misuse ;;
-	*)
-		valid_name "$1" || misuse
-		only+=("$1")
-		;;
-	esac
-	shift
-done
-if [[ -n $final$force ]] && ((${#only[@]} != 1)); then misuse; fi
-for dir in "$CONF_DIR" /etc/xen-backup.d /root/Works/Xen-Backup/xen-backup.d; do
-	if [[ -n $dir && (-d $dir || $dir = "$CONF_DIR") ]]; then CONF_DIR=$dir && break; fi
-done
-for dir in "$STATE_DIR" "$RUN_DIR"; do # they reach a shell on the other Dom0s, and ssh
-	if ! valid_name "$dir" || [[ $dir != /* ]]; then die 78 "bad name in STATE_DIR or RUN_DIR: $dir"; fi
-done
-[[ -d $CONF_DIR ]] || die 78 "no directory of conf files: ${CONF_DIR:-/etc/xen-backup.d}"
+main() {
+	local dir level=info
+	while (($#)); do
+		case $1 in
+		--dry-run) dry_run=1 ;;
+		--verify) verify=1 ;;
+		--final) final=1 ;;
+		--force-diverged) force=1 ;;
+		-h | --help) usage || exit 74 && exit 0 ;;
+		-*) misuse "unknown option $1" ;;
+		*)
+			valid_name "$1" || misuse "bad name of a DomU: $1"
+			only+=("$1")
+			;;
+		esac
+		shift
+	done
+	if [[ -n $final && -n $force ]]; then misuse "--final and --force-diverged exclude each other"; fi
+	if [[ -n $final$force ]] && ((${#only[@]} != 1)); then misuse "--final and --force-diverged need one DomU"; fi
+	for dir in "$CONF_DIR" /etc/xen-backup.d /root/Works/Xen-Backup/xen-backup.d; do
+		if [[ -n $dir && (-d $dir || $dir = "$CONF_DIR") ]]; then CONF_DIR=$dir && break; fi
+	done
+	for dir in "$STATE_DIR" "$RUN_DIR"; do # they reach a shell on the other Dom0s, and ssh
+		if ! valid_name "$dir" || [[ $dir != /* ]]; then die 78 "bad name in STATE_DIR or RUN_DIR: $dir"; fi
+	done
+	# ssh's sockets are RUN_DIR/xen-backup.XXXXXX/%C.XXXXXXXXXXXXXXXX, and a socket's name has at most 107 bytes.
+	((${#RUN_DIR} <= 31)) || die 78 "RUN_DIR has more than 31 characters, too many for ssh's sockets: $RUN_DIR"
+	[[ -d $CONF_DIR ]] || die 78 "no directory of conf files: ${CONF_DIR:-/etc/xen-backup.d}"
 
-trap '' PIPE TTOU # whoever reads what is said, or does not: the run goes on
-log_mesg info "# Start $0 $(date)"
-# The lock is held by an open file, not by a file's existence: it can't go stale.
-exec 9>>"$RUN_DIR/xen-backup.lock" || die 73 "cannot create $RUN_DIR/xen-backup.lock"
-if ! flock -n 9; then
-	level=info
-	[[ -z $(find "$RUN_DIR/xen-backup.lock" -mmin +1440) ]] || level=err # cron hears only of that
-	log_mesg "$level" "## another process is running"
-	exit 75
-fi
-touch "$RUN_DIR/xen-backup.lock"
-for dir in "$RUN_DIR"/xen-backup.??????; do # of runs that were killed: nobody else has the lock
-	if [[ -d $dir ]]; then leave "$dir"; fi
-done
-work=$(mktemp -d "$RUN_DIR/xen-backup.XXXXXX") || die 73 "cannot create a directory in $RUN_DIR"
-trap 'leave "$work"' EXIT
-# The run is a process group of its own, so that TERM reaches every command of it
-# at once; this shell only waits and passes it on.
-run='' stopped=''
-stop() {
-	stopped=1
-	if [[ -n $run ]]; then
-		kill -TERM -- "-$run" 2>/dev/null || :
-		kill -CONT -- "-$run" 2>/dev/null || : # what stands still does not hear
+	trap '' PIPE TTOU # whoever reads what is said, or does not: the run goes on
+	log_mesg info "# Start $0 $(date)"
+	# The lock is held by an open file, not by a file's existence: it can't go stale.
+	exec 9>>"$RUN_DIR/xen-backup.lock" || die 73 "cannot create $RUN_DIR/xen-backup.lock"
+	if ! flock -n 9; then
+		[[ -z $(find "$RUN_DIR/xen-backup.lock" -mmin +1440) ]] || level=err # cron hears only of that
+		log_mesg "$level" "## another process is running"
+		exit 75
 	fi
+	touch "$RUN_DIR/xen-backup.lock"
+	# Bash keeps the file for itself, closed on exec: the lock is held by all parts of the run,
+	# and by no program that one of them starts and that may stay behind.
+	run 9>&-
 }
-trap stop TERM INT HUP
-set -m
-backup_all &
-run=$!
-set +m
-if [[ -n $stopped ]]; then stop; fi
-status=0
-while wait "$run" || status=$?; kill -0 "$run" 2>/dev/null; do status=0; done
-((status < 128)) || log_mesg err "### ERROR: the run was stopped by a signal"
-log_mesg info "# end backup script $(date)"
-exit "$status"
+
+CONF_DIR=${CONF_DIR:-}
+SNAPSHOT_SIZE=${SNAPSHOT_SIZE:-1G}
+LOG_FACILITY=${LOG_FACILITY:-local3}
+LOG_OPTION=${LOG_OPTION:-}
+STATE_DIR=${STATE_DIR:-/var/lib/xen-backup}
+RUN_DIR=${RUN_DIR:-/run}
+JOBS=${JOBS:-4}
+STALL=${STALL:-900}
+# seconds: until a Dom0 answers, and a fourth of those until it lets us in; that a DomU stays paused, that its toolstack may take for it, and that a pause is looked for which was not granted
+CONNECT_TIMEOUT=${CONNECT_TIMEOUT:-15} PAUSE_LIMIT=${PAUSE_LIMIT:-10} PAUSE_WAIT=${PAUSE_WAIT:-30} PAUSE_WATCH=${PAUSE_WATCH:-300}
+
+dry_run='' verify='' final='' force='' work='' about='' asked='' only=()
+declare -i failed=0 finished=99
+
+main "$@"; exit

@@ -21,8 +21,8 @@ backup dom0a web1 >/dev/null &
 until grep -q 'sync.*xblab0/b' /run/syslog; do sleep 0.1; done
 dd if=/dev/urandom of=/dev/xblab0/b bs=1M count=6 oflag=direct status=none
 status 3 wait $!
-logged dom0a '^local3.err #### dom0b:/dev/xblab0/b: xb-delta: .*snapshot.* invalid'
-logged dom0a '^local3.err ### ERROR 82: /dev/xblab0/b was not copied to dom0b:/dev/xblab0/b '
+logged dom0a '^local3.err #### DomU web1, disk xvdb, dom0b:/dev/xblab0/b: xb-delta: .*snapshot.* invalid'
+logged dom0a '^local3.err ### ERROR 82: DomU web1, disk xvdb: /dev/xblab0/b was not copied to dom0b:/dev/xblab0/b: '
 equal "$(digest dom0b /dev/xblab0/b)" "$old" "the standby of the overflowed one"
 same /dev/xblab0/a
 nothing_left
@@ -31,12 +31,12 @@ echo "--- standbys in use" # row "target mounted while its copy is written"
 dd if=/dev/urandom of=/dev/xblab0/a bs=1k count=1 oflag=dsync status=none # where ext4 has nothing
 onb 'mount -o ro,noload /dev/xblab0/a /mnt; dmsetup create xblabdev-above --table "0 8 linear /dev/xblab0/b 0"'
 status 3 backup dom0a --dry-run web1
-grep -q '^### ERROR 75: dom0b:/dev/xblab0/a cannot be written to$' mail
-grep -q '^### ERROR 75: dom0b:/dev/xblab0/b cannot be written to$' mail
+grep -q '^### ERROR 75: DomU web1, disk xvda: dom0b:/dev/xblab0/a cannot be written to$' mail
+grep -q '^### ERROR 75: DomU web1, disk xvdb: dom0b:/dev/xblab0/b cannot be written to$' mail
 status 3 backup dom0a web1
-logged dom0a '### ERROR 75: /dev/xblab0/a was not copied'
+logged dom0a '### ERROR 75: .*/dev/xblab0/a was not copied'
 logged dom0a 'dom0b:/dev/xblab0/a: xb-patch: /dev/xblab0/a is in use: mounted on /mnt$'
-logged dom0a '### ERROR 75: /dev/xblab0/b was not copied'
+logged dom0a '### ERROR 75: .*/dev/xblab0/b was not copied'
 logged dom0a 'dom0b:/dev/xblab0/b: xb-patch: /dev/xblab0/b is in use: held by .*xblabdev-above'
 onb 'umount /mnt; dmsetup remove xblabdev-above'
 equal "$(digest dom0b /dev/xblab0/b)" "$old" "the standby that was in use"
@@ -45,7 +45,7 @@ echo "--- the DomU runs on dom0b too"
 testdomain dom0b web1 /dev/xblab0/a /dev/xblab0/b
 : >/run/syslog
 status 3 backup dom0a web1
-logged dom0a '^local3.err ### ERROR 81: DomU web1 runs on dom0b too: nothing is touched$'
+logged dom0a '^local3.err ### ERROR 81: DomU web1: it runs on dom0b too: nothing is touched$'
 ! grep -q 'take snapshot' /run/syslog || fail "snapshots were taken"
 equal "$(digest dom0b /dev/xblab0/b)" "$old" "the standby of the DomU that runs twice"
 RUNSTATE=5 testdomain dom0b web1 /dev/xblab0/a /dev/xblab0/b # as it stays from now on
@@ -66,8 +66,8 @@ conf dom0a 73 DOMU=web2 'DOM0S="dom0a dom0b"' MAP=dom0b:/dev/xblab0/c=/dev/xblab
 conf dom0a 74 DOMU=web1 'DOM0S="dom0a dom0b"' BLOCK_SIZE=3K
 conf dom0a 75 DOMU=web1 'DOM0S="dom0a dom0b"' CREATE_LV=/dev/xblab0
 status 3 backup dom0a
-logged dom0a '### ERROR 65: dom0b:/dev/xblab0/c is too small; on dom0b: lvextend -L 8388608b /dev/xblab0/c$'
-logged dom0a '### ERROR 69: DomU web3 is not backed up$'
+logged dom0a '### ERROR 65: DomU web2, disk xvda: dom0b:/dev/xblab0/c is too small; on dom0b: lvextend -L 8388608b /dev/xblab0/c$'
+logged dom0a '### ERROR 69: DomU web3: it is not backed up$'
 logged dom0a "### ERROR 78: .*4.conf: bad or missing name in DOMU or DOM0S: '../web4'"
 logged dom0a "### ERROR 78: .*5.conf: .* '-oProxyCommand=reboot'"
 logged dom0a "### ERROR 78: .*6.conf: "
@@ -93,14 +93,14 @@ onb 'dd if=/dev/urandom of=/dev/xblab0/c bs=4k count=1 oflag=direct status=none'
 old=$(digest dom0b /dev/xblab0/c)
 conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"' force=1 dry_run=1 final=1 only=none run=true status=0
 status 3 backup dom0a web2
-logged dom0a '### ERROR 80: /dev/xblab0/c was not copied'
+logged dom0a '### ERROR 80: DomU web2, disk xvda: /dev/xblab0/c was not copied'
 equal "$(digest dom0b /dev/xblab0/c)" "$old" "the standby that was changed"
 conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"' SPOOL_DIR=/run/spools
 status 3 backup dom0a --dry-run --force-diverged web2
-grep -q '^### ERROR 73: dom0b:/dev/xblab0/c cannot be written to$' mail
+grep -q '^### ERROR 73: DomU web2, disk xvda: dom0b:/dev/xblab0/c cannot be written to$' mail
 conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"' CREATE_LV=nosuch MAP=dom0b:/dev/xblab0/c=/dev/nosuch/c
 status 3 backup dom0a --dry-run web2
-grep -q '^### ERROR 73: cannot create dom0b:/dev/nosuch/c$' mail
+grep -q '^### ERROR 73: DomU web2, disk xvda: cannot create dom0b:/dev/nosuch/c$' mail
 conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"' SPOOL_DIR=/run/spools
 onb mkdir /run/spools
 backup dom0a --force-diverged web2

@@ -66,7 +66,7 @@ for command in 'xb-sig /dev/xblab0/t2 >/dev/null' 'xb-patch /dev/xblab0/t2 </dev
 	status 83 onb "$command"
 done
 status 3 backup dom0a
-logged dom0a '### ERROR 7[34]: cannot finish the apply on dom0b:/dev/xblab0/t2$'
+logged dom0a '### ERROR 7[34]: DomU web1, disk xvdb: cannot finish the apply on dom0b:/dev/xblab0/t2: '
 onb 'lvextend -q -L 64M xblab0/pool'
 backup dom0a
 logged dom0a '### remote Dom0 dom0b: finish the interrupted apply on /dev/xblab0/t2$'

@@ -29,11 +29,11 @@ old=$(digest dom0a /dev/xblab0/vm1)
 echo "--- dom0a comes back with the old image: refused, whatever dom0b does meanwhile"
 runs_on dom0a dom0b
 status 3 backup dom0a
-grep -q '^### ERROR 81: DomU web1 runs on dom0b too' mail
+grep -q '^### ERROR 81: DomU web1: it runs on dom0b too' mail
 runs_on dom0a
 onb 'sleep 1000 </dev/xblab0/vm1 >/dev/null 2>&1 & echo $! >/run/lab/sleep'
 status 3 backup dom0a
-grep -q '^### ERROR 75: remote Dom0 dom0b cannot tell whether DomU web1 runs there' mail
+grep -q '^### ERROR 75: DomU web1: remote Dom0 dom0b cannot tell whether the DomU runs there' mail
 # shellcheck disable=SC2016 # there
 onb 'kill $(cat /run/lab/sleep)'
 status 3 backup dom0a
@@ -61,7 +61,7 @@ backup dom0b --final web1
 same /dev/xblab0/vm1
 ! onb grep 'take.snapshot' /run/syslog || fail "--final took a snapshot"
 
-echo "--- the same where only xl is: the document of the last run tells the disks"
+echo "--- the same where only xl is: xl's configuration tells the disks"
 for host in dom0a dom0b; do
 	on $host "cat >/usr/local/sbin/xl; chmod 755 /usr/local/sbin/xl; ln -s /bin/false /usr/local/sbin/virsh" <<'X'
 #!/bin/sh
@@ -75,9 +75,10 @@ list)
 esac
 X
 done
-onb 'cat >/etc/xen-backup.d/web1.xml' <<'X'
-[{"config": {"c_info": {"type": "pv", "name": "web1"}, "disks": [
-  {"pdev_path": "/dev/xblab0/vm1", "vdev": "xvda", "format": "raw", "readwrite": 1}]}}]
+onb 'mkdir -p /etc/xen; cat >/etc/xen/web1.cfg' <<'X'
+name = "web1"
+type = "pv"
+disk = [ "phy:/dev/xblab0/vm1,xvda,w" ]
 X
 write dom0b 50
 backup dom0b TOOLSTACK=xl --final web1

@@ -18,9 +18,9 @@ flakey dom0b vm2 /dev/xblab0/vm2 error_writes
 
 echo "--- a bad sector in the source, a target that fails every write"
 status 3 backup dom0a
-logged dom0a '### ERROR 74: /dev/xblabpv/vm1 was not copied to dom0b:/dev/xblab0/vm1 '
+logged dom0a '### ERROR 74: DomU web1, disk xvd[ab]: /dev/xblabpv/vm1 was not copied to dom0b:/dev/xblab0/vm1: '
 onb cmp -n $((8 << 20)) /dev/xblab0/vm1 /dev/zero
-logged dom0a '### ERROR 74: /dev/xblab0/vm2 was not copied to dom0b:/dev/mapper/xblabdev-vm2 '
+logged dom0a '### ERROR 74: DomU web1, disk xvd[ab]: /dev/xblab0/vm2 was not copied to dom0b:/dev/mapper/xblabdev-vm2: '
 onb xb-patch --state /dev/mapper/xblabdev-vm2 | grep '"phase":"applying"'
 heal dom0a pv /dev/xblab0/pv
 heal dom0b vm2 /dev/xblab0/vm2
@@ -34,7 +34,7 @@ fill dom0a /dev/xblab0/vm2
 onb dmsetup remove xblabdev-vm2
 flakey dom0b vm2 /dev/xblab0/vm2 drop_writes
 status 3 backup dom0a
-logged dom0a '### ERROR [0-9]+: /dev/xblab0/vm2 was not copied'
+logged dom0a '### ERROR [0-9]+: .*/dev/xblab0/vm2 was not copied'
 onb xb-patch --state /dev/mapper/xblabdev-vm2 | grep '"phase":"applying"'
 heal dom0b vm2 /dev/xblab0/vm2
 backup dom0a

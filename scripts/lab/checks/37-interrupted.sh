@@ -49,7 +49,7 @@ status 3 wait "$RUN"
 equal "$(phase)" applying "the phase"
 write 0
 start
-onb 'until pgrep -f "[x]b-patch --recover"; do sleep 0.05; done; sleep 1'
+onb 'until pgrep -f "[x]b-patch .*--recover"; do sleep 0.05; done; sleep 1'
 spill dom0b
 power off
 kill -TERM "$RUN"

@@ -1,0 +1,435 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// twoDom0s is what most conf files below have.
+const twoDom0s = `DOM0S="dom0a dom0b"`
+
+// domu1 is a running DomU of dom0a with these disks, 1 MiB each, and its conf file.
+func (s *site) domu1(disks ...string) {
+	s.Helper()
+	for _, disk := range disks {
+		s.image("dom0a", disk, mib)
+	}
+	s.domain("dom0a", "domu1", 1, disks...)
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s)
+}
+
+// grow changes a disk on a Dom0.
+func (s *site) change(name, file string) {
+	s.Helper()
+	s.must(name, fmt.Sprintf("head -c 100000 /dev/urandom | dd of='%s' bs=1k seek=100 conv=notrunc status=none", file))
+}
+
+// TestWrapper is a run as cron does it.
+func TestWrapper(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	for range 2 {
+		s.backup("dom0a").silent(t)
+		s.same("/srv/a.img", "/srv/a.img")
+		s.change("dom0a", "/srv/a.img")
+	}
+}
+
+// TestWrapperNobodyElse demands an error of each run that copies nothing because of
+// what DOM0S says.
+func TestWrapperNobodyElse(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	for _, c := range []struct{ dom0s, hosts, words string }{
+		{"dom0a", "", "no Dom0 but this one"},
+		{"dom0b dom0c", "", "does not name this host"},
+		{"dom0a dom0b", "127.0.0.1 localhost\n192.0.2.1 dom0a dom0b\n", "both dom0a and dom0b lead to this host"},
+		{"dom0a dom0b", "127.0.1.1 dom0b\n192.0.2.1 dom0a\n", "both dom0a and dom0b lead to this host"},
+	} {
+		s.conf("dom0a", "domu1", "DOMU=domu1", fmt.Sprintf("DOM0S=%q", c.dom0s))
+		if c.hosts != "" {
+			s.write("dom0a/etc/hosts", c.hosts, 0o644)
+		}
+		s.backup("dom0a").fails(t, 3, "### ERROR 78: DomU domu1: ", c.words)
+	}
+}
+
+// countSSH notes each connection that the run of a Dom0 opens.
+func (s *site) countSSH() {
+	s.Helper()
+	s.write("dom0a/sbin/ssh", "#!/bin/sh\ncase \" $* \" in *' -M '*) echo \"$*\" >>/run/masters ;; esac\nexec /usr/bin/ssh \"$@\"\n", 0o755)
+}
+
+// TestWrapperDeadDom0s has, beside one that works, a Dom0 that does not answer and one
+// that lets nobody in: each is found dead once, and every DomU still has its copy.
+func TestWrapperDeadDom0s(t *testing.T) {
+	s := newSite(t)
+	s.must("dom0b", `sed "s/ListenAddress.*/Port 2222/" /etc/ssh/test >/etc/ssh/hangs
+		printf "#!/bin/sh\nexec sleep 1000\n" >/usr/local/sbin/hang; chmod 755 /usr/local/sbin/hang
+		printf "%s\n" "AuthorizedKeysFile none" "AuthorizedKeysCommandUser root" "AuthorizedKeysCommand /usr/local/sbin/hang" >>/etc/ssh/hangs
+		/usr/sbin/sshd -f /etc/ssh/hangs`)
+	s.write("dom0a/root/.ssh/config", "Host dom0e\nPort 2222\n", 0o600)
+	s.countSSH()
+	for i := range 3 {
+		domu := fmt.Sprintf("domu%d", i)
+		s.image("dom0a", "/srv/"+domu, mib)
+		s.domain("dom0a", domu, 1, "/srv/"+domu)
+		s.conf("dom0a", domu, "DOMU="+domu, `DOM0S="dom0a dom0c dom0d dom0e dom0b"`)
+	}
+	r := s.backup("dom0a", "CONNECT_TIMEOUT=1")
+	if r.status != 3 {
+		t.Errorf("status %d, want 3\n%s", r.status, r.err)
+	}
+	masters := s.must("dom0a", "cat /run/masters")
+	for _, dom0 := range []string{"dom0c", "dom0d", "dom0e", "dom0b"} {
+		if n := strings.Count(masters, dom0); n != 1 {
+			t.Errorf("%s was called %d times", dom0, n)
+		}
+	}
+	for i := range 3 {
+		domu := fmt.Sprintf("domu%d", i)
+		s.same("/srv/"+domu, "/srv/"+domu)
+		for _, dom0 := range []string{"dom0c", "dom0d", "dom0e"} {
+			want := fmt.Sprintf("### ERROR 69: DomU %s: remote Dom0 %s cannot be reached\n", domu, dom0)
+			if strings.Count(r.err, want) != 1 {
+				t.Errorf("not once in the mail: %s", want)
+			}
+		}
+	}
+	if t.Failed() {
+		t.Log(r.err)
+	}
+}
+
+// TestWrapperLatePause has a toolstack that carries a pause out when nobody waits for it
+// any more, and one whose client never returns.
+func TestWrapperLatePause(t *testing.T) {
+	for name, client := range map[string]string{"returns": "wait", "fails": "sleep 1; exit 1", "hangs": "sleep 1000"} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.domu1("/srv/a.img", "/srv/b.img")
+			s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "PAUSE=auto")
+			s.must("dom0a", "mv /usr/local/sbin/virsh /usr/local/sbin/virsh.real")
+			s.write("dom0a/sbin/virsh", `#!/bin/bash
+case " $* " in
+*" suspend "*)
+	# what libvirtd has been asked for it does, whoever waits
+	setsid bash -c 'sleep 5; exec virsh.real "$@"' - "$@" &
+	`+client+`
+	;;
+*) exec virsh.real "$@" ;;
+esac
+`, 0o755)
+			s.on("dom0a", cron("PAUSE_WAIT=2", "PAUSE_LIMIT=1", "PAUSE_WATCH=8")).fails(t, 3, "### ERROR 69: DomU domu1: it does not let itself be paused")
+			s.await("the late pause and its end", func() bool { return strings.Contains(s.must("dom0a", "cat /run/paused || :"), "suspend\nresume\n") })
+			if state := s.must("dom0a", "virsh domstate domu1"); !strings.HasPrefix(state, "running") {
+				t.Errorf("the DomU is %s", state)
+			}
+			s.must("dom0a", "pgrep -x sleep | xargs -r kill")
+			s.nothingLeft("dom0a")
+		})
+	}
+}
+
+// TestWrapperPause has a DomU paused for its snapshots, and no longer than PAUSE_LIMIT even
+// where these hang.
+func TestWrapperPause(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img", "/srv/b.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "PAUSE=auto")
+	s.backup("dom0a").silent(t)
+	if did := s.must("dom0a", "cat /run/paused"); did != "suspend\nresume\n" {
+		t.Errorf("done to the DomU: %q", did)
+	}
+	s.write("dom0a/sbin/xb-snap", "#!/bin/bash\n"+
+		"[[ $1 != create ]] || until grep -q resume /run/paused; do sleep 0.1; done\nexec /usr/local/bin/xb-snap \"$@\"\n", 0o755)
+	s.must("dom0a", "rm /run/paused; touch /run/paused")
+	s.backup("dom0a", "PAUSE_LIMIT=1").fails(t, 0, "DomU domu1 ran again before all snapshots were taken")
+	if did := s.must("dom0a", "cat /run/paused"); did != "suspend\nresume\n" {
+		t.Errorf("done to the DomU: %q", did)
+	}
+}
+
+// TestWrapperDryRun demands of --dry-run what the run would say.
+func TestWrapperDryRun(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.backup("dom0a", "STATE_DIR=/srv/state").silent(t)
+	s.change("dom0a", "/srv/a.img")
+	// In the usual place is another opinion of that standby.
+	s.must("dom0b", "mkdir -p /var/lib/xen-backup; sed 's/clean/applying/' /srv/state/*.json >/var/lib/xen-backup/$(cd /srv/state; echo *.json)")
+	s.on("dom0a", cron("STATE_DIR=/srv/state", "--dry-run")).fails(t, 0, "### would sync domu1 from dom0a to dom0b: /srv/a.img to /srv/a.img")
+	s.backup("dom0a", "STATE_DIR=/srv/state").silent(t)
+
+	// A disk that can't be frozen.
+	loop := strings.TrimSpace(s.must("dom0a", "losetup -f --show /srv/a.img"))
+	t.Cleanup(func() { s.here("losetup -d " + loop) })
+	s.domain("dom0a", "domu1", 1, loop)
+	for _, mode := range []string{"--dry-run", ""} {
+		s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, fmt.Sprintf("MAP=dom0b:%s=/srv/new.img", loop))
+		s.backup("dom0a", mode).fails(t, 3, "### ERROR 78: DomU domu1: no snapshots")
+	}
+}
+
+// TestWrapperWords demands that warnings and errors name the DomU, and reach the mail.
+func TestWrapperWords(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "EXCLUDE=xvdq")
+	s.image("dom0b", "/srv/a.img", mib)
+	s.backup("dom0a").fails(t, 0, "DomU domu1: xb-locate: ", "xvdq",
+		"DomU domu1, disk xvda, dom0b:/srv/a.img: xb-patch: first contact with /srv/a.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s)
+	s.change("dom0b", "/srv/a.img")
+	r := s.backup("dom0a")
+	r.fails(t, 3)
+	lines := strings.Split(r.err, "\n")
+	for _, words := range []string{"### ERROR 80: DomU domu1, disk xvda: ", "dom0b:/srv/a.img", "would lose", "on dom0a: xen-backup.sh --force-diverged domu1"} {
+		if !strings.Contains(lines[0], words) {
+			t.Errorf("no %q in the first line:\n%s", words, r.err)
+		}
+	}
+	for _, line := range lines {
+		if line != "" && !strings.Contains(line, "DomU domu1") || strings.Contains(line, "(0 ") {
+			t.Errorf("in the mail: %s", line)
+		}
+	}
+}
+
+// TestWrapperLog has a host without syslog, and words that are no clean lines.
+func TestWrapperLog(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, `printf 'caf\303\251 \033[31mred\r\nno newline' >&2`)
+	r := s.backup("dom0a")
+	r.fails(t, 0, "domu1.conf: caf?? ?[31mred\n", "domu1.conf: no newline\n")
+	if log := s.log("dom0a"); !strings.Contains(log, "local3.warning ## /etc/xen-backup.d/domu1.conf: no newline\n") {
+		t.Errorf("in the log:\n%s", log)
+	}
+	s.must("dom0a", "rm /usr/local/sbin/logger")
+	s.backup("dom0a", `'LOG_OPTION=--socket /run/none'`).fails(t, 0, "## checking DomU domu1\n", "### sync domu1 from dom0a to dom0b")
+}
+
+// TestWrapperShells has login shells on the other Dom0 that are no sh, that speak, and
+// that are none.
+func TestWrapperShells(t *testing.T) {
+	for _, c := range []struct {
+		name, shell, setup string
+		works              bool
+		words              string
+	}{
+		{name: "fish", shell: "fish", works: true},
+		{name: "csh", shell: "tcsh", works: true},
+		{name: "dash", shell: "dash", works: true},
+		{name: "words on stderr", shell: "bash", setup: "echo 'printf glued >&2' >/root/.bashrc", works: true},
+		{name: "words on stdout", shell: "bash", setup: "echo 'printf glued' >/root/.bashrc", words: "glued"},
+		{name: "nologin", shell: "nologin", words: "This account is currently not available."},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			shell := strings.TrimSpace(s.must("dom0b", "command -v "+c.shell+" || :"))
+			if shell == "" {
+				t.Skip("needs " + c.shell)
+			}
+			s.must("dom0b", "sed -i 's|^\\(root:.*:\\)[^:]*$|\\1"+shell+"|' /etc/passwd; "+c.setup)
+			s.domu1("/srv/a.img")
+			s.image("dom0b", "/srv/a.img", mib)
+			for range 2 {
+				r := s.backup("dom0a", "--verify")
+				if c.works {
+					r.fails(t, 0)
+					s.same("/srv/a.img", "/srv/a.img")
+				} else {
+					r.fails(t, 3, "### ERROR ", "DomU domu1", c.words)
+				}
+			}
+		})
+	}
+}
+
+// TestWrapperSSHConfig has settings for a user's own comfort in ssh_config.
+func TestWrapperSSHConfig(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.write("dom0a/root/.ssh/config", "RemoteCommand tmux attach\nRequestTTY yes\nStdinNull yes\nForkAfterAuthentication yes\n", 0o600)
+	for range 2 {
+		s.backup("dom0a").silent(t)
+		s.same("/srv/a.img", "/srv/a.img")
+		s.change("dom0a", "/srv/a.img")
+	}
+}
+
+// TestWrapperLock has a toolstack and a conf file leave programs behind: they do not
+// hold the lock.
+func TestWrapperLock(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "setsid sleep 1000 >/dev/null 2>&1 &")
+	s.must("dom0a", "mv /usr/local/sbin/virsh /usr/local/sbin/virsh.real")
+	s.write("dom0a/sbin/virsh", "#!/bin/bash\nsetsid sleep 1001 </dev/null >/dev/null 2>&1 &\nexec virsh.real \"$@\"\n", 0o755)
+	for range 2 {
+		s.backup("dom0a").silent(t)
+	}
+	s.must("dom0a", "pgrep -fx 'sleep 1000'; pgrep -fx 'sleep 1001'")
+}
+
+// TestWrapperReplaced has the script replaced, as cp does it, while it runs.
+func TestWrapperReplaced(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "yes 'echo replaced; exit 9' 2>/dev/null | head -c 100000 >/usr/local/sbin/xen-backup.sh")
+	s.backup("dom0a").silent(t)
+	s.same("/srv/a.img", "/srv/a.img")
+}
+
+// TestWrapperSurroundings demands an error, and the right one, of what would else end each
+// DomU with a wrong one.
+func TestWrapperSurroundings(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	long := "/run/" + strings.Repeat("x", 27)
+	s.must("dom0a", "mkdir "+long+" "+long[:31]+"; cp -a /usr/local/sbin/xen-backup.sh /usr/local/sbin/old.sh")
+	s.on("dom0a", cron("RUN_DIR="+long)).fails(t, 78, "RUN_DIR has more than 31 characters")
+	s.on("dom0a", cron("RUN_DIR="+long[:31])).silent(t)
+	s.must("dom0a", "sed -i 's/404/909/' /usr/local/sbin/old.sh")
+	if r := s.on("dom0a", "old.sh"); r.status != 78 || strings.Count(r.err, "\n") != 1 || !strings.Contains(r.err, "bash 4.4") {
+		t.Errorf("an old bash: status %d, %s", r.status, r.err)
+	}
+	// Lists are no patterns for names of files where cron happens to be.
+	s.must("dom0a", "touch /dom0b")
+	t.Cleanup(func() { os.Remove("/dom0b") })
+	s.conf("dom0a", "domu1", "DOMU=domu1", `DOM0S="dom0a dom0[b]"`)
+	s.backup("dom0a").fails(t, 3, "bad or missing name in DOMU or DOM0S: 'dom0[b]'")
+	s.must("dom0a", "! ls /usr/local/sbin/pkill; printf '#!/bin/sh\necho pkill >>/run/pkill\n' >/usr/local/sbin/pkill; chmod 755 /usr/local/sbin/pkill")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s)
+	s.backup("dom0a").silent(t)
+	s.must("dom0a", "! ls /run/pkill")
+	for _, words := range []string{"--no-such", "--final --force-diverged domu1", "--final"} {
+		if r := s.on("dom0a", "xen-backup.sh "+words); r.status != 64 || strings.Count(r.err, "\n") != 1 {
+			t.Errorf("%s: status %d, %s", words, r.status, r.err)
+		}
+	}
+}
+
+// TestWrapperBreaksOff has a command fail that nobody expects to: the copy is an error,
+// not one of something else.
+func TestWrapperBreaksOff(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	for _, program := range []string{"stat", "blockdev"} {
+		s.write("dom0a/sbin/"+program, "#!/bin/sh\nexit 5\n", 0o755)
+	}
+	s.backup("dom0a").fails(t, 3, "### ERROR 70: DomU domu1: disk xvda to dom0b: ")
+	s.must("dom0b", "! ls /srv/a.img")
+}
+
+// TestWrapperMap has a disk that has another name on each Dom0: it keeps it, wherever
+// the DomU runs.
+func TestWrapperMap(t *testing.T) {
+	s := newSite(t)
+	rules := "MAP=(dom0b:/srv/a.img=/srv/b.img)"
+	s.domu1("/srv/a.img")
+	for _, name := range []string{"dom0a", "dom0b"} {
+		s.conf(name, "domu1", "DOMU=domu1", twoDom0s, rules)
+	}
+	s.backup("dom0a").silent(t)
+	s.same("/srv/a.img", "/srv/b.img")
+	s.domain("dom0a", "domu1", 5, "/srv/a.img")
+	s.domain("dom0b", "domu1", 1, "/srv/b.img")
+	s.change("dom0b", "/srv/b.img")
+	s.backup("dom0b").fails(t, 0)
+	s.same("/srv/a.img", "/srv/b.img")
+	s.must("dom0a", "! ls /srv/b.img")
+	// An explicit rule for the way back wins.
+	s.conf("dom0b", "domu1", "DOMU=domu1", twoDom0s, rules, "MAP+=(dom0a:/srv/b.img=/srv/c.img)")
+	s.backup("dom0b").fails(t, 0)
+	s.same("/srv/c.img", "/srv/b.img")
+}
+
+// TestWrapperDocument demands that the document that travels names the standbys, and is for
+// nobody else to read; and that it travels when the copies are there.
+func TestWrapperDocument(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img", "/srv/b.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "EXCLUDE=xvdb", "MAP=dom0b:/srv/a.img=/srv/z.img")
+	s.conf("dom0a", "domu2", "DOMU=domu2", twoDom0s) // not here
+	s.domain("dom0a", "domu2", 5)
+	s.must("dom0b", "mkdir /srv/z.img")
+	s.backup("dom0a").fails(t, 3)
+	s.must("dom0b", "! ls /var/lib/xen-backup/xml/domu1.xml; rmdir /srv/z.img")
+	s.backup("dom0a").silent(t)
+	xml := s.must("dom0b", "cat /var/lib/xen-backup/xml/domu1.xml")
+	if !strings.Contains(xml, "/srv/z.img") || strings.Contains(xml, "file='/srv/b.img") || strings.Contains(xml, "file='/srv/a.img") {
+		t.Errorf("the document on dom0b:\n%s", xml)
+	}
+	modes := s.must("dom0b", "stat -c %a /var/lib/xen-backup/xml/domu1.xml") + s.must("dom0a", "stat -c %a /etc/xen-backup.d/domu1.xml")
+	if modes != "600\n600\n" {
+		t.Errorf("modes %s, want 600", modes)
+	}
+	if log := s.log("dom0a"); !strings.Contains(log, "SKIP: DomU domu2 is not running on this host: xb-locate: domu2 is not active here (virsh: shut off") {
+		t.Errorf("why domu2 is skipped:\n%s", log)
+	}
+}
+
+// TestWrapperOneStandby has two disks meet in one standby, which has two names.
+func TestWrapperOneStandby(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img", "/srv/b.img")
+	s.must("dom0b", "touch /srv/one.img; ln -s one.img /srv/two.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "MAP='dom0b:/srv/a.img=/srv/one.img dom0b:/srv/b.img=/srv/two.img'")
+	s.backup("dom0a").fails(t, 3, "### ERROR 80: DomU domu1, disk xvdb: ", "domu1/xvda")
+	s.same("/srv/a.img", "/srv/one.img")
+	// And those of two DomUs.
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "EXCLUDE=xvdb", "MAP=dom0b:/srv/a.img=/srv/one.img")
+	s.image("dom0a", "/srv/c.img", mib)
+	s.domain("dom0a", "domu2", 1, "/srv/c.img")
+	s.conf("dom0a", "domu2", "DOMU=domu2", twoDom0s, "MAP=dom0b:/srv/c.img=/srv/two.img")
+	s.backup("dom0a", "--force-diverged", "domu2").fails(t, 3, "### ERROR 80: DomU domu2, disk xvda: ", "domu1/xvda")
+	s.same("/srv/a.img", "/srv/one.img")
+}
+
+// TestWrapperStall has an xb-patch that stands still: it is given up, but not the slow copy
+// of the next DomU.
+func TestWrapperStall(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.image("dom0a", "/srv/b.img", 3*mib/2)
+	s.domain("dom0a", "domu2", 1, "/srv/b.img")
+	s.conf("dom0a", "domu2", "DOMU=domu2", twoDom0s, "BWLIMIT=50K")
+	s.write("dom0b/sbin/xb-patch", `#!/bin/bash
+case " $* " in
+*" --heartbeat "*" domu1/"*) kill -STOP $$ ;;
+esac
+exec /usr/local/bin/xb-patch "$@"
+`, 0o755)
+	r := s.on("dom0a", cron("STALL=14"))
+	r.fails(t, 3, "### ERROR 69: DomU domu1, disk xvda: /srv/a.img was not copied to dom0b:/srv/a.img: no progress for 14 s\n")
+	if strings.Count(r.err, "ERROR") != 1 {
+		t.Errorf("errors:\n%s", r.err)
+	}
+	s.same("/srv/b.img", "/srv/b.img")
+	s.must("dom0b", "pkill -KILL -f /usr/local/sbin/xb-patch")
+	s.nothingLeft("dom0a")
+}
+
+// TestWrapperImageNames has disks with names as virt-manager makes them, and worse.
+func TestWrapperImageNames(t *testing.T) {
+	s := newSite(t)
+	names := []string{"/srv/Windows 10.img", "/srv/50% $(touch x) `touch x`; caf\u00e9.img"}
+	s.domu1(names...)
+	for range 2 {
+		s.backup("dom0a", "--verify").silent(t)
+		for _, name := range names {
+			s.same(name, name)
+			s.change("dom0a", name)
+		}
+	}
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "EXCLUDE=xvdb", "MAP=dom0b:file:///srv/Windows%2010.img=file:///srv/W%2010.img")
+	s.backup("dom0a").silent(t)
+	s.same(names[0], "/srv/W 10.img")
+	if xml := s.must("dom0b", "cat /var/lib/xen-backup/xml/domu1.xml"); !strings.Contains(xml, "'/srv/W 10.img'") {
+		t.Errorf("the document on dom0b:\n%s", xml)
+	}
+}

@@ -108,6 +108,7 @@ func (p *patcher) remember(r *state.Record) error {
 
 // adoptTarget is --adopt: it changes whose standby the target is, and nothing else.
 func (p *patcher) adoptTarget(disk string) error {
+	p.create = true // a file that was removed is still remembered, and may be another disk's next
 	if err := p.identify(); err != nil {
 		return err
 	}

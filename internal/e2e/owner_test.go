@@ -155,6 +155,15 @@ func TestAdopt(t *testing.T) {
 	h.wantOwner("target", "domu4/vda")
 	h.sameBytes("source", "target")
 
+	h.must("mv target gone")
+	fresh := h.pipe("xb-sig --missing-ok target", "xb-delta source", "xb-patch --create --force-diverged --disk domu5/vda target")
+	fresh.fails(t, notBasis, "xb-patch --adopt domu5/vda target")
+	h.sh("xb-patch --adopt domu5/vda target").silent(t)
+	h.pipe("xb-sig --missing-ok target", "xb-delta source", "xb-patch --create --disk domu5/vda target").fails(t, notBasis, "missing")
+	h.pipe("xb-sig --missing-ok target", "xb-delta source", "xb-patch -q --create --force-diverged --disk domu5/vda target").silent(t)
+	h.wantOwner("target", "domu5/vda")
+	h.sh("xb-patch --adopt domu5/vda nowhere").fails(t, noInput)
+
 	in, out := pipeIn(t)
 	r := h.start(in, "xb-patch target")
 	eventually(t, "a spool", func() bool { return exists(h.part()) })

@@ -30,6 +30,9 @@ func (p *patcher) checkDiverged(basis, source *state.Record) error {
 		return err
 	}
 	if len(known) == 0 {
+		if !p.inPlace {
+			p.warnSectors()
+		}
 		if p.file != nil && !p.inPlace {
 			p.env.Warn("first contact with %s: no sync of it is remembered here, so nothing tells whether it was changed", p.target)
 			if tail := p.file.Size() - source.Size; p.file.IsBlock() && tail > 0 {

@@ -85,6 +85,7 @@ func (p *patcher) checkFirstCopy() error {
 	if len(known) > 0 {
 		return cli.Fail(cli.NotBasis, "%s holds the image of a sync, which --in-place could leave half overwritten: without --in-place it is safe", p.target)
 	}
+	p.warnSectors()
 	return nil
 }
 

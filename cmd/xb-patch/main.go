@@ -41,6 +41,8 @@ finished it.
                          of another one is never applied
       --uuid UUID        with --disk, --adopt: the DomU's, which tells it from
                          another one of its name
+      --sector-size N    the source's logical sectors have N bytes: at the first
+                         contact it is said if the target's are others
       --adopt DOMU/DISK  from now on DEV is the standby of this disk: for a DomU or
                          disk that was renamed; changes nothing else
       --state            print what is remembered of DEV as JSON
@@ -69,19 +71,20 @@ diverged, 83 an apply is unfinished: recover first. See xb-patch(1).
 func main() { cli.Main("xb-patch", usage, run) }
 
 type options struct {
-	target   string
-	spool    string
-	inPlace  bool
-	create   bool
-	owner    string
-	mode     os.FileMode
-	force    bool
-	peer     string
-	disk     string
-	uuid     string
-	stateDir string
-	progress string
-	summary  string
+	target     string
+	spool      string
+	inPlace    bool
+	create     bool
+	owner      string
+	mode       os.FileMode
+	force      bool
+	peer       string
+	disk       string
+	uuid       string
+	sectorSize int64 // of the source; 0: not known
+	stateDir   string
+	progress   string
+	summary    string
 
 	heartbeat bool
 }
@@ -102,6 +105,7 @@ func run(env *cli.Env, args []string) error {
 	f.Bool(&o.force, "force-diverged")
 	f.Func("disk", parseDisk(&o.disk))
 	f.Func("uuid", parseUUID(&o.uuid))
+	f.Func("sector-size", parseSectorSize(&o.sectorSize))
 	f.Func("adopt", parseDisk(&adopt))
 	f.Bool(&mode.state, "state")
 	f.Bool(&mode.record, "record")

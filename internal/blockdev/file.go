@@ -66,6 +66,15 @@ func (f *File) Size() int64 { return f.size }
 // IsBlock tells whether it is a block device.
 func (f *File) IsBlock() bool { return f.block }
 
+// SectorSize returns the size of a device's logical sectors, and of a file those that a
+// guest sees on it.
+func (f *File) SectorSize() int64 {
+	if f.block {
+		return f.align
+	}
+	return 512
+}
+
 // Direct tells whether reads come from the disk, and not from a cache that may
 // have become stale.
 func (f *File) Direct() bool { return f.align > 0 }

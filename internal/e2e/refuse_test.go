@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"xen-backup/internal/cli"
 )
 
 // twoImages makes a source, a target, the target's signature and the delta.
@@ -273,6 +275,35 @@ func TestReadOnlyDevice(t *testing.T) {
 	h.sh("xb-patch --in-place "+dev+" <delta").fails(t, ioError, "read-only")
 	check()
 	h.wantPhase(dev, "seen")
+}
+
+// TestSectorSizes copies to a device whose sectors are not the source's: said once, at the
+// first contact.
+func TestSectorSizes(t *testing.T) {
+	h := newHost(t)
+	needRoot(t)
+	h.image("source", mib, 1)
+	h.must("truncate -s 1M target other")
+	dev := strings.TrimSpace(h.must("losetup --find --show --sector-size 4096 target"))
+	t.Cleanup(func() { h.must("losetup --detach " + dev) })
+	const words = "logical sectors of 4096 bytes, and its source of 512"
+	h.must("xb-sig " + dev + " | xb-delta source >delta")
+	for _, options := range []string{"--dry-run", "--dry-run --in-place", ""} {
+		if r := h.sh("xb-patch --sector-size 512 " + options + " " + dev + " <delta"); r.status != 0 || strings.Count(r.err, words) != 1 {
+			t.Errorf("%q: status %d: %s", options, r.status, r.err)
+		}
+	}
+	h.change("source", 1, 2)
+	h.sync("source", dev, "--sector-size 512").silent(t)
+	h.must("xb-sig --missing-ok new | xb-delta source >delta")
+	for _, options := range []string{"--create", "--create --in-place"} {
+		if r := h.sh("xb-patch --sector-size 4K " + options + " new <delta"); r.status != 0 || !strings.Contains(r.err, "sectors of 512 bytes, and its source of 4096") {
+			t.Errorf("%q: status %d: %s", options, r.status, r.err)
+		}
+		h.must("rm -r new ../state")
+	}
+	h.sh("xb-patch --create --sector-size 512 new <delta").silent(t)
+	h.sh("xb-patch --create --sector-size 1000 new <delta").fails(t, cli.Usage, "1000")
 }
 
 // TestSourceWithoutWitness reads a device that counts no writes: nothing would tell of one.

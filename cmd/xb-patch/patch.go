@@ -225,7 +225,7 @@ func (p *patcher) unfinished(err error) error {
 	if p.phase() != state.Applying {
 		return err
 	}
-	return cli.Fail(cli.StatusOf(err), "%w\n%s may be neither the old image nor the new one now; finish it with: xb-patch --recover %s", err, p.target, p.target)
+	return cli.Fail(cli.StatusOf(err), "%w\n%s may be neither the old image nor the new one now; finish it with: xb-patch --recover %s", err, p.target, cli.Operand(p.target))
 }
 
 // dryRun proves the delta and the target and says what would be written.

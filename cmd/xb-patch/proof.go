@@ -42,6 +42,9 @@ func (p *patcher) touched() error {
 // bytes before and after it.
 func (p *patcher) beginWrites(size int64) error {
 	p.guard = p.file.Guard(size) // first: there must be no gap between it and the proof
+	if err := p.lock.Check(); err != nil {
+		return cli.Fail(cli.Busy, "%s: %w", p.target, err)
+	}
 	return p.check(p.basis)
 }
 

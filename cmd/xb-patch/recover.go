@@ -86,14 +86,14 @@ func (p *patcher) proveRest(d rdiff.Delta, s *spool) error {
 	}
 	if errors.Is(err, rdiff.ErrNotRest) {
 		return cli.Fail(cli.NotBasis, "%s was changed since the apply was interrupted, or is another disk under its name: %w\n"+
-			"nothing was written, and the spool is kept; to give the image up: xb-patch --abandon-apply %s, then a full copy", p.target, err, p.target)
+			"nothing was written, and the spool is kept; to give the image up: xb-patch --abandon-apply %s, then a full copy", p.target, err, cli.Operand(p.target))
 	}
 	return err
 }
 
 // lost says what is left to do when a spool is lost.
 func (p *patcher) lost() string {
-	return "if the spool is lost for good, so is the image: xb-patch --abandon-apply " + p.target + ", then a full copy"
+	return "if the spool is lost for good, so is the image: xb-patch --abandon-apply " + cli.Operand(p.target) + ", then a full copy"
 }
 
 // abandon forgets an unfinished apply. What is on the target is a mix, and is

@@ -142,7 +142,7 @@ func (p *patcher) close() {
 // disk's standby.
 func (p *patcher) checkRecord() error {
 	if p.record.Phase == state.Applying {
-		return cli.Fail(cli.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", p.target, p.target)
+		return cli.Fail(cli.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", p.target, cli.Operand(p.target))
 	}
 	return p.checkOwner()
 }

@@ -192,7 +192,7 @@ func load(path string, o options) (*state.Device, *state.Record, error) {
 	device := state.Find(o.stateDir).Device(identity, path)
 	record, err := device.Load()
 	if err == nil && record.Phase == state.Applying {
-		err = cli.Fail(cli.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", path, path)
+		err = cli.Fail(cli.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", path, cli.Operand(path))
 	}
 	return device, record, err
 }

@@ -56,6 +56,7 @@ func (h *Heartbeat) start(env *Env, tick <-chan time.Time, done func()) {
 // nobody reads it.
 func (h *Heartbeat) Stop() {
 	if h.stop != nil {
+		h.Commit() // what is done by now counts
 		close(h.stop)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -44,6 +46,36 @@ func pathInURI(rest string) (string, error) {
 		return "", errors.New("no name has a zero byte")
 	}
 	return path, nil
+}
+
+// Operand returns what a path has to be written as on a command line that is told as a
+// cure: as a URI where a shell would take it for something else, also that of ssh.
+func Operand(path string) string {
+	safe := func(c byte) bool {
+		return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("/._-", c) >= 0
+	}
+	shell := func(c byte) bool { return safe(c) || strings.IndexByte("+:@%=,", c) >= 0 }
+	if all([]byte(path), shell) && !strings.HasPrefix(path, "-") {
+		return path
+	}
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	var uri strings.Builder
+	uri.WriteString("file://")
+	for _, c := range []byte(absolute) {
+		if safe(c) {
+			uri.WriteByte(c)
+		} else {
+			fmt.Fprintf(&uri, "%%%02X", c)
+		}
+	}
+	return uri.String()
+}
+
+func all(b []byte, is func(byte) bool) bool {
+	return !slices.ContainsFunc(b, func(c byte) bool { return !is(c) })
 }
 
 // ParsePaths is Parse where all operands are paths.

@@ -1,6 +1,9 @@
 package cli
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestPath(t *testing.T) {
 	for arg, want := range map[string]string{
@@ -39,6 +42,32 @@ func TestPath(t *testing.T) {
 		got, err := Path(arg)
 		if got != want || (err == nil) != (want != "") || err != nil && StatusOf(err) != Usage {
 			t.Errorf("%q: %q, %v; want %q", arg, got, err, want)
+		}
+	}
+}
+
+// TestOperand: what is told as a cure must do what it says when it is pasted, here or behind
+// ssh.
+func TestOperand(t *testing.T) {
+	for path, want := range map[string]string{
+		"/dev/vg/a.b_c-d":          "/dev/vg/a.b_c-d",
+		"./file:x":                 "./file:x",
+		"target":                   "target",
+		"/srv/a+b@c:d%41":          "/srv/a+b@c:d%41",
+		"/srv/Windows 10.img":      "file:///srv/Windows%2010.img",
+		"/srv/grün\n$(id)'%20.img": "file:///srv/gr%C3%BCn%0A%24%28id%29%27%2520.img",
+	} {
+		got := Operand(path)
+		if got != want {
+			t.Errorf("%q: %s, want %s", path, got, want)
+		}
+		if back, err := Path(got); back != path || err != nil {
+			t.Errorf("%s: %q, %v; want %q", got, back, err, path)
+		}
+	}
+	for _, path := range []string{"-x", "a b"} {
+		if got := Operand(path); !strings.HasPrefix(got, "file:///") {
+			t.Errorf("%q: %s", path, got)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -123,5 +124,40 @@ func TestUsedMeanwhile(t *testing.T) {
 		}
 		h.must("losetup --detach " + dev)
 		check()
+	}
+}
+
+// TestLockFileRemoved: somebody clears the state away while a delta arrives. The next run
+// would find no lock, so this one must not write.
+func TestLockFileRemoved(t *testing.T) {
+	for _, options := range []string{"", "--in-place", "--create"} {
+		t.Run(options, func(t *testing.T) {
+			h := newHost(t)
+			h.image("source", 3*mib, 1)
+			h.must("xb-sig --missing-ok target >sig && xb-delta --level 0 source <sig >delta")
+			if options != "--create" {
+				h.image("target", 3*mib, 2)
+				h.must("xb-sig target >sig && xb-delta --level 0 source <sig >delta && cp target before")
+			}
+			delta, err := os.ReadFile(h.path("delta"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			patch := h.talk(nil, "xb-patch "+options+" target")
+			patch.in.Write(delta[:100]) // the header, and less than a frame
+			eventually(t, "the lock", func() bool { return exists(h.state + "/*.lock") })
+			h.must("rm " + h.state + "/*.lock")
+			patch.in.Write(delta[100:])
+			patch.in.Close()
+			if said := patch.end(busy); !strings.Contains(said, "removed or replaced") {
+				t.Errorf("it says %q", said)
+			}
+			if options != "--create" {
+				h.sameBytes("before", "target")
+				h.wantPhase("target", "seen")
+			} else if exists(h.path("target")) {
+				t.Error("it has made the target")
+			}
+		})
 	}
 }

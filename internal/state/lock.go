@@ -94,6 +94,17 @@ func (d *Device) Lock(run Run) (*Lock, error) {
 // Release gives the lock back.
 func (l *Lock) Release() { l.file.Close() }
 
+// Check tells whether it still keeps others away: where its file was removed or moved, the
+// next run has locked another one.
+func (l *Lock) Check() error {
+	named, err := os.Stat(l.file.Name())
+	held, heldErr := l.file.Stat()
+	if err != nil || heldErr != nil || !os.SameFile(named, held) {
+		return cli.Fail(cli.Busy, "the lock %s was removed or replaced meanwhile, and another run may be at work", l.file.Name())
+	}
+	return nil
+}
+
 func (l *Lock) take() error { return unix.Flock(int(l.file.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
 
 // begin tells who has the lock now.
@@ -145,11 +156,8 @@ func (l *Lock) record() {
 func (l *Lock) shut() error {
 	for end := time.Now().Add(2 * patience); ; time.Sleep(50 * time.Millisecond) {
 		err := l.gate(unix.F_OFD_SETLK, unix.F_WRLCK)
-		switch {
-		case errors.Is(err, unix.EINVAL): // before Linux 3.15; then nobody can get it
-			return nil
-		case !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES):
-			return err
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
+			return nil // another error: where there are no such locks, nobody else has one either
 		}
 		if time.Now().After(end) {
 			return cli.Fail(cli.Busy, "another run takes this one's session for dead")

@@ -3,10 +3,12 @@ package state
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -279,6 +281,35 @@ func TestLockOfOneThatDoesNotEnd(t *testing.T) {
 	wantStatus(t, "the lock", err, cli.Busy)
 	h.cmd.Process.Signal(unix.SIGCONT)
 	h.cmd.Wait() // it has the signal still to come
+}
+
+// TestLockReplaced: a lock whose file has lost its name keeps nobody away.
+func TestLockReplaced(t *testing.T) {
+	for name, replace := range map[string]func(string) error{
+		"removed": os.Remove,
+		"moved away with all the state": func(file string) error {
+			return os.Rename(filepath.Dir(file), filepath.Dir(file)+".old")
+		},
+		"replaced": func(file string) error {
+			return errors.Join(os.WriteFile(file+".new", nil, 0o600), os.Rename(file+".new", file))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := Dir(filepath.Join(t.TempDir(), "state")).Device(deviceID, "img")
+			l, err := d.Lock(Run{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Release()
+			if err := l.Check(); err != nil {
+				t.Errorf("before: %v", err)
+			}
+			if err := replace(d.file(".lock")); err != nil {
+				t.Fatal(err)
+			}
+			wantStatus(t, "the lock", l.Check(), cli.Busy)
+		})
+	}
 }
 
 // TestLockGate: what is about to be ended must not begin what may not be interrupted.

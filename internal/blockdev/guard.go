@@ -2,6 +2,9 @@ package blockdev
 
 import (
 	"fmt"
+	"math"
+	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -10,13 +13,14 @@ import (
 // A Guard notices what others write to a file while this process writes to it too, which
 // a Witness could not tell apart. Of a device the kernel's counters must grow by just what
 // this process wrote; they may grow by more, where a device refuses to zero a range by
-// itself and the kernel, having counted that, writes zeroes to it. The times of a regular file tell nothing then; but whoever writes to
-// one opens it for that, and closes it, which inotify(7) reports, or has it open still,
-// which CheckUnused finds.
+// itself and the kernel, having counted that, writes zeroes to it. The times of a regular
+// file tell nothing then; but whoever writes to one opens it for that, and closes it, which
+// inotify(7) reports, or has it open still, which CheckUnused finds.
 type Guard struct {
 	f       *File
 	size    int64
-	inotify int // -1: none is to be had
+	times   int64 // that the device counts a write
+	inotify int   // -1: none is to be had
 	watched map[fileID]bool
 	below   bool // the device itself has been looked at
 	closed  int  // how often a watched file was closed by somebody who had it open for writing
@@ -30,7 +34,7 @@ type ownWrites struct{ written, discarded atomic.Int64 }
 
 // Guard begins to watch the first size bytes of the file.
 func (f *File) Guard(size int64) *Guard {
-	g := &Guard{f: f, size: size, watched: make(map[fileID]bool)}
+	g := &Guard{f: f, size: size, times: f.countsTimes(), watched: make(map[fileID]bool)}
 	var err error
 	if g.inotify, err = unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC); err != nil {
 		g.inotify = -1 // there may be no more than fs.inotify.max_user_instances
@@ -80,7 +84,40 @@ func (g *Guard) own() *counters {
 		return nil
 	}
 	g.below = true
-	return &counters{written: g.f.own.written.Load() / 512, discarded: g.f.own.discarded.Load() / 512}
+	return &counters{written: g.times * g.f.own.written.Load() / 512, discarded: g.times * g.f.own.discarded.Load() / 512}
+}
+
+// countsTimes returns how often the device counts each byte that goes to it. Of a mirrored
+// or striped volume made by dm-raid, the code of MD counts once more what device-mapper has
+// counted, since Linux 5.14 (md_account_bio). It does so with reads as well, which can be
+// tried: what others read just then can only make it more.
+func (f *File) countsTimes() int64 {
+	d, err := f.deviceMapper()
+	const n = 4096
+	if err != nil || d == nil || !d.is("raid") || !f.Direct() || f.Size() < n {
+		return 1
+	}
+	var stat unix.Stat_t
+	if unix.Fstat(int(f.f.Fd()), &stat) != nil {
+		return 1
+	}
+	least := int64(math.MaxInt64)
+	for range 5 {
+		before := sectorsRead(stat.Rdev)
+		if _, err := f.ReadAt(Buffer(n), 0); err != nil {
+			return 1
+		}
+		least = min(least, sectorsRead(stat.Rdev)-before)
+	}
+	return max(1, least/(n/512))
+}
+
+// sectorsRead is the kernel's count of what was read from a device.
+func sectorsRead(rdev uint64) (n int64) {
+	if fields := strings.Fields(readLine(sysDir(rdev) + "/stat")); len(fields) > 2 {
+		n, _ = strconv.ParseInt(fields[2], 10, 64)
+	}
+	return n
 }
 
 // closings tells of a regular file how often it was closed after writing; "" if that can't

@@ -18,7 +18,9 @@ import (
 )
 
 const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude TARGET]...
-                 [--all] [--json] DOMAIN
+                 [--all] [--json] [--note FILE] DOMAIN
+       xb-locate --still FILE [-c URI] [--toolstack auto|virsh|xl]
+                 [--exclude TARGET]... DOMAIN
        xb-locate [-c URI] [--exclude TARGET]... [--all] [--json] --xml FILE
        xb-locate --uuid --xml FILE
        xb-locate --active [--final] [-c URI] [--toolstack auto|virsh|xl] DOMAIN...
@@ -38,6 +40,9 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --exclude TARGET   leave out the disk TARGET (may be repeated)
       --all              list all disks, with the reason why one is left out, or -
       --json             print one JSON object
+      --note FILE        keep in FILE what --still will ask of
+      --still FILE       no list: status 0 if all is as it was when FILE was noted,
+                         else 75: another run of DOMAIN, or other disks
       --xml FILE         list the disks of what virsh dumpxml or xl list -l has
                          printed, or of a configuration file of xl (- is stdin),
                          active or not
@@ -64,8 +69,8 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
 
 Exit status: 0 active here (or done), 1 not active here, 64 usage, 65 bad
 document, 66 cannot open FILE, no document, 69 cannot ask, 73 cannot store, 74
-I/O error, 75 not active but a disk is in use, 78 a disk can't be copied and is
-not excluded, or cannot be given another name.
+I/O error, 75 not active but a disk is in use, not as it was noted, 78 a disk
+can't be copied and is not excluded, or cannot be given another name.
 `
 
 func main() { cli.Main("xb-locate", usage, run) }
@@ -74,6 +79,7 @@ type options struct {
 	uri, toolstack, xml, xlConfig string
 	exclude                       []string
 	all, json                     bool
+	note, still                   string // files
 
 	active, known, document, uuid bool // what is asked
 
@@ -94,6 +100,8 @@ func run(env *cli.Env, args []string) error {
 	f.Func("exclude", targets(&o.exclude))
 	f.Bool(&o.all, "all")
 	f.Bool(&o.json, "json")
+	f.Path(&o.note, "note")
+	f.Path(&o.still, "still")
 	f.Bool(&o.active, "active")
 	f.Bool(&o.final, "final")
 	f.Bool(&o.known, "known")
@@ -132,12 +140,14 @@ func (o *options) question() (option string, allowed []string, answer func(conte
 		return "--document", append(ask, "--xl-config", "--bundle"), printDocument
 	case o.store != "":
 		return "--store", []string{"-c", "--connect", "--map", "--drop", "--state-dir"}, storeDocument
+	case o.still != "":
+		return "--still", append(ask, "--exclude"), tellStill
 	case o.uuid:
 		return "--uuid", []string{"--xml"}, listDocument
 	case o.xml != "":
 		return "--xml", list, listDocument
 	}
-	return "DOMAIN", append(list, "--toolstack"), locate
+	return "DOMAIN", append(list, "--toolstack", "--note"), locate
 }
 
 // targets returns a setter of an option that names disks and may be repeated.
@@ -275,6 +285,15 @@ func list(env *cli.Env, o *options, judge *domain.Judge, a domain.Answer) error 
 	text, err := format(o, a, chosen)
 	if err != nil {
 		return err
+	}
+	if o.note != "" && failed == nil {
+		n, err := newNote(a.Domain, entries)
+		if err == nil {
+			err = n.write(o.note)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	if err := env.Print(text); err != nil || failed == nil {
 		return err

@@ -198,6 +198,19 @@ func diskName(rdev uint64) string {
 		readLine(disk+"/loop/backing_file"), readLine(disk+"/loop/offset"))
 }
 
+// WhatIs tells the device or file that a path leads to now from others that it may lead to
+// before or after.
+func WhatIs(path string) (string, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return "", openError(path, err)
+	}
+	if stat.Mode&unix.S_IFMT == unix.S_IFBLK {
+		return diskName(stat.Rdev), nil
+	}
+	return fmt.Sprintf("%d:%d", stat.Dev, stat.Ino), nil
+}
+
 // sectors returns how many sectors hold size bytes; a negative size is all.
 func sectors(size int64) uint64 {
 	if size < 0 {

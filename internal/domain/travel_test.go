@@ -297,7 +297,7 @@ func TestHasSecretFails(t *testing.T) {
 
 // What a toolstack is asked for when the document is.
 func TestDocument(t *testing.T) {
-	const persistent, transient = "Persistent:     yes\n", "Persistent:     no\n"
+	const persistent, transient = "Persistent:     yes\nManaged save:   no\n", "Persistent:     no\nManaged save:   no\n"
 	const extra = "<disk type='block'><source dev='/dev/b'/><target dev='xvdb'/></disk></devices>"
 	other := strings.NewReplacer("</devices>", extra)
 	live := virshSays("@running-domstate-reason.out", "@running-dumpxml.out")

@@ -97,8 +97,12 @@ func (v *virshListing) Ask(ctx context.Context, name string) (Answer, error) {
 	if err != nil {
 		return vanished(a, err)
 	}
-	if infoField(string(info), "Managed save") == "yes" {
+	switch saved := infoField(string(info), "Managed save"); saved {
+	case "no":
+	case "yes":
 		a.Saved = "by virsh managedsave: start it and shut it down, or give the memory up with virsh managedsave-remove " + d.Name
+	default: // "unknown"
+		return a, cli.Fail(cli.Unavailable, "virsh dominfo tells Managed save: %q", saved)
 	}
 	return a, nil
 }

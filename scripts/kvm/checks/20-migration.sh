@@ -9,9 +9,19 @@ migrate() {
 		--migrateuri tcp://dom0b --disks-uri tcp://dom0b:49200 domu1 qemu+ssh://dom0b/system
 }
 
+# cure: the one command that the words of the last run give
+cure() {
+	local words
+	words=$(sed -n 's/.* on \(dom0[ab]\): xen-backup.sh \(.*\)/\1 \2/p' mail | sort -u)
+	# shellcheck disable=SC2086
+	backup $words
+}
+on dom0b cp --reflink=always /srv/data.img /srv/old.img
+
 echo "--- while it runs"
 migrate 1 &
 until_so on dom0b bash -c 'virsh domstate --reason domu1 | grep migrating' 2>/dev/null
+while on dom0b cmp -s /srv/data.img /srv/old.img; do sleep 0.5; done
 status 3 backup dom0a
 grep '^### ERROR 75: ' mail
 status 0 backup dom0b
@@ -22,7 +32,7 @@ status 1 wait $!
 goes_on dom0a
 status 3 backup dom0a
 grep '^### ERROR 80: ' mail
-backup dom0a --force-diverged domu1
+cure
 instant dom0b
 
 echo "--- after one that went well"
@@ -32,8 +42,7 @@ goes_on dom0b
 backup dom0a
 status 3 backup dom0b
 grep '^### ERROR 80: ' mail
-grep -e --force-diverged mail
-backup dom0b --force-diverged domu1
+cure
 instant dom0a
 goes_on dom0b
 backup dom0b

@@ -82,6 +82,13 @@ func (p *patcher) checkFirstCopy() error {
 		return cli.Fail(cli.NotBasis, "%s is missing, although a sync left an image in it: is its file system not mounted?\n"+
 			"if it is gone for good: --force-diverged, without --in-place", p.target)
 	}
+	if p.stranger, err = p.lookInside(); err != nil {
+		return err
+	}
+	if p.stranger != nil {
+		return cli.Fail(cli.NotBasis, "%s holds %s, which --in-place would overwrite unseen: is it another guest's disk? without --in-place it is compared first",
+			p.target, p.stranger.what)
+	}
 	if len(known) > 0 {
 		return cli.Fail(cli.NotBasis, "%s holds the image of a sync, which --in-place could leave half overwritten: without --in-place it is safe", p.target)
 	}

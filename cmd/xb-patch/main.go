@@ -43,6 +43,8 @@ finished it.
                          another one of its name
       --sector-size N    the source's logical sectors have N bytes: at the first
                          contact it is said if the target's are others
+      --toolstack NAME   ask only virsh or xl whose disk DEV is; auto (the default)
+                         asks both
       --adopt DOMU/DISK  from now on DEV is the standby of this disk: for a DomU or
                          disk that was renamed; changes nothing else
       --state            print what is remembered of DEV as JSON
@@ -82,6 +84,7 @@ type options struct {
 	disk       string
 	uuid       string
 	sectorSize int64 // of the source; 0: not known
+	toolstack  string
 	stateDir   string
 	progress   string
 	summary    string
@@ -90,7 +93,7 @@ type options struct {
 }
 
 func run(env *cli.Env, args []string) error {
-	var o options
+	o := options{toolstack: "auto"}
 	var mode struct{ dryRun, recover, abandon, state, record, info, json bool }
 	var adopt string
 	f := env.Flags()
@@ -106,6 +109,7 @@ func run(env *cli.Env, args []string) error {
 	f.Func("disk", parseDisk(&o.disk))
 	f.Func("uuid", parseUUID(&o.uuid))
 	f.Func("sector-size", parseSectorSize(&o.sectorSize))
+	f.Func("toolstack", cli.OneOf(&o.toolstack, "auto", "virsh", "xl"))
 	f.Func("adopt", parseDisk(&adopt))
 	f.Bool(&mode.state, "state")
 	f.Bool(&mode.record, "record")
@@ -152,7 +156,7 @@ func run(env *cli.Env, args []string) error {
 	case mode.record:
 		err = f.Only("--record", "--peer", "--state-dir")
 	case mode.recover:
-		err = f.Only("--recover", "--peer", "--disk", "--uuid", "--state-dir", "--progress", "--heartbeat", "--summary")
+		err = f.Only("--recover", "--peer", "--disk", "--uuid", "--toolstack", "--state-dir", "--progress", "--heartbeat", "--summary")
 	case adopt != "":
 		err = f.Only("--adopt", "--uuid", "--state-dir")
 	case mode.abandon:

@@ -48,6 +48,9 @@ func (p *patcher) checkOwner() error {
 	if err := p.checkOtherNames(); err != nil {
 		return err
 	}
+	if err := p.checkClaims(); err != nil {
+		return err
+	}
 	switch {
 	case p.disk == "" && p.peer != "" && r.Disk != "":
 		return cli.Fail(cli.NotBasis, "%s is the standby of %s, and %s does not say whose disk it sends (--disk): "+

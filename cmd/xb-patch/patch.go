@@ -37,11 +37,17 @@ func (p *patcher) patch() error {
 		return err
 	}
 	defer spool.discard()
-	d, err := rdiff.Verify(spool.tee(p.watched(in)), p.begin, p.received)
+	if p.stranger, err = p.lookInside(); err != nil {
+		return err
+	}
+	d, err := p.verify(spool.tee(p.watched(in)))
 	if err != nil {
 		return err
 	}
 	if err := p.judge(d); err != nil {
+		return err
+	}
+	if err := p.checkStranger(d); err != nil {
 		return err
 	}
 	if p.file != nil {
@@ -265,11 +271,17 @@ func (p *patcher) dryRun() error {
 		}
 	}
 	p.startProgress()
-	d, err := rdiff.Verify(p.watched(in), p.begin, p.received)
+	if p.stranger, err = p.lookInside(); err != nil {
+		return err
+	}
+	d, err := p.verify(p.watched(in))
 	if err != nil {
 		return err
 	}
 	if err := p.judge(d); err != nil {
+		return err
+	}
+	if err := p.checkStranger(d); err != nil {
 		return err
 	}
 	if err := p.env.Print(fmt.Sprintf("%s: would write %d blocks and zero %d of %d bytes each; image size %d, now %d\n",

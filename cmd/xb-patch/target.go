@@ -27,6 +27,7 @@ type patcher struct {
 	record   *state.Record   // as it was when the lock was taken
 	file     *blockdev.File  // nil: to be created
 	basis    *proof          // of what the target held before the first write; nil: it need not be proved
+	stranger *stranger       // what is in a target that is no standby yet
 	guard    *blockdev.Guard // of the writes; nil: none was begun
 	lock     *state.Lock
 	start    time.Time

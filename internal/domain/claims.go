@@ -37,9 +37,10 @@ func (c Claim) Of(name, uuid string) bool {
 }
 
 // Claims returns who, of the domains that the toolstacks of this host know, has path
-// among its disks. Where there is no toolstack there are no domains.
-func Claims(ctx context.Context, path string) ([]Claim, error) {
-	toolstacks, err := Installed("auto", "", "")
+// among its disks. Where there is no toolstack there are no domains. choice is as for
+// Installed.
+func Claims(ctx context.Context, choice, path string) ([]Claim, error) {
+	toolstacks, err := Installed(choice, "", "")
 	if err != nil {
 		return nil, nil
 	}

@@ -70,11 +70,11 @@ func TestClaims(t *testing.T) {
 		t.Errorf("documents are missing: %v, %v", got, err)
 	}
 	replay(t, both(virshBroken, xlNone))
-	if got, err := Claims(context.Background(), img); cli.StatusOf(err) != cli.Unavailable || !strings.Contains(err.Error(), "cannot tell whose disk "+img+" is") {
+	if got, err := Claims(context.Background(), "auto", img); cli.StatusOf(err) != cli.Unavailable || !strings.Contains(err.Error(), "cannot tell whose disk "+img+" is") {
 		t.Errorf("%v, %v", got, err)
 	}
 	t.Setenv("PATH", t.TempDir())
-	if got, err := Claims(context.Background(), img); err != nil || got != nil {
+	if got, err := Claims(context.Background(), "auto", img); err != nil || got != nil {
 		t.Errorf("no toolstack: %v, %v", got, err)
 	}
 }

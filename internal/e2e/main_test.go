@@ -63,7 +63,9 @@ func newHost(t *testing.T) *host {
 		}
 	}
 	h.env = []string{"PATH=" + bin + ":/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "HOME=" + h.notes,
-		"TMPDIR=" + h.notes, "XB_STATE_DIR=" + h.state}
+		"TMPDIR=" + h.notes, "XB_STATE_DIR=" + h.state,
+		"LIBVIRT_DEFAULT_URI=test://" + h.notes + "/node.xml"} // of its own, with no domain
+	h.note(h.notes+"/node.xml", "<node/>")
 	return h
 }
 

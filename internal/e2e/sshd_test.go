@@ -46,9 +46,9 @@ UsePAM no
 PasswordAuthentication no
 PermitRootLogin prohibit-password
 AcceptEnv XB_STATE_DIR
-SetEnv PATH=%[3]s:/usr/bin:/bin
+SetEnv PATH=%[3]s:/usr/bin:/bin LIBVIRT_DEFAULT_URI=test://%[6]s/node.xml
 %[4]s
-`, port, dir, bin, extra, listen))
+`, port, dir, bin, extra, listen, h.notes))
 	h.note(dir+"/known_hosts", "standby "+h.must("cut -d' ' -f1,2 "+dir+"/host.pub"))
 	h.note(dir+"/ssh_config", fmt.Sprintf(`Host standby
 HostName %[3]s

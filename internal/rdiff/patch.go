@@ -57,6 +57,7 @@ type frameJob struct {
 	ranges  []blockdev.Range
 	terms   stream.Sum // of the literal data
 	total   total
+	used    int64 // blocks of the target, in its runs, that are not zero
 }
 
 // total is what the jobs of a frame have found out together.
@@ -259,6 +260,21 @@ func Verify(in io.Reader, check func(stream.Header) error, done func(literal, en
 	return p.run(in)
 }
 
+// VerifyOver does so and reads the blocks of the target that the delta replaces: used
+// becomes the number of those that are not zero.
+func VerifyOver(in io.Reader, target Image, used *int64, check func(stream.Header) error, done func(literal, end int64)) (Delta, error) {
+	p := pass{header: check, decode: true,
+		work: func(h stream.Header, f *frameJob) (err error) {
+			f.used, err = countRuns(target, h, f.Runs, f.buffer())
+			return err
+		},
+		count: func(h stream.Header, f *frameJob) {
+			*used += f.used
+			done(int64(f.RawSize), f.end(h))
+		}}
+	return p.run(in)
+}
+
 // ErrNotBasis is returned where the target's blocks are not those that the delta
 // was made against.
 var ErrNotBasis = cli.Fail(cli.NotBasis, "the blocks to be replaced are not those that the delta was made against")
@@ -355,6 +371,21 @@ func (f *frameJob) proveOld(h stream.Header, target Image, size int64) (last boo
 		return last, ErrNotBasis
 	}
 	return last, nil
+}
+
+// countRuns returns how many of an image's blocks in runs are not zero.
+func countRuns(img Image, h stream.Header, runs []stream.Run, buf []byte) (n int64, err error) {
+	s := scatter{img: img, bs: int64(h.BlockSize), size: img.Size(), buf: buf, skipHoles: func(stream.Run) bool { return true },
+		visit: func(_ stream.Run, _ int64, data []byte) error {
+			for len(data) > 0 {
+				block := data[:min(len(data), h.BlockSize)]
+				if data = data[len(block):]; !isZero(block) {
+					n++
+				}
+			}
+			return nil
+		}}
+	return n, s.read(runs)
 }
 
 // sumRuns returns the sum of the terms of an image's blocks in runs; the image has

@@ -12,6 +12,9 @@ type Options struct {
 	// Count is told the bytes of each piece that is done and how many of them were
 	// read: all or, in a hole, none. Its error ends the run. It may be nil.
 	Count func(done, read int64) error
+	// used is told the number of each piece's first block and which of its blocks are
+	// zero, unless all are; it may be nil.
+	used func(first int64, zero []bool)
 	// Changed is told the bytes of each change that Diff finds; it may be nil.
 	Changed func(int64)
 	// BeforeEnd is called when all is read and before the end record is written;
@@ -106,6 +109,10 @@ func Sign(src Source, h stream.Header, w *stream.SignatureWriter, o Options) (st
 	consume := func(s *scan) error {
 		digest.Size += s.size
 		digest.Sum = h.Hash.Add(digest.Sum, s.sum)
+		if o.used != nil && !s.hole {
+			first, count := s.blocks(h)
+			o.used(first, s.zero[:count])
+		}
 		if err := o.count(&s.piece); err != nil || w == nil {
 			return err
 		}
@@ -141,4 +148,24 @@ func feedScans(q *ordered.Queue[scan], src Source, h stream.Header) error {
 // DigestOf reads an image and returns its digest; count is told the bytes that are done.
 func DigestOf(img Image, h stream.Header, count func(int64)) (stream.Digest, error) {
 	return Sign(FromImage(img), h, nil, Options{Count: func(done, _ int64) error { count(done); return nil }})
+}
+
+// Used reads an image and returns how many of its blocks are not zero, and how many of
+// those lie behind its first size bytes; count is told the bytes that are done.
+func Used(img Image, h stream.Header, size int64, count func(int64)) (all, beyond int64, err error) {
+	end := h.Blocks(size)
+	_, err = Sign(FromImage(img), h, nil, Options{
+		Count: func(done, _ int64) error { count(done); return nil },
+		used: func(first int64, zero []bool) {
+			for i, z := range zero {
+				if !z {
+					all++
+					if first+int64(i) >= end {
+						beyond++
+					}
+				}
+			}
+		},
+	})
+	return all, beyond, err
 }

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"context"
+	"strings"
+
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
+	"xen-backup/internal/domain"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
@@ -16,10 +20,26 @@ func (p *patcher) judge(d rdiff.Delta) error {
 		return err
 	}
 	basis := imageRecord(d.Header, d.Basis)
-	if err := p.checkDiverged(basis, imageRecord(d.Header, d.Source)); err != nil {
+	err := p.checkDiverged(basis, imageRecord(d.Header, d.Source))
+	if err == nil {
+		err = p.proveBasis(d, basis)
+	}
+	return p.explainMigration(err)
+}
+
+// explainMigration adds to a refusal what a live migration is the reason of: with its
+// disks, it has written to this one until the other host had them all; without them,
+// this is the only image. The two look the same from here.
+func (p *patcher) explainMigration(err error) error {
+	name, _, _ := strings.Cut(p.disk, "/")
+	if cli.StatusOf(err) != cli.NotBasis || name == "" {
 		return err
 	}
-	return p.proveBasis(d, basis)
+	if words := domain.MigratedAway(context.Background(), name); words != "" {
+		return cli.Fail(cli.NotBasis, "%w\n%s: if its disks were copied on the way (virsh migrate --copy-storage-all), this is what it left "+
+			"behind and may be overwritten; if not, this is the only good image", err, words)
+	}
+	return err
 }
 
 // checkDiverged holds the basis against the images that this host knows to exist

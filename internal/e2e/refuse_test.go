@@ -178,6 +178,34 @@ func TestDiverged(t *testing.T) {
 	h.sync("source", "target", "").silent(t)
 }
 
+// TestMigratedAway has a DomU leave its host by a live migration, and its image there refused
+// afterwards: the words say what only its administrator can tell.
+func TestMigratedAway(t *testing.T) {
+	h := newHost(t)
+	h.sparse("source", mib, 1)
+	h.must("truncate -s 1M target")
+	h.mustSync("source", "target", "-q --disk domu1/vda")
+	h.change("target", 2, 3)
+	h.must(`mkdir bin; cat >bin/virsh <<'END'
+#!/bin/sh
+case $1 in
+list) echo '11111111-2222-4333-8444-555555555555 domu1' ;;
+dumpxml) echo "<domain type='kvm'><name>domu1</name><uuid>11111111-2222-4333-8444-555555555555</uuid></domain>" ;;
+domstate) cat state ;;
+dominfo) echo 'Managed save:   no' ;;
+esac
+END
+chmod +x bin/virsh`)
+	h.env[0] = strings.Replace(h.env[0], "PATH=", "PATH="+h.path("bin")+":", 1)
+	const words = "domu1 was migrated away from here (virsh: shut off (migrated)): if its disks were copied"
+	h.must("echo 'shut off (migrated)' >state")
+	h.sync("source", "target", "--disk domu1/vda").fails(t, notBasis, "diverged", words)
+	h.must("echo 'shut off (shutdown)' >state")
+	if r := h.sync("source", "target", "--disk domu1/vda"); r.status != notBasis || strings.Contains(r.err, "migrated") {
+		t.Errorf("shut down: %+v", r)
+	}
+}
+
 func TestMissingDevice(t *testing.T) {
 	h := twoImages(t)
 	name := fmt.Sprintf("/dev/xb-e2e-%d", rand.Uint64())

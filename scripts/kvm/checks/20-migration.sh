@@ -42,6 +42,7 @@ goes_on dom0b
 backup dom0a
 status 3 backup dom0b
 grep '^### ERROR 80: ' mail
+grep 'domu1 was migrated away from here' mail
 cure
 instant dom0a
 goes_on dom0b

@@ -137,6 +137,11 @@ func (s *fileSnapshot) finish() error {
 	if err != nil {
 		return cli.Fail(cli.CantCreate, "cannot make the snapshot durable: %w", err)
 	}
+	// If its owner died meanwhile, somebody may have removed the record before there
+	// was a file: nobody would ever find this one.
+	if _, err := os.Stat(s.record); err != nil {
+		return cli.Fail(cli.CantCreate, "the snapshot of %s was removed while it was taken: %w", s.Origin, err)
+	}
 	return nil
 }
 
@@ -171,6 +176,7 @@ func (s *fileSnapshot) remove() error {
 		return err
 	}
 	if gone != nil {
+		os.Remove(s.Snapshot) // one that was made just now, unless its maker misses the record
 		return cli.Fail(cli.NoInput, "%s is gone already", s.Snapshot)
 	}
 	return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -483,4 +484,30 @@ func TestGiveUpOnlyOurs(t *testing.T) {
 	empty := filepath.Join(dir, "empty")
 	write(t, empty, "")
 	h.fails(78, "is empty", "create", empty)
+}
+
+// Somebody prunes while a snapshot is being taken for an owner that is dead by now.
+func TestPrunedWhileTaken(t *testing.T) {
+	h, dir := newHost(t), mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
+	a := filepath.Join(dir, "a")
+	write(t, a, "a")
+	before := h.files(dir)
+	f, err := os.Open(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	s, err := newFileSnapshot(f, "abcdefgh", 0, "1.1.00000000", state.Find(h.state))
+	if err == nil {
+		err = errors.Join(s.prepare(), os.Remove(s.record), s.take())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.finish(); err == nil || !strings.Contains(err.Error(), "removed while it was taken") {
+		t.Errorf("finish: %v", err)
+	}
+	if err := s.undo(); err != nil || h.files(dir) != before {
+		t.Errorf("undo: %v, left %s", err, h.files(dir))
+	}
 }

@@ -51,7 +51,7 @@ func taken(dir state.Dir) ([]*existing, *lvm.Volumes, error) {
 	}
 	for _, v := range volumes.Tagged(tag) {
 		if isOurs(v) {
-			all = append(all, existingVolume(v))
+			all = append(all, existingVolume(v, dir))
 		}
 	}
 	return all, volumes, fileErr
@@ -64,7 +64,7 @@ func isOurs(v *lvm.Volume) bool {
 	return hasOwner && volumeName.MatchString(v.Name) && (v.Thin() || v.ThickSnapshot())
 }
 
-func existingVolume(v *lvm.Volume) *existing {
+func existingVolume(v *lvm.Volume, dir state.Dir) *existing {
 	e := &existing{
 		Snapshot: v.Path(), Origin: "/dev/" + v.VG + "/" + v.Origin, Kind: "thick",
 		Size: v.Size, Valid: !v.Invalid(), Created: v.Created,
@@ -72,7 +72,7 @@ func existingVolume(v *lvm.Volume) *existing {
 	}
 	if v.Thin() {
 		e.Kind, e.givenUp = "thin", lvm.GivenUp(v)
-		e.giveUp = func() error { return lvm.GiveUp(v) }
+		e.giveUp = func() error { return lvm.GiveUp(v, string(dir)) }
 		e.Valid = !e.givenUp
 	} else {
 		e.Used = &v.DataUsed

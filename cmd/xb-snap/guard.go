@@ -3,9 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"xen-backup/internal/blockdev"
@@ -32,6 +34,7 @@ func guard(env *cli.Env, args []string) error {
 		return cli.Fail(cli.Usage, "guard needs a process as owner: it ends with it")
 	}
 	g := &guardian{env: env, owner: owner, dir: state.Find(dir), posts: make(map[string]*post), said: make(map[string]bool)}
+	g.volumes.dir = g.dir
 	// A signal waits for what is being given up: half of it helps nobody.
 	defer cli.OnSignal(g.giving.Lock)()
 	for !owner.dead() {
@@ -99,8 +102,7 @@ func (g *guardian) find() {
 	if err != nil {
 		g.sayOnce("not all snapshots can be watched: %v", err)
 	}
-	rooms, inside := make(map[string]*blockdev.Room), make(map[string][]*existing)
-	own := make(map[string]bool)
+	found := make(map[string]*watched)
 	for _, e := range append(all, volumes...) {
 		if !e.Valid || e.Owner != g.owner && e.Owner != nobody && !e.Owner.dead() {
 			continue
@@ -109,29 +111,51 @@ func (g *guardian) find() {
 		if err != nil && cli.StatusOf(err) != cli.NoInput { // else removed just now
 			g.sayOnce("snapshot %s can't be watched: %v", e.Snapshot, err)
 		}
-		if err == nil && room != nil {
-			rooms[room.ID], inside[room.ID] = room, append(inside[room.ID], e)
-			own[room.ID] = own[room.ID] || e.Owner == g.owner
+		if err != nil || room == nil {
+			continue
 		}
+		w := found[room.ID]
+		if w == nil {
+			w = new(watched)
+			found[room.ID] = w
+		}
+		w.room, w.snapshots, w.own = room, append(w.snapshots, e), w.own || e.Owner == g.owner
 	}
+	g.post(found)
+}
+
+// watched is a room, and the snapshots in it that may be given up.
+type watched struct {
+	room      *blockdev.Room
+	snapshots []*existing
+	own       bool // one of them is the owner's
+}
+
+// post has the rooms watched in which the owner has snapshots, and no others any more.
+func (g *guardian) post(found map[string]*watched) {
 	for id, p := range g.posts {
-		if !own[id] {
-			p.set(nil)
+		if w := found[id]; w == nil || !w.own {
+			p.Store(nil)
 			delete(g.posts, id)
 		}
 	}
-	for id, is := range own {
-		if !is {
-			continue
+	for id, w := range found {
+		p := g.posts[id]
+		switch {
+		case !w.own:
+		case p != nil:
+			p.Store(w)
+		default:
+			p = new(post)
+			p.Store(w)
+			g.posts[id] = p
+			go g.watch(p)
 		}
-		if p := g.posts[id]; p != nil {
-			p.set(inside[id])
-			continue
-		}
-		g.posts[id] = &post{Room: rooms[id], snapshots: inside[id]}
-		go g.watch(g.posts[id])
 	}
 }
+
+// post is where a room is watched; nil ends that.
+type post struct{ atomic.Pointer[watched] }
 
 // room returns the room that a snapshot takes from, nil if it shares none with guests.
 func (e *existing) room() (*blockdev.Room, error) {
@@ -142,25 +166,6 @@ func (e *existing) room() (*blockdev.Room, error) {
 		return lvm.Room(e.Snapshot)
 	}
 	return nil, nil
-}
-
-// post is a room that is watched, and the snapshots in it.
-type post struct {
-	*blockdev.Room
-	mutex     sync.Mutex
-	snapshots []*existing
-}
-
-func (p *post) set(snapshots []*existing) {
-	p.mutex.Lock()
-	p.snapshots = snapshots
-	p.mutex.Unlock()
-}
-
-func (p *post) get() []*existing {
-	p.mutex.Lock()
-	defer p.mutex.Unlock()
-	return p.snapshots
 }
 
 // A room is looked at once a second, and more often the nearer its floor is: not even
@@ -175,34 +180,31 @@ func pause(margin int64) time.Duration {
 	return max(shortest, time.Duration(seconds*float64(time.Second)))
 }
 
-// watch watches a room as long as there are snapshots of ours in it.
+// watch watches a room as long as the owner has snapshots in it.
 func (g *guardian) watch(p *post) {
-	for {
-		snapshots := p.get()
-		if len(snapshots) == 0 {
-			return
+	for w := p.Load(); w != nil; w = p.Load() {
+		err := w.room.Update()
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // by this name: there is another room in a moment
+			time.Sleep(shortest)
+		case err != nil:
+			g.sayOnce("cannot watch %s: %v", w.room.Name, err)
+			time.Sleep(time.Second)
+		case w.room.Margin() > 0 || !g.giveUpOne(w):
+			time.Sleep(pause(w.room.Margin()))
 		}
-		wait := time.Second
-		if err := p.Update(); err != nil {
-			g.sayOnce("cannot watch %s: %v", p.Name, err)
-		} else if p.Margin() > 0 || !g.giveUpOne(p, snapshots) {
-			wait = pause(p.Margin())
-		} else {
-			wait = 0 // whether that was enough
-		}
-		time.Sleep(wait)
 	}
 }
 
 // giveUpOne gives up the snapshot that is missed the least; false if none could be.
-func (g *guardian) giveUpOne(p *post, snapshots []*existing) bool {
+func (g *guardian) giveUpOne(w *watched) bool {
 	var order [missedMost + 1][]*existing
-	for _, e := range snapshots {
+	for _, e := range w.snapshots {
 		how := g.missed(e)
 		order[how] = append(order[how], e)
 	}
 	for _, e := range slices.Concat(order[:]...) {
-		if g.giveUp(e, p) {
+		if g.giveUp(e, w.room) {
 			return true
 		}
 	}
@@ -235,10 +237,10 @@ func lack(r *blockdev.Room) string {
 	return fmt.Sprintf("%s has only %s free", r.Name, cli.FormatSize(r.Free))
 }
 
-func (g *guardian) giveUp(e *existing, p *post) bool {
+func (g *guardian) giveUp(e *existing, room *blockdev.Room) bool {
 	g.giving.RLock()
 	defer g.giving.RUnlock()
-	full := lack(p.Room)
+	full := lack(room)
 	err := e.giveUp()
 	switch {
 	case cli.StatusOf(err) == cli.NoInput: // it is gone already
@@ -285,6 +287,7 @@ func (g *guardian) removeLeft(e *existing) error {
 // is another set of them, and in the background: it may have to wait for its locks,
 // and the file systems must be watched meanwhile.
 type volumeWatch struct {
+	dir state.Dir
 	sync.Mutex
 	names   []string // active devices that look like our snapshots, when LVM was asked
 	asking  bool
@@ -315,7 +318,7 @@ func (w *volumeWatch) ask() {
 	w.volumes = nil
 	for _, v := range volumes.Tagged(tag) {
 		if isOurs(v) && v.Thin() {
-			w.volumes = append(w.volumes, existingVolume(v))
+			w.volumes = append(w.volumes, existingVolume(v, w.dir))
 		}
 	}
 }

@@ -62,7 +62,7 @@ func (r *rooms) check(sources map[string]string, volumes *lvm.Volumes, dir state
 	}
 	if volumes != nil {
 		for _, v := range volumes.Tagged(tag) {
-			if e := existingVolume(v); isOurs(v) && v.Thin() && !e.givenUp {
+			if e := existingVolume(v, dir); isOurs(v) && v.Thin() && !e.givenUp {
 				held[e.Origin] = true
 			}
 		}

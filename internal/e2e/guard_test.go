@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -222,6 +224,38 @@ func TestTwoStores(t *testing.T) {
 	}
 	h.must("xb-snap check " + snaps[1] + " && xb-snap check " + kept[0])
 	h.sh("xb-snap create full/disk").fails(t, cantCreate, "the file system of "+h.path("full")+" has only 24", "--size")
+}
+
+// TestNextDisk has a snapshot follow upon another one in the same file system, as the
+// DomUs of a run do.
+func TestNextDisk(t *testing.T) {
+	h := newSnapHost(t)
+	h.fileSystem("xfs", "srv")
+	h.image("srv/disk", 8*mib, 1)
+	h.startGuard()
+	first := h.create("srv/disk")[0]
+	before := h.guard.slept(0)
+	eventually(t, "the guard has looked around", func() bool { return h.guard.slept(0) > before+50 })
+	second := h.create("srv/disk")[0]
+	h.must("xb-snap remove " + first)
+	h.leave("srv", floor-10)
+	eventually(t, "the guard gives up the second one", func() bool { return h.sh("xb-snap check "+second).status == badSnapshot })
+	if said := h.guard.said(0); strings.Count(said, "\n") != 1 {
+		t.Errorf("the guard says %q", said)
+	}
+}
+
+// slept returns how often a stage has gone to sleep.
+func (r *running) slept(stage int) (n int) {
+	names, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", r.stages[stage].Process.Pid))
+	for _, name := range names {
+		text, _ := os.ReadFile(name)
+		_, text, _ = bytes.Cut(text, []byte("\nvoluntary_ctxt_switches:"))
+		var times int
+		fmt.Sscan(string(text), &times)
+		n += times
+	}
+	return n
 }
 
 // TestOwnerKilled kills the run. Its readers may go on, but nobody would watch.

@@ -26,10 +26,10 @@ func Room(path string) (*blockdev.Room, error) {
 }
 
 // GiveUp takes a thin snapshot's content away and gives its room back to the pool at
-// once, though somebody reads it. The volume stays, answering every read with an
+// once, though somebody reads it, or, kept track of below dir, the pool's records. The volume stays, answering every read with an
 // error, until it is removed: LVM, whose commands would refuse now and take their time,
 // finds no fault with what the kernel has deleted already.
-func GiveUp(v *Volume) error {
+func GiveUp(v *Volume, dir string) error {
 	// While it is open here LVM can't remove it, so its number in the pool stays its own.
 	f, err := os.Open(v.Path())
 	if err != nil {
@@ -64,5 +64,20 @@ func GiveUp(v *Volume) error {
 	if err := run(limit, io.Discard, "dmsetup", "message", pool.dm.Name, "0", "delete "+d.param(1)); err != nil {
 		return cli.Fail(cli.IOError, "cannot give the room of %s back: %w", v.Path(), err)
 	}
-	return nil
+	return releaseOurs(pool, dir)
+}
+
+// releaseOurs releases the metadata snapshot of a pool if it is ours: what it names keeps
+// its room. Whoever is just reading it finds that out at the end.
+func releaseOurs(pool *device, dir string) error {
+	ours, err := os.ReadFile(lockName(pool, dir))
+	if err != nil || len(ours) == 0 {
+		return nil // none was ever reserved
+	}
+	s := &metadataSnap{pool: pool}
+	now, err := s.reserved()
+	if err != nil || now != string(ours) {
+		return err
+	}
+	return s.message("release_metadata_snap")
 }

@@ -152,7 +152,7 @@ type metadataSnap struct {
 
 // reserve takes the metadata snapshot of a pool.
 func reserve(pool *device, dir string) (*metadataSnap, error) {
-	lock, err := lockFile(filepath.Join(dir, "thin-pool-"+pool.dm.UUID+".lock"))
+	lock, err := lockFile(lockName(pool, dir))
 	if err != nil {
 		return nil, err
 	}
@@ -165,6 +165,11 @@ func reserve(pool *device, dir string) (*metadataSnap, error) {
 		return nil, errors.Join(err, s.release())
 	}
 	return s, nil
+}
+
+// lockName names the file that tells of a pool's metadata snapshot.
+func lockName(pool *device, dir string) string {
+	return filepath.Join(dir, "thin-pool-"+pool.dm.UUID+".lock")
 }
 
 // take is called with the lock on the file, so the metadata snapshot that the file

@@ -111,5 +111,33 @@ kill $guard
 status 143 wait $guard
 xb-snap remove "$snap"
 umount srv
+lvremove -q -y $vg/fs
+blkdiscard /dev/$vg/t2
+
+echo "--- the pool's records are being read, which keeps all that they name"
+old=$(xb-snap create --size 20M --owner none /dev/$vg/t1)
+new=$(xb-snap create --size 20M --owner $$ /dev/$vg/t1)
+mkdir slow
+printf '#!/bin/sh\n: >%s/reading\nexec sleep 1000\n' "$PWD" >slow/thin_delta
+chmod 755 slow/thin_delta
+PATH=$PWD/slow:$PATH xb-snap changes --since "$old" "$new" >extents 2>words &
+changes=$!
+until [ -e reading ]; do sleep 0.05; done
+guest 1 & # all of it, for which there is no room
+guest=$!
+xb-snap guard --owner $$ >guarded 2>said &
+guard=$!
+wait $guest
+check_is "$new" 82
+check_is "$old" 82
+awk '$1 >= $2 { print "the pool was full"; exit 1 }' uses
+read -r blocks _ < <(used)
+((blocks < 250 * 16)) || fail "$blocks blocks are used: those of the snapshots were not given back"
+pkill -P $changes
+status 82 wait $changes
+[ ! -s extents ]
+kill $guard
+status 143 wait $guard
+xb-snap remove "$old" "$new"
 
 equal "$(find /dev/$vg /dev/mapper -name '*xb-*')" "" "device nodes at the end"

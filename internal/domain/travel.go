@@ -25,17 +25,20 @@ func (l *Locator) Document(ctx context.Context, name string) (doc *Document, wor
 			failures = append(failures, err.Error())
 			continue
 		}
+		if found[a.Active] != nil {
+			continue // libvirt has it: what may lie in /etc/xen is not what starts it
+		}
 		doc, err := list.Document(ctx, name, a)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			none = append(none, a.Toolstack+": "+reason(err, a))
+			continue
 		case err != nil:
 			return nil, nil, err
-		case found[a.Active] == nil:
-			found[a.Active] = doc
-			if a.Active {
-				words = differences(a.Domain, doc.Domain)
-			}
+		}
+		found[a.Active] = doc
+		if a.Active {
+			words = differences(a.Domain, doc.Domain)
 		}
 	}
 	switch {

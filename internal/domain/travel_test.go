@@ -306,6 +306,10 @@ func TestDocument(t *testing.T) {
 	if err := os.WriteFile(config, []byte(strings.ReplaceAll(guestXL, "/dev/vg/a", "/dev/VolGroupXX/LogVolDomU1")), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	old := filepath.Join(t.TempDir(), "old.cfg") // of xm, in Python
+	if err := os.WriteFile(old, []byte("import os\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		answers map[string]string
 		config  string
@@ -313,15 +317,19 @@ func TestDocument(t *testing.T) {
 		want    string // how libvirt was asked at last, or the words of an error
 		words   string
 	}{
-		"persistent":         {answers: both(both(live, xlNone), info(persistent)), want: "dumpxml --security-info --domain=domu1 --inactive"},
-		"transient":          {answers: both(both(live, xlNone), info(transient)), want: "dumpxml --security-info --domain=domu1"},
-		"off":                {answers: both(both(shutOff, xlNone), info(persistent)), want: "dumpxml --security-info --domain=domu1 --inactive"},
-		"dominfo says other": {answers: both(both(live, xlNone), info("永続: はい\n")), status: cli.Unavailable, want: "Persistent"},
-		"unknown":            {answers: both(virshNone, xlNone), config: "/none.cfg", status: cli.NoInput, want: "(virsh: not defined, xl: no configuration file /none.cfg)"},
-		"no libvirtd":        {answers: both(virshBroken, xlNone), config: config, status: cli.Unavailable, want: "cannot tell by what domu1 is started: virsh: failed to connect"},
-		"xl":                 {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), config: config, want: "xl"},
-		"xl, no libvirtd":    {answers: both(virshBroken, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), config: config, want: "xl"},
-		"xl, off":            {answers: both(virshNone, xlNone), config: config, want: "xl"},
+		"persistent": {answers: both(both(live, xlNone), info(persistent)), want: "dumpxml --security-info --domain=domu1 --inactive"},
+		"transient":  {answers: both(both(live, xlNone), info(transient)), want: "dumpxml --security-info --domain=domu1"},
+		"off":        {answers: both(both(shutOff, xlNone), info(persistent)), want: "dumpxml --security-info --domain=domu1 --inactive"},
+		"libvirt, and a file of xm": {answers: both(both(live, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), info(persistent)), config: old,
+			want: "dumpxml --security-info --domain=domu1 --inactive"},
+		"off, and a file of xm": {answers: both(both(shutOff, xlNone), info(persistent)), config: old, want: "dumpxml --security-info --domain=domu1 --inactive"},
+		"only a file of xm":     {answers: both(virshNone, xlNone), config: old, status: cli.Config, want: "no configuration of xl"},
+		"dominfo says other":    {answers: both(both(live, xlNone), info("永続: はい\n")), status: cli.Unavailable, want: "Persistent"},
+		"unknown":               {answers: both(virshNone, xlNone), config: "/none.cfg", status: cli.NoInput, want: "(virsh: not defined, xl: no configuration file /none.cfg)"},
+		"no libvirtd":           {answers: both(virshBroken, xlNone), config: config, status: cli.Unavailable, want: "cannot tell by what domu1 is started: virsh: failed to connect"},
+		"xl":                    {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), config: config, want: "xl"},
+		"xl, no libvirtd":       {answers: both(virshBroken, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), config: config, want: "xl"},
+		"xl, off":               {answers: both(virshNone, xlNone), config: config, want: "xl"},
 		"xl without its file": {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), config: "/none.cfg",
 			status: cli.NoInput, want: "xl: no configuration file /none.cfg"},
 		"started by xl": {answers: both(both(shutOff, info(persistent)), xlSays("@xlcreate-xl-list.out", "@xlcreate-xl-list-l.out")), config: config, want: "xl"},

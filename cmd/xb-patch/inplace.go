@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"syscall"
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
@@ -242,5 +243,9 @@ func (p *patcher) incomplete(err error) error {
 	if loadErr != nil || r.Phase != state.Incomplete {
 		return err
 	}
-	return cli.Fail(cli.StatusOf(err), "%w\n%s holds an incomplete first copy now: run it again", err, p.target)
+	status := cli.StatusOf(err)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) { // in place nothing can be reserved
+		status = cli.CantCreate
+	}
+	return cli.Fail(status, "%w\n%s holds an incomplete first copy now: run it again", err, p.target)
 }

@@ -65,7 +65,7 @@ finished it.
   -V, --version          print the version
 
 Exit status: 0 done, 64 usage, 65 bad or cut delta or wrong size, 66 no such
-device, 69 it cannot be told who uses DEV, 73 no room for the spool or state, 74
+device, 69 it cannot be told who uses DEV, 73 no room for the spool, state or image, 74
 I/O error, 75 busy, 76 not a delta, 78 unusable state, 80 not the basis or
 diverged, 83 an apply is unfinished: recover first. See xb-patch(1).
 `

@@ -124,6 +124,9 @@ func (p *patcher) beginApply(d rdiff.Delta, s *spool) error {
 		if err := p.beginWrites(max(d.Basis.Size, d.Source.Size)); err != nil {
 			return err
 		}
+		if err := p.reserve(d, s); err != nil {
+			return err
+		}
 		return p.recordApply(d, s)
 	}
 	// Before the state speaks of it: a file that somebody else makes meanwhile must
@@ -132,6 +135,9 @@ func (p *patcher) beginApply(d rdiff.Delta, s *spool) error {
 		return err
 	}
 	err := p.beginWrites(d.Source.Size)
+	if err == nil {
+		err = p.reserve(d, s)
+	}
 	if err == nil {
 		err = p.recordApply(d, s)
 	}

@@ -21,13 +21,16 @@ import (
 // floor is what xb-snap leaves free of a small file system, in MiB.
 const floor = 256
 
-// fileSystem makes one of a GiB, whose files can share blocks, and mounts it on dir.
+// fileSystem makes one of a GiB, whose files can share blocks if it is no ext4, and mounts
+// it on dir.
 func (h *host) fileSystem(kind, dir string) {
 	h.Helper()
 	needRoot(h.T)
-	mkfs := map[string]string{"xfs": "mkfs.xfs -q -m reflink=1", "btrfs": "mkfs.btrfs -q"}[kind]
+	mkfs := map[string]string{"xfs": "mkfs.xfs -q -m reflink=1", "btrfs": "mkfs.btrfs -q", "ext4": "mkfs.ext4 -q -m 0"}[kind]
 	h.must(fmt.Sprintf("truncate -s 1G %[1]s.fs && %[2]s %[1]s.fs >/dev/null 2>&1 && mkdir %[1]s && mount -o loop %[1]s.fs %[1]s", dir, mkfs))
-	h.Cleanup(func() { h.sh("umount " + dir) })
+	h.Cleanup(func() { // somebody may still look into a loop device over one of its files
+		eventually(h, "an unused file system", func() bool { return h.sh("umount "+dir).status == 0 })
+	})
 }
 
 // free returns how many MiB of a file system are free.

@@ -275,6 +275,21 @@ func VerifyOver(in io.Reader, target Image, used *int64, check func(stream.Heade
 	return p.run(in)
 }
 
+// Literals calls visit for the bytes of each run that a proved delta writes, in order.
+func Literals(delta io.Reader, d Delta, visit func(off, n int64) error) error {
+	var failed error
+	p := pass{count: func(h stream.Header, f *frameJob) {
+		for _, r := range f.Runs {
+			off, end := r.First*int64(h.BlockSize), min(r.End()*int64(h.BlockSize), d.Source.Size)
+			if !r.Zero && failed == nil {
+				failed = visit(off, end-off)
+			}
+		}
+	}}
+	_, err := p.run(delta)
+	return cmp.Or(failed, err)
+}
+
 // ErrNotBasis is returned where the target's blocks are not those that the delta
 // was made against.
 var ErrNotBasis = cli.Fail(cli.NotBasis, "the blocks to be replaced are not those that the delta was made against")

@@ -1,0 +1,268 @@
+package blockdev
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/cli"
+)
+
+// A Reservation makes sure that there is room for what will be written to a file, before
+// the first byte of it is: half way it would leave neither the old image nor the new one.
+// New blocks go to holes, to blocks that another file shares, and on btrfs to all that is
+// written. Of a loop device they are those of the file below it. Room for holes can be
+// taken beforehand where the file is the target itself; for the rest it can only be
+// counted. (On a loop device nothing could be taken either: KEEP_SIZE is not supported, and
+// ZERO_RANGE zeroes the image.)
+type Reservation struct {
+	file   *os.File // whose blocks are taken
+	own    bool     // file is the target
+	offset int64    // of the target in file
+	room   *Room
+	copies bool // every write takes new blocks
+	holes  int64
+	copied int64
+	taken  []span
+}
+
+type span struct{ off, n int64 }
+
+// Reservation returns one of nothing so far; nil if what is written takes no room that a
+// file system gives.
+func (f *File) Reservation() (*Reservation, error) {
+	r := &Reservation{file: f.f, own: true}
+	path := f.path
+	if f.block {
+		var err error
+		if path, r.offset, err = f.below(); path == "" || err != nil {
+			return nil, err
+		}
+		if r.file, err = os.Open(path); err != nil {
+			return nil, nil // a file of another mount namespace
+		}
+		r.own = false
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(r.file.Fd()), &fs); err != nil {
+		r.Close()
+		return nil, pathError("ask the file system of", path, err)
+	}
+	r.copies = fs.Type == unix.BTRFS_SUPER_MAGIC
+	var err error
+	if r.room, err = FileRoom(path); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// below returns the file below a loop device, and where in it the device begins; "" if it
+// is none, or if what its path leads to is another file by now.
+func (f *File) below() (path string, offset int64, err error) {
+	var stat, file unix.Stat_t
+	if err := unix.Fstat(int(f.f.Fd()), &stat); err != nil {
+		return "", 0, err
+	}
+	sys, err := filepath.EvalSymlinks(sysDir(stat.Rdev))
+	if err != nil || !exists(sys+"/loop/backing_file") {
+		return "", 0, nil
+	}
+	info, err := loopInfo("/dev/" + filepath.Base(sys))
+	path = readLine(sys + "/loop/backing_file")
+	if err != nil || unix.Stat(path, &file) != nil || info.Device != file.Dev || info.Inode != file.Ino {
+		return "", 0, nil
+	}
+	return path, int64(info.Offset), nil
+}
+
+// Close gives up what only the count needed; what was taken stays.
+func (r *Reservation) Close() {
+	if !r.own {
+		r.file.Close()
+	}
+}
+
+// Count adds n bytes at off of the target to what will be written.
+func (r *Reservation) Count(off, n int64) error {
+	if r.copies {
+		r.copied += n
+		return nil
+	}
+	return r.visit(off, n, func(s span, hole bool) error {
+		if hole {
+			r.holes += s.n
+		} else {
+			r.copied += s.n
+		}
+		return nil
+	})
+}
+
+// Check tells whether there is room for all of it. Where guests share the file system,
+// what they need stays free.
+func (r *Reservation) Check() error {
+	if err := r.room.Update(); err != nil {
+		return err
+	}
+	need, free, left := r.holes+r.copied, r.room.Free, ""
+	if r.room.hasGuests(r.file) {
+		free -= r.room.Floor()
+		left = ", " + cli.FormatSize(r.room.Floor()) + " for the guests"
+	}
+	if need > max(0, free) && need > 0 {
+		return cli.Fail(cli.CantCreate, "no room for the image on %s: it needs %s more, and there are %s%s",
+			r.room.Name, cli.FormatSize(need), cli.FormatSize(r.room.Free), left)
+	}
+	return nil
+}
+
+// Take takes room for the holes in n bytes at off, if it can be taken.
+func (r *Reservation) Take(off, n int64) error {
+	if !r.own || r.copies || r.holes == 0 {
+		return nil
+	}
+	return r.visit(off, n, func(s span, hole bool) error {
+		if !hole {
+			return nil
+		}
+		err := unix.Fallocate(int(r.file.Fd()), unix.FALLOC_FL_KEEP_SIZE, s.off, s.n)
+		switch {
+		case errors.Is(err, unix.EOPNOTSUPP):
+			r.holes = 0
+			return nil
+		case err != nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)):
+			r.taken = append(r.taken, s) // some of it may be
+			return cli.Fail(cli.CantCreate, "no room for the image on %s: %w", r.room.Name, err)
+		case err != nil:
+			return pathError("take room for", r.file.Name(), err)
+		}
+		r.taken = append(r.taken, s)
+		return nil
+	})
+}
+
+// GiveBack makes what was taken holes again, as long as nothing was written.
+func (r *Reservation) GiveBack() error {
+	for _, s := range r.taken {
+		err := unix.Fallocate(int(r.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, s.off, s.n)
+		if err != nil {
+			return pathError("give back room of", r.file.Name(), err)
+		}
+	}
+	r.taken = nil
+	return nil
+}
+
+// visit shows those parts of n bytes at off of the target that take new blocks: holes and
+// shared ones. Where the file system does not tell its extents, only holes are known.
+func (r *Reservation) visit(off, n int64, show func(s span, hole bool) error) error {
+	at, end := off+r.offset, off+r.offset+n
+	for at < end {
+		var m fiemap
+		m.start, m.length, m.flags, m.count = uint64(at), uint64(end-at), fiemapSync, uint32(len(m.extents))
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, r.file.Fd(), fsIocFiemap, uintptr(unsafe.Pointer(&m))); errno != 0 {
+			return r.visitHoles(at, end, show)
+		}
+		for _, e := range m.extents[:m.mapped] {
+			from, to := max(at, int64(e.logical)), min(end, int64(e.logical+e.length))
+			if from > at {
+				if err := show(span{at, from - at}, true); err != nil {
+					return err
+				}
+			}
+			if e.flags&fiemapShared != 0 && to > from {
+				if err := show(span{from, to - from}, false); err != nil {
+					return err
+				}
+			}
+			at = max(at, to)
+		}
+		if m.mapped < m.count && at < end { // that was the last one
+			return show(span{at, end - at}, true)
+		}
+	}
+	return nil
+}
+
+func (r *Reservation) visitHoles(at, end int64, show func(s span, hole bool) error) error {
+	for at < end {
+		data, err := unix.Seek(int(r.file.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			data, err = end, nil
+		}
+		if err != nil {
+			return nil // nothing can be told
+		}
+		if data > at {
+			if err := show(span{at, min(data, end) - at}, true); err != nil {
+				return err
+			}
+		}
+		if data >= end {
+			return nil
+		}
+		if at, err = unix.Seek(int(r.file.Fd()), data, unix.SEEK_HOLE); err != nil {
+			return nil
+		}
+	}
+	return nil
+}
+
+// hasGuests tells whether a guest of this host has a file on the file system that file is
+// on: one of a QEMU, or one below a loop device, as Xen makes them, other than file itself.
+func (r *Room) hasGuests(file *os.File) bool {
+	info, err := file.Stat()
+	if err != nil {
+		return false
+	}
+	shares := func(path string) bool {
+		other, err := os.Stat(path)
+		if err != nil || !other.Mode().IsRegular() || os.SameFile(info, other) {
+			return false
+		}
+		room, err := FileRoom(path)
+		return err == nil && room.ID == r.ID
+	}
+	loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, loop := range loops {
+		if shares(readLine(loop)) {
+			return true
+		}
+	}
+	pids, _ := thisHost.pids()
+	for _, pid := range pids {
+		if guestOf(readLine("/proc/"+pid+"/cmdline")) == "" {
+			continue
+		}
+		fds, _ := filepath.Glob("/proc/" + pid + "/fd/*")
+		for _, fd := range fds {
+			if shares(fd) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// fiemap is struct fiemap of linux/fiemap.h, with room for extents.
+type fiemap struct {
+	start, length        uint64
+	flags, mapped, count uint32
+	_                    uint32
+	extents              [64]struct {
+		logical, physical, length uint64
+		_                         [2]uint64
+		flags                     uint32
+		_                         [3]uint32
+	}
+}
+
+const (
+	fsIocFiemap  = 0xc020660b
+	fiemapSync   = 1
+	fiemapShared = 0x2000
+)

@@ -11,10 +11,11 @@ import (
 
 // Counters returns a function that tells what the kernel has counted of the devices that
 // hold these files or are these devices, as far as that can be known: the text changes
-// whenever they have finished a request, anybody's. What does not exist is to be made in
-// its directory. A loop device's requests may be finished long before its file is synced:
-// that one's device counts too. Devices below others do not: they serve more than this one,
-// which may stand still meanwhile.
+// whenever they have finished a write, anybody's. (LVM, udev and others read every device
+// again and again.) What does not exist is to be made in its directory. A loop device's
+// requests may be finished long before its file is synced: that one's device counts too.
+// Devices below others do not: they serve more than this one, which may stand still
+// meanwhile.
 func Counters(paths ...string) func() string {
 	var folders []string
 	for _, path := range paths {
@@ -84,9 +85,8 @@ func fileSystemDevice(path string, dev uint64) string {
 	return ""
 }
 
-// finished returns the counts of finished requests: those of reads, writes, discards and
-// flushes (Documentation/block/stat.rst). Times are left out: they go on while a request
-// hangs.
+// finished returns the counts of finished writes, discards and flushes and of their sectors
+// (Documentation/block/stat.rst). Times are left out: they go on while a request hangs.
 func finished(folder string) string {
 	line, err := os.ReadFile(folder + "/stat")
 	if err != nil {
@@ -95,7 +95,7 @@ func finished(folder string) string {
 	var counts []string
 	for i, field := range strings.Fields(string(line)) {
 		switch i {
-		case 0, 2, 4, 6, 11, 13, 15:
+		case 4, 6, 11, 13, 15:
 			counts = append(counts, field)
 		}
 	}

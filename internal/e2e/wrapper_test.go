@@ -414,6 +414,27 @@ exec /usr/local/bin/xb-patch "$@"
 	s.nothingLeft("dom0a")
 }
 
+// TestWrapperStallInApply holds back what is written there, as a broken disk does: the run
+// gives up, but what has begun to be applied is applied, and the next run goes on from it.
+func TestWrapperStallInApply(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.backup("dom0a")
+	s.change("dom0a", "/srv/a.img")
+	s.must("dom0b", "fsfreeze -f /srv")
+	t.Cleanup(func() { s.on("dom0b", "fsfreeze -u /srv") })
+	s.on("dom0a", cron("STALL=25")).fails(t, 3, "### ERROR 69: DomU domu1, disk xvda: /srv/a.img was not copied to dom0b:/srv/a.img: no progress for 25 s\n")
+	s.on("dom0a", cron()).fails(t, 3, "### ERROR 75: ", "xb-patch is at work on it: process ", "from dom0a, of domu1/xvda")
+	s.must("dom0b", "fsfreeze -u /srv")
+	s.await("the end of the apply", func() bool {
+		return strings.Contains(s.on("dom0b", "xb-patch --state /srv/a.img").out, `"phase":"clean"`)
+	})
+	s.same("/srv/a.img", "/srv/a.img")
+	s.change("dom0a", "/srv/a.img")
+	s.backup("dom0a").silent(t)
+	s.same("/srv/a.img", "/srv/a.img")
+}
+
 // TestWrapperImageNames has disks with names as virt-manager makes them, and worse.
 func TestWrapperImageNames(t *testing.T) {
 	s := newSite(t)

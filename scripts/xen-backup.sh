@@ -41,7 +41,7 @@ Settings, in the environment or (*) in a conf file, which holds shell variables:
   XML_DIR         where DOMU.xml (xl: DOMU.cfg) is written (CONF_DIR)
   DOMU, DOM0S *   the DomU, and the Dom0s that keep its image
   SNAPSHOT_SIZE * of each COW snapshot (1G)
-  EXCLUDE *       disks to leave out: "xvdb xvdc"
+  EXCLUDE *       disks to leave out: "xvdb xvdc", on KVM "vdb"
   MAP *           other names: "dom0b:/dev/vg/a=/dev/vg2/b ..."
   BWLIMIT *       bytes a second to each Dom0: 20M
   STALL *         seconds without progress after which a copy is given up (900)
@@ -123,6 +123,7 @@ first_cause() {
 # meaning says in words why a disk was not copied.
 meaning() { # STATUS
 	case $1 in
+	1) echo "they differ" ;;
 	65) echo "the stream was cut or damaged, or a size is wrong" ;;
 	66) echo "something is missing" ;;
 	69) echo "a host or a program does not answer" ;;
@@ -131,14 +132,30 @@ meaning() { # STATUS
 	75) echo "somebody else uses the standby or the source" ;;
 	76) echo "the other side sends something else: is its login shell silent, is its version ours?" ;;
 	78) echo "it cannot be done as it is configured" ;;
-	1) echo "they differ" ;;
-	80) echo "the standby is not what this host left there. It was started, mounted or repaired there; or this host has the" \
-		"older image, as after a failover. Overwriting it would lose what was written there. Find out who did; if that" \
-		"can go, on $local_dom0: xen-backup.sh --force-diverged $DOMU" ;;
-	82) echo "the snapshot became invalid before the copy was done" ;;
+	80)
+		if grep -qs " the standby of " "$t"/said{,.xb-patch}; then
+			echo "it is the standby of another disk: two conf files, two names of one device or two Dom0s lead there. Mend DOM0S or" \
+				"MAP; or if the DomU or its disk only has another name now, run the xb-patch --adopt below on $dom0"
+		else
+			echo "the standby is not what this host left there${synced:+ at $synced}. It was started, mounted or repaired" \
+				"there; or this host has the older image, as after a failover, or after it crashed while much was written." \
+				"Overwriting it would lose what was written there.$(last_written) If that can go, on $local_dom0:" \
+				"xen-backup.sh --force-diverged $DOMU"
+		fi
+		;;
+	82) echo "its snapshot was lost before the copy was done" ;;
 	83) echo "an interrupted apply must be finished first" ;;
 	*) echo "it failed" ;;
 	esac
+}
+
+# last_written tells of image files when each of them was written to; volumes do not know it.
+last_written() {
+	local here there='' limit=(deadline 60)
+	[[ -f $path ]] || return 0
+	here=$(stat -Lc %y "$path")
+	[[ $target != /* ]] || there=$(remote "$dom0" stat -Lc %y "$target" </dev/null 2>/dev/null) || :
+	echo " Last written to: here at ${here%.*}${there:+, there at ${there%.*}}."
 }
 
 # --- the other Dom0s ----------------------------------------------------------
@@ -179,19 +196,19 @@ ask() { # DOM0 PROGRAM ARGUMENT...: what it says is logged if it fails
 connect() { # DOM0
 	local dom0=$1 limit=(deadline $((4 * CONNECT_TIMEOUT))) status=0
 	if remote "$dom0" -O check >/dev/null 2>&1; then
-		return
-	elif ! grep -qsxF -- "$dom0" "$work/dead"; then
-		echo "$dom0" >>"$work/masters" # before it is there: whoever is killed meanwhile leaves none unknown
-		remote "$dom0" -M -N -f </dev/null >/dev/null 2>"$work/ssh.$dom0" || status=$?
-		if ((status == 0)); then
-			remote "$dom0" -O check 2>&1 | sed -n "s/.*pid=\([0-9]*\).*/$dom0 \1/p" >>"$work/masters"
-			return
-		fi
-		((status != 124)) || echo "it lets nobody log in within $((4 * CONNECT_TIMEOUT)) s" >>"$work/ssh.$dom0"
-		echo "$dom0" >>"$work/dead"
+		return 0
+	elif grep -qsxF -- "$dom0" "$work/dead"; then
+		return 1
 	fi
-	log_file err "### ${about:+$about: }remote Dom0 $dom0: " "$work/ssh.$dom0"
-	fail 69 "remote Dom0 $dom0 cannot be reached"
+	echo "$dom0" >>"$work/masters" # before it is there: whoever is killed meanwhile leaves none unknown
+	remote "$dom0" -M -N -f </dev/null >/dev/null 2>"$work/ssh.$dom0" || status=$?
+	if ((status == 0)); then
+		remote "$dom0" -O check 2>&1 | sed -n "s/.*pid=\([0-9]*\).*/$dom0 \1/p" >>"$work/masters"
+		return 0
+	fi
+	((status != 124)) || echo "it lets nobody log in within $((4 * CONNECT_TIMEOUT)) s" >>"$work/ssh.$dom0"
+	echo "$dom0" >>"$work/dead"
+	return 1
 }
 
 # await waits for a child. One that has failed has said so, if its status is 3.
@@ -241,7 +258,10 @@ is_myname() { # DOM0: does one of its addresses lead to this host? Status 2: can
 # is 0 if not.
 ask_dom0() { # DOM0
 	local status=0 limit=(deadline 150)
-	connect "$1"
+	if ! connect "$1"; then
+		log_file err "### $about, remote Dom0 $1: " "$work/ssh.$1"
+		fail 69 "remote Dom0 $1 cannot be reached"
+	fi
 	remote "$1" xb-locate ${TOOLSTACK:+--toolstack "$TOOLSTACK"} --active "$DOMU" </dev/null >"$work/active.$1" 2>"$work/ask.$1" || status=$?
 	case $status:$(<"$work/active.$1") in
 	0:no) return ;;
@@ -306,15 +326,25 @@ target_of() { # DOM0 SOURCE
 # to be written: patch_options and sig_options; and sets by which status xb-patch
 # would end without a delta. For a missing or small volume it names the command that
 # mends it.
-prepare_target() { # DOM0 PATH TARGET
-	local dom0=$1 target=$3 size state status=0 lv=${3##*/} vg=${3%/*} limit=(deadline 60)
-	patch_options=(--state-dir "$STATE_DIR" --peer "$local_dom0" --disk "$DOMU/$disk" ${uuid:+--uuid "$uuid"}) sig_options=(--state-dir "$STATE_DIR") lacks_delta=65
-	size=$(blockdev --getsize64 "$2" 2>/dev/null || stat -L -c %s "$2")
+prepare_target() {
+	local size state status=0 lv=${target##*/} vg=${target%/*} owner mode limit=(deadline 60)
+	patch_options=(--state-dir "$STATE_DIR" --peer "$local_dom0" --disk "$DOMU/$disk" ${uuid:+--uuid "$uuid"} ${TOOLSTACK:+--toolstack "$TOOLSTACK"})
+	sig_options=(--state-dir "$STATE_DIR" -b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}") lacks_delta=65
+	if [[ -b $path ]]; then
+		size=$(blockdev --getsize64 "$path")
+		patch_options+=(--sector-size "$(blockdev --getss "$path")")
+	else
+		size=$(stat -L -c %s "$path")
+		patch_options+=(--sector-size 512)
+	fi
 	state=$(remote "$dom0" xb-patch --state-dir "$STATE_DIR" --state "$target" </dev/null 2>"$t/state") || status=$?
 	if ((status == 66)); then
 		if [[ $target != /dev/* ]]; then # a file is made on the way
 			patch_options+=(--create) sig_options+=(--missing-ok)
 			if [[ -n $force ]]; then patch_options+=(--force-diverged); else patch_options+=(--in-place); fi
+			owner=$(stat -Lc %U:%G "$path") mode=$(stat -Lc %a "$path") mode=${mode: -3}
+			if [[ -f $path && $owner != *UNKNOWN* ]] && valid_name "$owner"; then patch_options+=(--owner "$owner"); fi
+			if [[ -f $path && $mode = [67]?? ]]; then patch_options+=(--mode "$mode"); fi
 		elif [[ -z ${CREATE_LV:-} ]]; then
 			fail 66 "$dom0:$target is missing or not active; on $dom0: lvcreate -y -L ${size}b -n $lv ${vg##*/}"
 		elif [[ $vg != "/dev/$CREATE_LV" ]]; then
@@ -334,7 +364,9 @@ prepare_target() { # DOM0 PATH TARGET
 		fail "$(first_cause "$status")" "cannot look at $dom0:$target"
 	elif [[ $state != '{'*'"phase":'* ]]; then
 		fail 76 "$dom0 answers with something else; is its login shell silent? ${state%%$'\n'*}"
-	elif [[ $target = /dev/* && $state =~ '"device_size":'([0-9]+) ]] && ((10#${BASH_REMATCH[1]} < size)); then
+	fi
+	there_size=$(member device_size "$state") synced=$(member time "$state")
+	if [[ $target = /dev/* ]] && ((${there_size:-$size} < size)); then
 		fail 65 "$dom0:$target is too small; on $dom0: lvextend -L ${size}b $target"
 	fi
 	case $state in
@@ -345,10 +377,26 @@ prepare_target() { # DOM0 PATH TARGET
 		;;
 	*'"phase":"incomplete"'*'"sent":'*) ;; # what was sent from there may be newer
 	*'"phase":"incomplete"'*) [[ -n $force ]] || patch_options+=(--in-place) ;;
-	*'"phase":"clean"'* | *'"sent":'*) ;;
-	*) [[ ${FIRST_COPY:-spool} != in-place ]] || patch_options+=(--in-place) ;;
+	*'"phase":"clean"'* | *'"sent":'*) same_kind ;;
+	*) # what a longer file has more would be cut off without a proof
+		[[ ${FIRST_COPY:-spool} != in-place || $target != /dev/* && ${there_size:-0} -gt $size ]] || patch_options+=(--in-place)
+		;;
 	esac
 	[[ -z $force || " ${patch_options[*]} " = *' --in-place '* ]] || patch_options+=(--force-diverged)
+}
+
+# member prints a string or number of a state, which is one line of JSON.
+member() { # NAME STATE
+	[[ ! $2 =~ \"$1\":\"?([A-Za-z0-9:.-]+) ]] || echo "${BASH_REMATCH[1]}"
+}
+
+# same_kind refuses, and calls by its name, what would else pass for divergence.
+same_kind() {
+	local size=${BLOCK_SIZE:-4K} hash recorded
+	size=${size^^} size=${size%B} size=$(numfmt --from=iec "${size%I}")
+	hash=$(member hash "$state") recorded=$(member block_size "$state")
+	[[ -z $force && -n $hash && $hash:$recorded != "${HASH:-xxh64}:$size" ]] || return 0
+	fail 80 "the copy $dom0:$target was made with HASH=$hash and BLOCK_SIZE=$recorded, and now HASH=${HASH:-xxh64} and BLOCK_SIZE=$size are set. To change that, on $local_dom0, once: xen-backup.sh --force-diverged $DOMU"
 }
 
 # try_target asks, for --dry-run, whether xb-patch would take the standby as it is.
@@ -411,21 +459,23 @@ watched() { # WORDS-OF-A-FAILURE FUNCTION: that runs the pipeline and sets stage
 	((status == 0)) || level=err
 	for said in "$t"/said.{xb-sig,xb-delta,xb-patch}; do
 		[[ -e $said ]] || continue
-		# xb-patch has told why it ended
-		sed -i -E '/^$|^progress$|^waiting$|^xb-delta: standard output: broken pipe$/d' "$said"
+		# xb-patch has told why it ended; and its options are not those of this script
+		sed -i -E -e '/^$|^progress$|^waiting$|^xb-delta: standard output: broken pipe$/d' \
+			-e 's/use -b and --hash as before/set BLOCK_SIZE and HASH as before/; s/, without --in-place//; s/without --in-place/with FIRST_COPY=spool/' \
+			-e "s/--spool/SPOOL_DIR/; s/--force-diverged/xen-backup.sh & $DOMU/" "$said"
 		log_file "$level" "#### $about, $dom0:$target: " "$said"
 	done
 	((status == 0)) || return 3
 }
 
 copy() {
-	stage xb-sig "${there[@]}" xb-sig --heartbeat -b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}" "${sig_options[@]}" "$target" </dev/null |
+	stage xb-sig "${there[@]}" xb-sig --heartbeat "${sig_options[@]}" "$target" </dev/null |
 		stage xb-delta xb-delta --heartbeat ${BWLIMIT:+--bwlimit "$BWLIMIT"} --summary "$t/summary" "$snapshot" |
 		stage xb-patch "${there[@]}" xb-patch --heartbeat "${patch_options[@]}" "$target" >>"$t/said.xb-patch" || stages=("${PIPESTATUS[@]}")
 }
 
 compare() {
-	stage xb-sig "${there[@]}" xb-sig --heartbeat -b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}" --state-dir "$STATE_DIR" "$target" </dev/null |
+	stage xb-sig "${there[@]}" xb-sig --heartbeat "${sig_options[@]}" "$target" </dev/null |
 		stage xb-delta xb-delta --heartbeat --check "$snapshot" >"$t/verify" || stages=("${PIPESTATUS[@]}")
 }
 
@@ -435,13 +485,14 @@ recover() {
 
 # sync_disk is a child that brings one standby up to date.
 sync_disk() { # DOM0 NUMBER: of the disk
-	local dom0=$1 source=${sources[$2]} disk=${disks[$2]} snapshot target t status lacks_delta
+	local dom0=$1 source=${sources[$2]} path=${paths[$2]} disk=${disks[$2]} snapshot target t status lacks_delta
+	local there_size='' synced='' # what the standby's state says
 	local about="$about, disk $disk"
 	local -a patch_options sig_options there=(ssh "${ssh_options[@]}" "$dom0")
 	snapshot=${snapshots[$2]:-$source}
 	target=$(target_of "$dom0" "$source")
 	t=$(mktemp -d "$work/sync.XXXXXX") || fail 73 "cannot create a directory in $work"
-	prepare_target "$dom0" "${paths[$2]}" "$target"
+	prepare_target
 	[[ -z ${SPOOL_DIR:-} || " ${patch_options[*]} " = *' --in-place '* ]] || patch_options+=(--spool "$SPOOL_DIR")
 	if [[ -n $dry_run ]]; then
 		try_target "$dom0" "$target"
@@ -472,14 +523,15 @@ sync_to() { # DOM0
 }
 
 store_document() { # DOM0
-	local i target status=0 options=() limit=(deadline 60)
+	local i target status=0 options=() limit=(deadline 300) bundle=$work/bundle
+	[[ -s $bundle ]] || bundle=$work/document
 	for i in "${!sources[@]}"; do
 		target=$(target_of "$1" "${sources[i]}")
 		[[ $target = "${sources[i]}" ]] || options+=(--map "${sources[i]}=$target")
 	done
 	for i in ${EXCLUDE:-}; do options+=(--drop "$i"); done
 	remote "$1" xb-locate --store "$DOMU" --state-dir "$STATE_DIR" "${options[@]}" \
-		<"$work/document" >"$work/store.$1" 2>&1 || status=$?
+		<"$bundle" >"$work/store.$1" 2>&1 || status=$?
 	((status == 0)) || fail "$(first_cause "$status")" "remote Dom0 $1 cannot store its document" || failed=1
 	sed -n '/ left out: /p' "$work/store.$1" >"$work/left-out.$1"
 	sed -i '/ left out: /d' "$work/store.$1"
@@ -492,33 +544,85 @@ store_document() { # DOM0
 libvirt() { deadline 30 virsh ${VIRSH_URI:+-c "$VIRSH_URI"} "$@"; }
 xl() { deadline 30 xl "$@"; }
 
+# toolstack sets the options that tell xb-locate on this host whom to ask.
+toolstack() {
+	toolstack=()
+	if [[ -n ${VIRSH_URI:-} ]]; then toolstack+=(--connect "$VIRSH_URI"); fi
+	if [[ -n ${TOOLSTACK:-} ]]; then toolstack+=(--toolstack "$TOOLSTACK"); fi
+	config=(${XL_CONFIG:+--xl-config "$XL_CONFIG"})
+}
+
 # locate is a child that finds the disks and the document, or says with xb-locate's status
 # why there are no disks. Without a document the disks are copied all the same.
 locate() {
-	local toolstack=() exclude=() target status=0
-	if [[ -n ${VIRSH_URI:-} ]]; then toolstack+=(--connect "$VIRSH_URI"); fi
-	if [[ -n ${TOOLSTACK:-} ]]; then toolstack+=(--toolstack "$TOOLSTACK"); fi
+	local exclude=() target toolstack config status=0
+	toolstack
 	for target in ${EXCLUDE:-}; do exclude+=(--exclude "$target"); done
-	xb-locate "${toolstack[@]}" "${exclude[@]}" "$DOMU" >"$work/disks" 2>"$work/locate" || status=$?
-	if [[ -n $final ]]; then
-		case $status in
-		0) echo "it still runs here: shut it down for --final" >"$work/locate" && exit 75 ;;
-		1) ;;
-		*) exit "$status" ;;
-		esac
-	elif ((status == 1)) && ! grep -q '^xb-locate: ' "$work/locate"; then # not its word
-		exit 70
-	elif ((status != 0)); then
-		exit "$status"
+	if [[ -z $final ]]; then
+		xb-locate "${toolstack[@]}" "${exclude[@]}" --note "$work/note" "$DOMU" >"$work/disks" 2>"$work/locate" || status=$?
+		if ((status == 1)) && ! grep -q '^xb-locate: ' "$work/locate"; then status=70; fi # not its word
+	else
+		xb-locate "${toolstack[@]}" --active --final "$DOMU" >"$work/disks" 2>"$work/locate" || status=$?
+		if [[ $(<"$work/disks") = yes ]]; then
+			echo "it still runs here: shut it down for --final" >"$work/locate"
+			status=75
+		fi
 	fi
-	status=0
-	xb-locate -v --document "${toolstack[@]}" ${XL_CONFIG:+--xl-config "$XL_CONFIG"} "$DOMU" >"$work/document" 2>"$work/document.said" || status=$?
+	((status == 0)) || exit "$status"
+	xb-locate -v --document --bundle "$work/bundle" "${toolstack[@]}" "${config[@]}" "$DOMU" >"$work/document" 2>"$work/document.said" || status=$?
 	if [[ -n $final ]]; then
 		((status == 0)) || cp "$document" "$work/document" || exit 66
 		xb-locate "${exclude[@]}" --xml "$work/document" >"$work/disks" 2>"$work/locate"
 	elif ((status != 0)); then
 		: >"$work/document"
 	fi
+}
+
+# still_the_same asks again when the snapshots are there: a disk that another one took the
+# place of meanwhile, or a DomU that has ended, is not what they hold.
+still_the_same() {
+	local exclude=() target toolstack config status=0
+	toolstack
+	for target in ${EXCLUDE:-}; do exclude+=(--exclude "$target"); done
+	xb-locate "${toolstack[@]}" "${exclude[@]}" --still "$work/note" "$DOMU" >/dev/null 2>"$work/locate" || status=$?
+	((status)) || return 0
+	log_file err "## $about: " "$work/locate"
+	fail "$status" "it was changed while its snapshots were taken: nothing is sent"
+}
+
+# stopped_by_error makes a DomU that stands still because its disk cannot be written an error,
+# whoever caused it.
+stopped_by_error() {
+	[[ ${TOOLSTACK:-} = xl || $(libvirt domstate --reason "$DOMU" 2>/dev/null || :) != 'paused (I/O error)' ]] ||
+		fail 74 "it is paused by an I/O error: is there room where its disks are? Then: virsh resume $DOMU" || :
+}
+
+# skip ends the run for a DomU that is not copied: an error if it was asked for by name.
+skip() { # REASON
+	if ((${#only[@]})); then
+		log_mesg err "## SKIP: DomU $DOMU $1"
+		failed=1
+	else
+		log_mesg info "## SKIP: DomU $DOMU $1"
+	fi
+	finish
+}
+
+# is_unknown tells a DomU that was never copied and that no Dom0 knows: its conf file must mean
+# another one. If one cannot be asked it is not.
+is_unknown() {
+	local dom0 toolstack config limit=(deadline 60)
+	toolstack
+	for dom0 in "$document" "$STATE_DIR/xml/$DOMU".{xml,cfg}; do
+		[[ ! -e $dom0 ]] || return 1
+	done
+	[[ $(xb-locate "${toolstack[@]}" "${config[@]}" --known "$DOMU" 2>/dev/null) = no ]] || return 1
+	for dom0 in $DOM0S; do
+		if ! is_myname "$dom0"; then
+			connect "$dom0" || return 1
+			[[ $(remote "$dom0" xb-locate ${TOOLSTACK:+--toolstack "$TOOLSTACK"} --known "$DOMU" </dev/null 2>/dev/null) = no ]] || return 1
+		fi
+	done
 }
 
 domain_state() { # virsh|xl: prints running, paused or another word
@@ -571,7 +675,7 @@ watchdog() { # virsh|xl FILE: says in FILE.paused that it is, in FILE.late that 
 pause_domain() {
 	local tool tenths
 	[[ ${PAUSE:-no} = auto && ${#sources[@]} -gt 1 ]] || return 0
-	if [[ $(domain_state virsh || :) = running ]]; then
+	if [[ ${TOOLSTACK:-} != xl && $(domain_state virsh || :) = running ]]; then
 		tool=virsh
 	elif [[ $(domain_state xl || :) = running ]]; then
 		tool=xl
@@ -615,14 +719,16 @@ resume_domain() {
 take_snapshots() {
 	local status=0 i
 	pause_domain
-	xb-snap create -v --state-dir "$STATE_DIR" --owner "$BASHPID" --size "${SNAPSHOT_SIZE:=1G}" "${sources[@]}" \
+	xb-snap create -v --state-dir "$STATE_DIR" --owner "$run" --size "${SNAPSHOT_SIZE:=1G}" "${sources[@]}" \
 		>"$work/snapshots" 2>"$work/snap" || status=$?
 	resume_domain
-	log_file "$( ((status)) && echo err || echo info)" "## $about: " "$work/snap"
+	log_file info "## $about: " <(grep ' taken within ' "$work/snap")
+	log_file "$( ((status)) && echo err || echo warning)" "## $about: " <(grep -v -e ' taken within ' -e "^try '" "$work/snap")
+	((status != 64)) || status=78 # it is not by this script that they are used wrongly
 	((status == 0)) || fail "$status" "no snapshots"
 	mapfile -t snapshots <"$work/snapshots"
 	for i in "${!sources[@]}"; do
-		log_mesg info "### local Dom0 $local_dom0: take snapshot ${snapshots[i]##*/} for ${sources[i]} with size $SNAPSHOT_SIZE"
+		log_mesg info "### local Dom0 $local_dom0: take snapshot ${snapshots[i]##*/} for ${sources[i]}$([[ ${snapshots[i]} != /dev/* ]] || echo " with size $SNAPSHOT_SIZE")"
 		snapshots[i]=$(operand "${snapshots[i]}")
 	done
 }
@@ -698,18 +804,38 @@ read_conf() { # CONF
 		log_file err "## " "$work/conf"
 		fail 78 "$1: not a file of shell variables"
 	fi
+	names=$(compgen -v) wide=$(run_wide)
 	set +eu # as the script of 2009 did
 	# The file may use these names for something of its own.
-	eval '. "$1" 2>"$work/conf";' "$(declare -p dry_run verify final force only work failed finished about asked | sed 's/^declare /declare -g /')"
+	eval '. "$1" 2>"$work/conf";' "$(declare -p dry_run verify final force only work failed finished about asked run names wide | sed 's/^declare /declare -g /')"
 	DOMU=${DOMU:-} DOM0S=${DOM0S[*]:-} MAP=${MAP[*]:-} EXCLUDE=${EXCLUDE[*]:-}
 	set -euf +C # no names of files in lists
 	# "MAP = ..." and a list without quotes are commands that are not found, and no MAP.
+	((${#only[@]} == 0)) || [[ " ${only[*]} " = *" $DOMU "* ]] || finish
 	if grep -qsF "$1: line " "$work/conf"; then
-		((${#only[@]} == 0)) || [[ " ${only[*]} " = *" $DOMU "* ]] || finish
 		log_file err "## " "$work/conf"
 		fail 78 "$1: not a file of shell variables"
 	fi
 	log_file warning "## $1: " "$work/conf"
+	check_names "$1"
+}
+
+# run_wide prints the settings that are for the whole run.
+run_wide() {
+	{ declare -p CONF_DIR XML_DIR LOCAL_DOM0 VIRSH_URI TOOLSTACK JOBS STATE_DIR RUN_DIR 2>/dev/null || :; } | sed 's/^declare -[^ ]* //' | sort
+}
+
+# check_names finds names that a conf file has set to no effect.
+check_names() { # CONF
+	local name known=' DOMU DOM0S SNAPSHOT_SIZE EXCLUDE MAP BWLIMIT STALL BLOCK_SIZE HASH PAUSE FIRST_COPY SPOOL_DIR CREATE_LV XL_CONFIG'
+	name=$(run_wide | comm -13 <(echo "$wide") - | head -n 1)
+	[[ -z $name ]] || fail 78 "$1: ${name%%=*} is for the whole run: set it in the environment, in cron above the command"
+	known+=' LOG_FACILITY LOG_OPTION CDPATH COPROC COPROC_PID GLOBIGNORE MAPFILE OLDPWD OPTARG REPLY TIMEFORMAT TMOUT ' # and some of bash
+	for name in $(compgen -v | sort | comm -13 <(sort <<<"$names") -); do
+		# what is exported is for a program
+		[[ $name = [A-Z]* && $name != *[!A-Z0-9_]* && $name != BASH* && $known != *" $name "* && ! $(declare -p "$name") =~ ^declare\ -[^\ ]*x ]] || continue
+		grep -qE "(^|[^A-Za-z0-9_])$name([^A-Za-z0-9_=+]|\$)" "$1" || log_mesg warning "## $1: $name is no setting, and nothing uses it"
+	done
 }
 
 # find_dom0s sets local_dom0 and remotes.
@@ -761,9 +887,9 @@ ask_dom0s() {
 keep_document() {
 	local level=warning name=$document
 	[[ -s $work/document ]] || level=err
-	# what must be on the other Dom0s too is for who asks
-	log_file "$level" "## $about: " <(grep -v ' needs the ' "$work/document.said")
-	log_file info "## $about: " <(grep ' needs the ' "$work/document.said")
+	# what must be on the other Dom0s too is said at every run, and mailed at none
+	log_file "$level" "## $about: " <(grep -vE " needs the | not carried: " "$work/document.said")
+	log_file info "## $about: " <(grep -E " needs the | not carried: " "$work/document.said")
 	if [[ $level = err ]]; then
 		fail 66 "the other Dom0s get no document to start it from" || :
 	elif [[ -z $dry_run ]]; then
@@ -795,6 +921,7 @@ backup_domu() { # CONF
 	document=${XML_DIR:-$CONF_DIR}/$DOMU.xml
 	if [[ ${document%xml}cfg -nt $document ]]; then document=${document%xml}cfg; fi
 	: >"$work/snapshots"
+	rm -f "$work/bundle"
 	trap 'leave_domu' EXIT
 	trap 'exit 143' TERM INT HUP
 
@@ -808,8 +935,8 @@ backup_domu() { # CONF
 	case $status in
 	0) log_file warning "## $about: " "$work/locate" ;; # disks that are left out
 	1)
-		log_mesg info "## SKIP: DomU $DOMU is not running on this host: $(head -n 1 "$work/locate")"
-		finish
+		if is_unknown; then fail 78 "no Dom0 knows a DomU of that name, and it was never copied: is DOMU right in $1?"; fi
+		skip "is not running on this host: $(head -n 1 "$work/locate")"
 		;;
 	*)
 		log_file err "## $about: " "$work/locate"
@@ -823,6 +950,7 @@ backup_domu() { # CONF
 	find_dom0s
 	log_mesg info "## BACKUP: DomU $DOMU to remote Dom0(s): [${remotes[*]}]"
 	keep_document
+	stopped_by_error
 	check_targets
 	ask_dom0s
 	((${#reachable[@]} && ${#sources[@]})) || finish
@@ -831,6 +959,7 @@ backup_domu() { # CONF
 		:
 	elif [[ -z $dry_run ]]; then
 		take_snapshots
+		still_the_same
 	elif xb-snap create --dry-run --state-dir "$STATE_DIR" --size "$SNAPSHOT_SIZE" "${sources[@]}" 2>"$work/snap" || status=$?; then
 		((status == 0)) || fail "$status" "no snapshots can be taken: $(<"$work/snap")" || :
 	fi
@@ -842,6 +971,7 @@ backup_domu() { # CONF
 	for dom0 in "${jobs[@]}"; do
 		await "$dom0" "a Dom0"
 	done
+	stopped_by_error
 	finish
 }
 
@@ -850,19 +980,29 @@ backup_domu() { # CONF
 # ask_this_host finds out at once which DomUs of all conf files are not here, for each no may
 # take its time. No conf file is run for this: who has settings of its own is asked for alone.
 ask_this_host() {
-	local names
-	mapfile -t names < <(sed -n "s/^[[:space:]]*DOMU=[\"']\{0,1\}\([A-Za-z][A-Za-z0-9_.+-]*\).*/\1/p" "$CONF_DIR"/*.conf 2>/dev/null | sort -u)
-	((${#names[@]} > 1)) && [[ -z $final ]] || return 0
+	local domus
+	mapfile -t domus < <(sed -n "s/^[[:space:]]*DOMU=[\"']\{0,1\}\([A-Za-z][A-Za-z0-9_.+-]*\).*/\1/p" "$CONF_DIR"/*.conf 2>/dev/null | sort -u)
+	((${#domus[@]} > 1)) && [[ -z $final ]] || return 0
 	asked=${VIRSH_URI:-}:${TOOLSTACK:-}
-	xb-locate -v --active ${VIRSH_URI:+--connect "$VIRSH_URI"} ${TOOLSTACK:+--toolstack "$TOOLSTACK"} "${names[@]}" \
+	xb-locate -v --active ${VIRSH_URI:+--connect "$VIRSH_URI"} ${TOOLSTACK:+--toolstack "$TOOLSTACK"} "${domus[@]}" \
 		>"$work/active" 2>"$work/inactive" || :
+}
+
+# guard_room has one process watch, as long as the run has snapshots, that none of them takes the
+# room that a guest needs.
+guard_room() {
+	if [[ -z $guard ]] || ! kill -0 "$guard" 2>/dev/null; then
+		xb-snap guard --owner "$run" --state-dir "$STATE_DIR" </dev/null >>"$work/given-up" 2>>"$work/guard" &
+		guard=$!
+	fi
 }
 
 # backup_all is a child that does all conf files. It and all its children are a process
 # group of their own, so that TERM reaches every command at once.
 backup_all() {
-	local conf name status
+	local conf name status guard=''
 	set +m # all in one process group
+	run=$BASHPID
 	trap 'trap "" TERM INT HUP; wait; exit 143' TERM INT HUP
 	ask_this_host
 	if [[ -z $dry_run ]]; then # leftovers of runs that were killed
@@ -871,6 +1011,7 @@ backup_all() {
 	fi
 	for conf in "$CONF_DIR"/*.conf; do
 		[[ -e $conf || -L $conf ]] || die 78 "no conf file in $CONF_DIR"
+		[[ -n $dry_run$final ]] || guard_room
 		status=0
 		backup_domu "$conf" &
 		wait "$!" || status=$?
@@ -881,6 +1022,11 @@ backup_all() {
 		*) fail 78 "$conf: it ends the script, with status $status" || : ;;
 		esac
 	done
+	if [[ -n $guard ]]; then
+		kill "$guard" || :
+		wait "$guard" || :
+		log_file err "## " "$work/guard"
+	fi
 	for name in "${only[@]}"; do
 		grep -qsxF -- "$name" "$work/found" || fail 78 "no conf file for DomU $name" || :
 	done
@@ -976,7 +1122,7 @@ STALL=${STALL:-900}
 # seconds: until a Dom0 answers, and a fourth of those until it lets us in; that a DomU stays paused, that its toolstack may take for it, and that a pause is looked for which was not granted
 CONNECT_TIMEOUT=${CONNECT_TIMEOUT:-15} PAUSE_LIMIT=${PAUSE_LIMIT:-10} PAUSE_WAIT=${PAUSE_WAIT:-30} PAUSE_WATCH=${PAUSE_WATCH:-300}
 
-dry_run='' verify='' final='' force='' work='' about='' asked='' only=()
+dry_run='' verify='' final='' force='' work='' about='' asked='' run='' names='' wide='' only=()
 declare -i failed=0 finished=99
 
 main "$@"; exit

@@ -127,7 +127,7 @@ chmod 700 root root/.ssh
 cp -a /etc etc
 sed -i 's|^root:[^:]*:\(.*\):[^:]*$|root:*:\1:/bin/bash|' etc/passwd
 sed -i 's/^root:[^:]*:/root:*:/' etc/shadow # else sshd may take root for locked
-rm -rf etc/xen* etc/profile.d etc/ssh/*_config.d etc/ssh/ssh_config
+rm -rf etc/xen* etc/profile.d etc/bash.bashrc etc/ssh/*_config.d etc/ssh/ssh_config etc/ssh/sshrc
 mkdir -p etc/xen-backup.d etc/libvirt
 cp ../user root/.ssh/id_ed25519
 cp ../user.pub root/.ssh/authorized_keys

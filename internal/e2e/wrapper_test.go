@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 )
@@ -298,10 +297,8 @@ func TestWrapperSurroundings(t *testing.T) {
 		t.Errorf("an old bash: status %d, %s", r.status, r.err)
 	}
 	// Lists are no patterns for names of files where cron happens to be.
-	s.must("dom0a", "touch /dom0b")
-	t.Cleanup(func() { os.Remove("/dom0b") })
 	s.conf("dom0a", "domu1", "DOMU=domu1", `DOM0S="dom0a dom0[b]"`)
-	s.backup("dom0a").fails(t, 3, "bad or missing name in DOMU or DOM0S: 'dom0[b]'")
+	s.on("dom0a", "cd /run; touch dom0b; "+cron()).fails(t, 3, "bad or missing name in DOMU or DOM0S: 'dom0[b]'")
 	s.must("dom0a", "! ls /usr/local/sbin/pkill; printf '#!/bin/sh\necho pkill >>/run/pkill\n' >/usr/local/sbin/pkill; chmod 755 /usr/local/sbin/pkill")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s)
 	s.backup("dom0a").silent(t)
@@ -452,5 +449,185 @@ func TestWrapperImageNames(t *testing.T) {
 	s.same(names[0], "/srv/W 10.img")
 	if xml := s.must("dom0b", "cat /var/lib/xen-backup/xml/domu1.xml"); !strings.Contains(xml, "'/srv/W 10.img'") {
 		t.Errorf("the document on dom0b:\n%s", xml)
+	}
+}
+
+// TestWrapperSkips demands words for a DomU that was asked for and is not copied, and for
+// one that nobody knows; silence for one that is merely off.
+func TestWrapperSkips(t *testing.T) {
+	s := newSite(t)
+	s.domain("dom0a", "domu1", 5)
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s)
+	s.backup("dom0a").silent(t)
+	s.backup("dom0a", "domu1").fails(t, 3, "## SKIP: DomU domu1 is not running on this host: xb-locate: domu1 is not active here (virsh: shut off")
+
+	s.conf("dom0a", "domu1", "DOMU=domu2", twoDom0s)
+	s.backup("dom0a").fails(t, 3, "### ERROR 78: DomU domu2: no Dom0 knows a DomU of that name")
+	s.domain("dom0b", "domu2", 5)
+	s.backup("dom0a").silent(t) // it has moved
+	s.conf("dom0a", "domu1", "DOMU=domu3", `DOM0S="dom0a dom0b dom0c"`)
+	s.backup("dom0a", "CONNECT_TIMEOUT=1").silent(t) // dom0c may know it
+	s.conf("dom0a", "domu1", "DOMU=domu3", twoDom0s)
+	s.must("dom0a", "mkdir -p /var/lib/xen-backup/xml; touch /var/lib/xen-backup/xml/domu3.xml")
+	s.backup("dom0a").silent(t) // here is its copy
+}
+
+// TestWrapperSettings demands words about what a conf file sets to no effect.
+func TestWrapperSettings(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "EXCLUD=xvdb", "BW_LIMIT=1M", "VG=vg0", "echo $VG >/dev/null",
+		"export HOOK=1", "LOG_FACILITY=local3", "COUNT=3; ((COUNT > 2))", "names=none wide=all", "mapfile <<<x", "read <<<x")
+	r := s.backup("dom0a")
+	r.fails(t, 0, "domu1.conf: EXCLUD is no setting", "domu1.conf: BW_LIMIT is no setting")
+	if n := strings.Count(r.err, "\n"); n != 2 {
+		t.Errorf("in the mail:\n%s", r.err)
+	}
+	for _, line := range []string{"JOBS=8", "STATE_DIR=/srv/state", "VIRSH_URI=test:///default"} {
+		s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, line)
+		s.backup("dom0a").fails(t, 3, "### ERROR 78: ", strings.SplitN(line, "=", 2)[0]+" is for the whole run")
+	}
+}
+
+// TestWrapperOtherHash changes how blocks are compared: that is no divergence.
+func TestWrapperOtherHash(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "BLOCK_SIZE=8kib")
+	s.backup("dom0a").silent(t)
+	s.backup("dom0a").silent(t)
+	for _, line := range []string{"HASH=sha256", "BLOCK_SIZE=4K"} {
+		s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, line)
+		r := s.backup("dom0a")
+		r.fails(t, 3, "### ERROR 80: DomU domu1, disk xvda: the copy dom0b:/srv/a.img was made with HASH=xxh64 and BLOCK_SIZE=8192", "--force-diverged domu1")
+		if strings.Contains(r.err, "diverged:") || strings.Contains(r.err, "would lose") {
+			t.Errorf("called a divergence:\n%s", r.err)
+		}
+	}
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "HASH=sha256")
+	s.backup("dom0a", "--force-diverged", "domu1").fails(t, 0)
+	s.change("dom0a", "/srv/a.img")
+	s.backup("dom0a").silent(t)
+	s.same("/srv/a.img", "/srv/a.img")
+}
+
+// TestWrapperDisksChange has another disk in the DomU when the snapshots are taken than when
+// its disks were looked for, and then no DomU, and then another one: nothing is sent.
+func TestWrapperDisksChange(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.image("dom0a", "/srv/b.img", mib)
+	s.must("dom0a", "cp /run/node.xml /run/before.xml")
+	s.write("dom0a/sbin/xb-snap", "#!/bin/bash\n/usr/local/bin/xb-snap \"$@\"\nstatus=$?\n[[ $1 != create ]] || cp /run/after.xml /run/node.xml\nexit $status\n", 0o755)
+	for name, edit := range map[string]string{
+		"another disk": "s|/srv/a.img|/srv/b.img|", "shut off": "s|runstate>1|runstate>5|", "another DomU": "s|6ba7b810|6ba7b811|",
+	} {
+		s.must("dom0a", "cp /run/before.xml /run/node.xml; sed '"+edit+"' /run/before.xml >/run/after.xml")
+		s.backup("dom0a").fails(t, 3, "### ERROR 75: DomU domu1: ", "nothing is sent")
+		if s.on("dom0b", "ls /srv/*.img").status == 0 {
+			t.Errorf("%s: something was sent", name)
+		}
+	}
+	s.must("dom0a", "cp /run/before.xml /run/node.xml; cp /run/before.xml /run/after.xml")
+	s.backup("dom0a").silent(t)
+}
+
+// TestWrapperGivesWay has the guest's file system fill up during a copy: the snapshot is
+// given up, and the run goes on.
+func TestWrapperGivesWay(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.image("dom0a", "/srv/a.img", 20*mib)
+	s.image("dom0a", "/srv/b.img", mib)
+	s.domain("dom0a", "domu2", 1, "/srv/b.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "BWLIMIT=200K", "SNAPSHOT_SIZE=4M")
+	s.conf("dom0a", "domu2", "DOMU=domu2", twoDom0s, "SNAPSHOT_SIZE=1M", "rm -f /srv/full")
+	run := s.begin("dom0a", cron())
+	s.await("the copy", func() bool { return strings.Contains(s.log("dom0a"), "### sync domu1") })
+	s.must("dom0a", "fallocate -l $(($(stat -f -c '%f * %S' /srv) - (200 << 20))) /srv/full")
+	r := run.end()
+	r.fails(t, 3, "### ERROR 82: DomU domu1, disk xvda: ", "given up")
+	s.same("/srv/b.img", "/srv/b.img")
+	s.nothingLeft("dom0a")
+	if strings.Contains(r.err, "DomU domu2") {
+		t.Errorf("the other DomU:\n%s", r.err)
+	}
+}
+
+// TestWrapperPausedByError has a DomU that stands still because its disk is full: the copy is
+// made, and the run says so.
+func TestWrapperPausedByError(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.must("dom0a", "mv /usr/local/sbin/virsh /usr/local/sbin/virsh.real")
+	s.write("dom0a/sbin/virsh", "#!/bin/bash\ncase \"$* \" in *'domstate --reason domu1 '*) echo 'paused (I/O error)' ;; *) exec virsh.real \"$@\" ;; esac\n", 0o755)
+	s.backup("dom0a").fails(t, 3, "### ERROR 74: DomU domu1: it is paused by an I/O error")
+	s.same("/srv/a.img", "/srv/a.img")
+}
+
+// TestWrapperOwner demands that a file which is made for a standby can be opened by whoever
+// runs the guest.
+func TestWrapperOwner(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.must("dom0a", "chown games:backup /srv/a.img; chmod 640 /srv/a.img")
+	s.backup("dom0a").silent(t)
+	if got := s.must("dom0b", "stat -c '%U:%G %a' /srv/a.img"); got != "games:backup 640\n" {
+		t.Errorf("owner and mode %s", got)
+	}
+}
+
+// TestWrapperSaved has memory that belongs to the DomU's data: it is neither left behind by the
+// last copy before a move, nor is a new disk put under it.
+func TestWrapperSaved(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.backup("dom0a").silent(t)
+	for _, name := range []string{"dom0a", "dom0b"} {
+		s.must(name, "mv /usr/local/sbin/virsh /usr/local/sbin/virsh.real")
+		s.write(name+"/sbin/virsh", "#!/bin/bash\nvirsh.real \"$@\" | sed -E \"s/(Managed save:.*)no/\\1$(cat /run/saved 2>/dev/null || echo no)/\"\nexit ${PIPESTATUS[0]}\n", 0o755)
+	}
+	s.domain("dom0b", "domu1", 5, "/srv/a.img")
+	s.change("dom0a", "/srv/a.img")
+	before := s.must("dom0b", "sha256sum /srv/a.img")
+	s.must("dom0b", "echo yes >/run/saved")
+	s.backup("dom0a").fails(t, 3, "### ERROR 75: DomU domu1: remote Dom0 dom0b ", "saved")
+	s.must("dom0b", "echo no >/run/saved")
+	s.domain("dom0a", "domu1", 5, "/srv/a.img")
+	s.must("dom0a", "echo yes >/run/saved")
+	s.backup("dom0a", "--final", "domu1").fails(t, 3, "### ERROR 75: DomU domu1: it is not backed up", "managedsave-remove")
+	s.backup("dom0a").silent(t) // off, as usual
+	if s.must("dom0b", "sha256sum /srv/a.img") != before {
+		t.Error("the standby was written to")
+	}
+	s.must("dom0a", "echo no >/run/saved")
+	s.backup("dom0a", "--final", "domu1").silent(t)
+	s.same("/srv/a.img", "/srv/a.img")
+}
+
+// TestWrapperFirmware demands that the variables of the DomU's firmware travel with it.
+func TestWrapperFirmware(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.must("dom0a", `echo variables >/srv/vars.fd
+		sed -i "s|<os><type>hvm</type>|<os><type>hvm</type><loader readonly='yes' type='pflash'>/srv/code.fd</loader><nvram>/srv/vars.fd</nvram>|" /run/domains/domu1
+		cd /run; { echo '<node>'; cat domains/*; echo '</node>'; } >node.xml; touch /srv/code.fd`)
+	s.backup("dom0a").fails(t, 0)
+	s.must("dom0b", "tar -C / -xpf /var/lib/xen-backup/xml/domu1.files.tar && grep variables /srv/vars.fd")
+	if log := s.log("dom0a"); !strings.Contains(log, "/srv/code.fd") {
+		t.Errorf("the firmware is not named:\n%s", log)
+	}
+}
+
+// TestWrapperTwiceTheSame has one file as two disks of a DomU.
+func TestWrapperTwiceTheSame(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.must("dom0a", "ln -s a.img /srv/b.img")
+	s.domain("dom0a", "domu1", 1, "/srv/a.img", "/srv/b.img")
+	r := s.backup("dom0a")
+	r.fails(t, 3, "### ERROR 78: DomU domu1: no snapshots", "are the same disk")
+	if strings.Contains(r.err, "--help") {
+		t.Errorf("advice for another one:\n%s", r.err)
 	}
 }

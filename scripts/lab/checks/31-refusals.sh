@@ -53,7 +53,8 @@ RUNSTATE=5 testdomain dom0b web1 /dev/xblab0/a /dev/xblab0/b # as it stays from 
 echo "--- too small, cannot ask, nonsense: the others go on"
 conf dom0a 1 DOMU=web1 'DOM0S="dom0a dom0b"' BWLIMIT=20M
 conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"'
-conf dom0a 3 DOMU=web3 'DOM0S="dom0a dom0b"' VIRSH_URI=test:///nowhere # row "virsh domstate failing"
+status 3 backup dom0a VIRSH_URI=test:///nowhere web2 # row "virsh domstate failing"
+logged dom0a '### ERROR 69: DomU web2: it is not backed up$'
 conf dom0a 4 DOMU=../web4 'DOM0S="dom0a dom0b"'
 conf dom0a 5 DOMU=web5 'DOM0S="dom0a -oProxyCommand=reboot"'
 conf dom0a 6 'DOMU=web6 DOM0S="dom0a' # no end
@@ -67,7 +68,6 @@ conf dom0a 74 DOMU=web1 'DOM0S="dom0a dom0b"' BLOCK_SIZE=3K
 conf dom0a 75 DOMU=web1 'DOM0S="dom0a dom0b"' CREATE_LV=/dev/xblab0
 status 3 backup dom0a
 logged dom0a '### ERROR 65: DomU web2, disk xvda: dom0b:/dev/xblab0/c is too small; on dom0b: lvextend -L 8388608b /dev/xblab0/c$'
-logged dom0a '### ERROR 69: DomU web3: it is not backed up$'
 logged dom0a "### ERROR 78: .*4.conf: bad or missing name in DOMU or DOM0S: '../web4'"
 logged dom0a "### ERROR 78: .*5.conf: .* '-oProxyCommand=reboot'"
 logged dom0a "### ERROR 78: .*6.conf: "

@@ -140,4 +140,19 @@ kill $guard
 status 143 wait $guard
 xb-snap remove "$old" "$new"
 
+echo "--- a pool that is full already, because nobody watched"
+snap=$(xb-snap create --size 100M --owner $$ /dev/$vg/t1)
+dd if=/dev/urandom of=/dev/$vg/t2 bs=1M count=100 oflag=direct status=none # leaves too little for t1 to be there twice
+dd if=/dev/urandom of=/dev/$vg/t1 bs=1M count=200 oflag=direct conv=notrunc 2>written &
+writer=$!
+until dmsetup status $pool | grep -q out_of_data_space; do sleep 0.1; done
+xb-snap guard --owner $$ >guarded 2>said &
+guard=$!
+status 0 wait $writer
+equal "$(cat guarded)" "$snap" "what was given up"
+dmsetup status $pool | grep ' rw '
+kill $guard
+status 143 wait $guard
+xb-snap remove "$snap"
+
 equal "$(find /dev/$vg /dev/mapper -name '*xb-*')" "" "device nodes at the end"

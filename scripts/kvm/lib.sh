@@ -42,6 +42,12 @@ fresh() {
 	until_so grep -q 'BOOTED\|REWRITTEN' "$(console dom0a)"
 }
 
+# leave HOST MIB: only so much is free on its /srv.
+leave() {
+	on "$1" bash -c 'rm -f /srv/ballast; sync -f /srv
+		free=$(df --output=avail -BM /srv | tr -dc 0-9); fallocate -l $((free - $1))M /srv/ballast' - "$2"
+}
+
 # console HOST: the file with what domu1 says there.
 console() { echo "$dir/$1/log/libvirt/domu1.log"; }
 

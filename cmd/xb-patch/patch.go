@@ -148,13 +148,15 @@ func (p *patcher) beginApply(d rdiff.Delta, s *spool) error {
 }
 
 func (p *patcher) recordApply(d rdiff.Delta, s *spool) error {
-	if err := s.keep(); err != nil {
+	p.writes.Store(onSpool)
+	err := s.keep()
+	p.writes.Store(onTarget)
+	if err != nil {
 		return err
 	}
-	p.spooled.Store(true)
 	r := imageRecord(d.Header, d.Source)
 	r.Phase, r.Peer, r.Spool = state.Applying, p.peerName(), s.path
-	err := p.remember(r)
+	err = p.remember(r)
 	// Where only the directory could not be synced the record stands: then the
 	// spool is needed.
 	if err != nil && p.phase() != state.Applying {

@@ -41,6 +41,7 @@ func (p *patcher) touched() error {
 // beginWrites must come before the first write to the target; the image has at most size
 // bytes before and after it.
 func (p *patcher) beginWrites(size int64) error {
+	p.writes.Store(onTarget)
 	p.guard = p.file.Guard(size) // first: there must be no gap between it and the proof
 	if err := p.lock.Check(); err != nil {
 		return cli.Fail(cli.Busy, "%s: %w", p.target, err)

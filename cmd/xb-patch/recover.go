@@ -16,7 +16,6 @@ import (
 func (p *patcher) recover() error {
 	defer p.close()
 	p.beat.Commit()
-	p.spooled.Store(true)
 	if err := p.open(); err != nil {
 		return err
 	}

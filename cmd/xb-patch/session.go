@@ -73,18 +73,26 @@ func (p *patcher) startProgress() {
 	}
 }
 
+// Where a run writes, and may hang in the kernel for minutes while a slow disk works.
+const (
+	onSpool = iota + 1 // 0: nowhere
+	onTarget
+)
+
 // startHeartbeat has the source know that this end is alive, and whether it moves: its
-// own steps, or, unless it waits for the next byte, the requests of the device that it
-// writes to: an fsync of a slow disk may hang in the kernel for minutes. That device may
-// work for others too, so the spool's counts only as long as the spool is written.
+// own steps, or, unless it waits for the next byte, the writes that the device finishes on
+// which it writes. Others may write there too, so that counts only meanwhile.
 func (p *patcher) startHeartbeat() {
 	own := p.read.Movement()
 	target, spool := blockdev.Counters(p.target), blockdev.Counters(p.device.SpoolFile(p.spool))
 	counters := func() string {
-		if p.inPlace || p.spooled.Load() {
+		switch p.writes.Load() {
+		case onSpool:
+			return spool()
+		case onTarget:
 			return target()
 		}
-		return spool()
+		return ""
 	}
 	bytes, counted := int64(0), counters()
 	p.beat.Out = p.env.Stdout

@@ -33,7 +33,7 @@ type patcher struct {
 	start    time.Time
 	read     *cli.Progress
 	input    input
-	spooled  atomic.Bool // what is written from now on is the target
+	writes   atomic.Int32 // where: 0, onSpool or onTarget
 	beat     cli.Heartbeat
 }
 

@@ -106,6 +106,19 @@ func (f *File) discardRange(off, n int64) (done bool, err error) {
 	return true, nil
 }
 
+// Zeroed shows those parts of n bytes at off that ZeroRange has to write to.
+func (f *File) Zeroed(off, n int64, show func(off, n int64) error) error {
+	if !f.block {
+		return nil
+	}
+	unit := f.discardable()
+	start, end := (off+unit-1)/unit*unit, (off+n)/unit*unit
+	if unit <= 1 || start >= end {
+		return show(off, n)
+	}
+	return errors.Join(show(off, start-off), show(end, off+n-end))
+}
+
 // discardable returns the unit in bytes of which a whole, aligned one can be given
 // back, or 1 if none can. Only of a thin volume is it known what becomes of
 // discarded blocks, and only if its pool zeroes a block before it hands it out:

@@ -275,14 +275,15 @@ func VerifyOver(in io.Reader, target Image, used *int64, check func(stream.Heade
 	return p.run(in)
 }
 
-// Literals calls visit for the bytes of each run that a proved delta writes, in order.
-func Literals(delta io.Reader, d Delta, visit func(off, n int64) error) error {
+// Runs calls visit for the bytes of each run of a proved delta, in order; zero tells that
+// they become zero.
+func Runs(delta io.Reader, d Delta, visit func(off, n int64, zero bool) error) error {
 	var failed error
 	p := pass{count: func(h stream.Header, f *frameJob) {
 		for _, r := range f.Runs {
 			off, end := r.First*int64(h.BlockSize), min(r.End()*int64(h.BlockSize), d.Source.Size)
-			if !r.Zero && failed == nil {
-				failed = visit(off, end-off)
+			if failed == nil {
+				failed = visit(off, end-off, r.Zero)
 			}
 		}
 	}}

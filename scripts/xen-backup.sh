@@ -355,7 +355,7 @@ prepare_target() {
 			if [[ -n $dry_run ]]; then
 				ask "$dom0" vgs "$CREATE_LV"
 			else
-				ask "$dom0" lvcreate -y -W n -L "${size}b" -n "$lv" "$CREATE_LV"
+				ask "$dom0" lvcreate -y -W y -L "${size}b" -n "$lv" "$CREATE_LV"
 			fi || fail 73 "cannot create $dom0:$target"
 		fi
 		return

@@ -5,6 +5,8 @@ mklv dom0a xblab0/vm1 8M
 mklv dom0a xblab0/vm3 4M
 for name in vm1 copy1 vm3; do made dom0b xblab0/$name; done
 mkfs.ext4 -q /dev/xblab0/vm1
+# The new standby is made where a guest's disk was: it is nobody's all the same.
+onb "lvcreate -q -y -L 16M -n old xblab0; mkfs.btrfs -q -f -M -m single -d single /dev/xblab0/old; lvremove -q -y xblab0/old" >/dev/null
 fill dom0a /dev/xblab0/vm3
 testdomain dom0a web1 /dev/xblab0/vm1 /dev/xblab0/scratch
 DRIVER=qemu testdomain dom0a web2 /dev/xblab0/vm3 # row "only driver name='phy'"

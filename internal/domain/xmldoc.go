@@ -61,6 +61,10 @@ func readXMLDocument(text []byte) (*Document, error) {
 	return doc, nil
 }
 
+// maxDepth is what libvirt's own parser takes at most by default. What mark does for
+// an element costs time by its depth: of a document of 4 MiB, hours.
+const maxDepth = 256
+
 // mark walks through the document, which has been parsed before.
 func (f *xmlForm) mark(doc *Document) error {
 	decoder := xml.NewDecoder(bytes.NewReader(f.text))
@@ -78,7 +82,9 @@ func (f *xmlForm) mark(doc *Document) error {
 		}
 		switch t := token.(type) {
 		case xml.StartElement:
-			path = append(path, t.Name.Local)
+			if path = append(path, t.Name.Local); len(path) > maxDepth {
+				return fmt.Errorf("more than %d elements deep: no domain document", maxDepth)
+			}
 			open = xmlTag{span{from, to}, t.Attr}
 			words.Reset()
 			f.begin(strings.Join(path, "/"), open)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"strings"
 
@@ -72,7 +73,8 @@ func (p *patcher) checkDiverged(basis, source *state.Record) error {
 		}
 		if p.vouches(r) {
 			if r == p.record && p.peer != "" && p.peer != r.Peer {
-				p.env.Warn("%s has its last image from %s, and gets the next one from %s", p.target, r.Peer, p.peer)
+				p.env.Warn("%s has its last image from %s, and gets the next one from %s",
+					p.target, cmp.Or(r.Peer, "a host that was not named"), p.peer)
 			}
 			return nil
 		}

@@ -68,7 +68,7 @@ func (p *patcher) checkOwner() error {
 }
 
 // checkOtherNames looks for a state of the target under another name, to which it may
-// have come by a hard link, a bind mount or a second node of a device.
+// have come by a hard link, a bind mount, a second node of a device, or a loop device.
 func (p *patcher) checkOtherNames() error {
 	if p.file == nil || p.disk == "" {
 		return nil
@@ -78,8 +78,8 @@ func (p *patcher) checkOtherNames() error {
 		return err
 	}
 	for _, r := range all {
-		if r.Disk != "" && r.Disk != p.disk && r.Identity != p.identity && p.file.Is(r.Identity) {
-			return cli.Fail(cli.NotBasis, "%s is the same as %s, which is the standby of %s, not of %s",
+		if r.Disk != "" && r.Disk != p.disk && r.Identity != p.identity && (p.file.Is(r.Identity) || p.file.LiesOn(r.Identity)) {
+			return cli.Fail(cli.NotBasis, "%s is the same as %s, which is the standby of %s, not of %s\nnothing was written",
 				p.target, r.Device, ownerName(r.Disk, r.UUID), ownerName(p.disk, p.uuid))
 		}
 	}

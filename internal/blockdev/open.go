@@ -152,6 +152,14 @@ func (f *File) Is(path string) bool {
 	return other.Dev == mine.Dev && other.Ino == mine.Ino
 }
 
+// LiesOn tells whether the bytes of a loop device are those of the file path.
+func (f *File) LiesOn(path string) bool {
+	info, err := unix.IoctlLoopGetStatus64(int(f.f.Fd()))
+	var file unix.Stat_t
+	return err == nil && unix.Stat(path, &file) == nil && file.Mode&unix.S_IFMT == unix.S_IFREG &&
+		info.Device == file.Dev && info.Inode == file.Ino
+}
+
 // CheckSize tells whether a regular file still has the size that it had when it was
 // opened or last truncated; else somebody writes to it (status NotBasis).
 func (f *File) CheckSize() error {

@@ -301,4 +301,6 @@ func TestThirdHost(t *testing.T) {
 	// c has the image that hostB left in it, which a host that took over may overwrite;
 	// whether hostA is that one, or was away for long, is for somebody to judge.
 	h.pipe("xb-sig c", "xb-delta a", "xb-patch --peer hostA c").fails(t, 0, "its last image from hostB", "from hostA")
+	h.must("xb-sig c | xb-delta a | xb-patch -q c")
+	h.pipe("xb-sig c", "xb-delta a", "xb-patch --peer hostA c").fails(t, 0, "its last image from a host that was not named", "from hostA")
 }

@@ -196,6 +196,21 @@ func TestOwnerByOtherNames(t *testing.T) {
 	h.sync("source", "dir/hard", "-q --disk domu1/xvda").silent(t)
 }
 
+// TestOwnerBelowLoop is the same of a file that is reached by a loop device.
+func TestOwnerBelowLoop(t *testing.T) {
+	h := newHost(t)
+	h.image("source", mib, 1)
+	h.image("other", mib, 2)
+	h.image("target", mib, 3)
+	h.sync("source", "target", "-q --disk domu1/xvda").silent(t)
+	dev := h.loop("target")
+	check := h.untouched("target")
+	for _, options := range []string{"", "--in-place", "--force-diverged", "--dry-run"} {
+		h.sync("other", dev, options+" --disk domu2/xvda").fails(t, notBasis, dev+" is the same as "+h.path("target"), "standby of domu1/xvda, not of domu2/xvda")
+	}
+	check()
+}
+
 // TestOwnerOfTwoNodes is the same of a device with two nodes.
 func TestOwnerOfTwoNodes(t *testing.T) {
 	h := newHost(t)

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"slices"
 	"strings"
 
 	"xen-backup/internal/blockdev"
@@ -86,7 +87,11 @@ func (p *patcher) checkDiverged(basis, source *state.Record) error {
 	if !comparable {
 		why = "the delta's digests cannot be compared with those remembered: use -b and --hash as before"
 	}
-	why += "; remembered is " + known[0].String()
+	last := known[0]
+	if i := slices.IndexFunc(known, p.vouches); i >= 0 {
+		last = known[i]
+	}
+	why += "; remembered is " + last.String()
 	if p.force {
 		p.env.Warn("%s has diverged and may be overwritten all the same (--force-diverged): %s", p.target, why)
 		return nil

@@ -286,6 +286,20 @@ func TestReversed(t *testing.T) {
 	check()
 }
 
+// TestLastCommonImage has an image that was sent to two hosts at two times: who is refused is
+// told the one that the sender of the delta had, not the other's.
+func TestLastCommonImage(t *testing.T) {
+	h := newHost(t)
+	h.image("a", mib, 1)
+	h.image("b", mib, 2)
+	h.must("xb-sig b | xb-delta --summary sum a >/dev/null && xb-patch --record a --peer hostA <sum")
+	h.change("a", 3, 3)
+	h.must("xb-sig b | xb-delta --summary sum a >/dev/null && xb-patch --record a --peer hostB <sum")
+	common := h.summary("sum").Digest
+	h.change("a", 1, 4)
+	h.pipe("xb-sig a", "xb-delta b", "xb-patch --peer hostB a").fails(t, notBasis, "remembered is xxh64 "+common)
+}
+
 // TestThirdHost lets a host come back with an old image when the domain has moved on to
 // another one: what that has sent to a third host is newer, and not for it to overwrite.
 func TestThirdHost(t *testing.T) {

@@ -87,11 +87,7 @@ func (p *patcher) checkDiverged(basis, source *state.Record) error {
 	if !comparable {
 		why = "the delta's digests cannot be compared with those remembered: use -b and --hash as before"
 	}
-	last := known[0]
-	if i := slices.IndexFunc(known, p.vouches); i >= 0 {
-		last = known[i]
-	}
-	why += "; remembered is " + last.String()
+	why += "; remembered is " + p.newest(known).String()
 	if p.force {
 		p.env.Warn("%s has diverged and may be overwritten all the same (--force-diverged): %s", p.target, why)
 		return nil
@@ -113,6 +109,20 @@ func (p *patcher) remembered() ([]*state.Record, error) {
 // one that the target only sent to a third host is newer than what the peer knew.
 func (p *patcher) vouches(r *state.Record) bool {
 	return r == p.record || p.peer == "" || r.Peer == p.peer
+}
+
+// newest returns the last image that both this host and the peer had, or if there is none
+// the last that any other host had.
+func (p *patcher) newest(known []*state.Record) *state.Record {
+	return slices.MaxFunc(known, func(a, b *state.Record) int {
+		if p.vouches(a) != p.vouches(b) {
+			if p.vouches(a) {
+				return 1
+			}
+			return -1
+		}
+		return a.Time.Compare(b.Time)
+	})
 }
 
 // proveBasis demands that the target's content is the basis now: by what a reader

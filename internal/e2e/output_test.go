@@ -286,8 +286,9 @@ func TestReversed(t *testing.T) {
 	check()
 }
 
-// TestLastCommonImage has an image that was sent to two hosts at two times: who is refused is
-// told the one that the sender of the delta had, not the other's.
+// TestLastCommonImage has an image that was sent to two hosts at two times, and one that was
+// got from a host and sent back to it later: who is refused is told the last one that the
+// sender of the delta had, too.
 func TestLastCommonImage(t *testing.T) {
 	h := newHost(t)
 	h.image("a", mib, 1)
@@ -298,6 +299,15 @@ func TestLastCommonImage(t *testing.T) {
 	common := h.summary("sum").Digest
 	h.change("a", 1, 4)
 	h.pipe("xb-sig a", "xb-delta b", "xb-patch --peer hostB a").fails(t, notBasis, "remembered is xxh64 "+common)
+
+	h.image("c", mib, 5)
+	h.must("truncate -s 1M d; xb-sig d | xb-delta c | xb-patch -q --peer hostB d")
+	h.must("sed -i -E 's/(\"time\": *\")[0-9]{4}/\\12001/' " + h.stateFile("d"))
+	h.change("d", 3, 6)
+	h.must("xb-sig b | xb-delta --summary sum d >/dev/null && xb-patch --record d --peer hostB <sum")
+	common = h.summary("sum").Digest
+	h.change("d", 1, 7)
+	h.pipe("xb-sig d", "xb-delta c", "xb-patch --peer hostB d").fails(t, notBasis, "remembered is xxh64 "+common)
 }
 
 // TestThirdHost lets a host come back with an old image when the domain has moved on to

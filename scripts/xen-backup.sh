@@ -795,12 +795,30 @@ check_targets() {
 	done
 }
 
+# check_map tells of the rules that no disk of the DomU comes under: its standby is elsewhere
+# then. A name that it has, or had, on another Dom0 is in no way wrong.
+check_map() {
+	local rule dom0 name
+	for rule in ${MAP:-}; do
+		dom0=${rule%%:*} name=${rule#*:} name=${name%%=*}
+		if [[ " $DOM0S " != *" $dom0 "* ]]; then
+			log_mesg warning "## $about: MAP names $dom0, which is not in DOM0S: $rule"
+		elif [[ " ${remotes[*]} " = *" $dom0 "* && " ${sources[*]} " != *" $name "* &&
+			" $MAP " != *"=$name "* && " $MAP" != *" $local_dom0:$name="* ]]; then
+			log_mesg warning "## $about: MAP names $name, which is no disk that is copied (${sources[*]}): $rule"
+		fi
+	done
+}
+
 # read_conf sources a conf file, or ends the subshell that it runs in.
 read_conf() { # CONF
 	DOMU='' DOM0S=''
 	# Of a file with an error bash would take the part before it, and leave out a MAP.
 	if [[ ! -f $1 ]] || ! bash -n "$1" 2>"$work/conf"; then
-		((${#only[@]})) && finish # who is asked for and has no other is told of below
+		if ((${#only[@]})); then # who is asked for and has no other is told of below
+			echo "$1" >>"$work/unread"
+			finish
+		fi
 		log_file err "## " "$work/conf"
 		fail 78 "$1: not a file of shell variables"
 	fi
@@ -951,6 +969,7 @@ backup_domu() { # CONF
 	log_mesg info "## BACKUP: DomU $DOMU to remote Dom0(s): [${remotes[*]}]"
 	keep_document
 	stopped_by_error
+	check_map
 	check_targets
 	ask_dom0s
 	((${#reachable[@]} && ${#sources[@]})) || finish
@@ -1000,7 +1019,7 @@ guard_room() {
 # backup_all is a child that does all conf files. It and all its children are a process
 # group of their own, so that TERM reaches every command at once.
 backup_all() {
-	local conf name status guard=''
+	local conf name status guard='' unread=''
 	set +m # all in one process group
 	run=$BASHPID
 	trap 'trap "" TERM INT HUP; wait; exit 143' TERM INT HUP
@@ -1027,8 +1046,10 @@ backup_all() {
 		wait "$guard" || :
 		log_file err "## " "$work/guard"
 	fi
+	[[ ! -e $work/unread ]] || unread=$(paste -sd ' ' "$work/unread")
 	for name in "${only[@]}"; do
-		grep -qsxF -- "$name" "$work/found" || fail 78 "no conf file for DomU $name" || :
+		grep -qsxF -- "$name" "$work/found" ||
+			fail 78 "no conf file for DomU $name${unread:+, unless it is one with a mistake, which bash -n FILE shows: $unread}" || :
 	done
 	exit $((failed ? 3 : 0))
 }

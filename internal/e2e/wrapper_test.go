@@ -345,6 +345,23 @@ func TestWrapperMap(t *testing.T) {
 	s.same("/srv/c.img", "/srv/b.img")
 }
 
+// TestWrapperMapMisses has rules of MAP that nothing comes under, and a conf file that
+// cannot be read.
+func TestWrapperMapMisses(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "MAP='dom0b:/srv/A.img=/srv/b.img dom0c:/srv/a.img=/srv/b.img'")
+	s.backup("dom0a").fails(t, 0, "## DomU domu1: MAP names /srv/A.img, which is no disk that is copied (/srv/a.img): dom0b:/srv/A.img=/srv/b.img",
+		"## DomU domu1: MAP names dom0c, which is not in DOM0S: dom0c:/srv/a.img=/srv/b.img")
+	// A name that the disk has on another Dom0, or on none of these two.
+	s.conf("dom0a", "domu1", "DOMU=domu1", "DOM0S='dom0a dom0b'", "MAP='dom0b:/srv/c.img=/srv/d.img dom0a:/srv/c.img=/srv/a.img dom0b:/srv/d.img=/srv/d.img'")
+	s.backup("dom0a").silent(t)
+	s.same("/srv/a.img", "/srv/d.img")
+
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "MAP='dom0b")
+	s.backup("dom0a", "domu1").fails(t, 3, "### ERROR 78: no conf file for DomU domu1, unless it is one with a mistake, which bash -n FILE shows: /etc/xen-backup.d/domu1.conf")
+}
+
 // TestWrapperDocument demands that the document that travels names the standbys, and is for
 // nobody else to read; and that it travels when the copies are there.
 func TestWrapperDocument(t *testing.T) {

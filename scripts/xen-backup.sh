@@ -136,8 +136,10 @@ meaning() { # STATUS
 		if grep -qs " the standby of " "$t"/said{,.xb-patch}; then
 			echo "it is the standby of another disk: two conf files, two names of one device or two Dom0s lead there. Mend DOM0S or" \
 				"MAP; or if the DomU or its disk only has another name now, run the xb-patch --adopt below on $dom0"
+		elif grep -qs " is missing, although a sync left an image in it" "$t"/said{,.xb-patch}; then
+			echo "the standby is gone. Is its file system not mounted?"
 		else
-			echo "the standby is not what this host left there${synced:+ at $synced}. It was started, mounted or repaired" \
+			echo "the standby is not what both hosts last had${synced:+, at $synced}. It was started, mounted or repaired" \
 				"there; or this host has the older image, as after a failover, or after it crashed while much was written." \
 				"Overwriting it would lose what was written there.$(last_written) If that can go, on $local_dom0:" \
 				"xen-backup.sh --force-diverged $DOMU"
@@ -365,7 +367,7 @@ prepare_target() {
 	elif [[ $state != '{'*'"phase":'* ]]; then
 		fail 76 "$dom0 answers with something else; is its login shell silent? ${state%%$'\n'*}"
 	fi
-	there_size=$(member device_size "$state") synced=$(member time "$state")
+	there_size=$(member device_size "$state") synced=$(last_common)
 	if [[ $target = /dev/* ]] && ((${there_size:-$size} < size)); then
 		fail 65 "$dom0:$target is too small; on $dom0: lvextend -L ${size}b $target"
 	fi
@@ -388,6 +390,13 @@ prepare_target() {
 # member prints a string or number of a state, which is one line of JSON.
 member() { # NAME STATE
 	[[ ! $2 =~ \"$1\":\"?([A-Za-z0-9:.-]+) ]] || echo "${BASH_REMATCH[1]}"
+}
+
+# last_common prints when that host and this one last had the same image: one that it got from
+# here, or sent here when the DomU ran there. What it has only seen since is none.
+last_common() {
+	grep -o '{[^{}]*' <<<"$state" | grep -F '"phase":"clean"' | grep -F "\"peer\":\"$local_dom0\"" |
+		grep -o '"time":"[^"]*"' | sort | tail -n 1 | cut -d '"' -f 4 || :
 }
 
 # same_kind refuses, and calls by its name, what would else pass for divergence.
@@ -874,7 +883,7 @@ find_dom0s() {
 	if [[ -z $local_dom0 && -n $unknown ]]; then
 		fail 69 "cannot tell which of DOM0S is this host: $unknown cannot be resolved"
 	elif [[ -z $local_dom0 ]]; then
-		fail 78 "it is this host's to copy, and DOM0S does not name this host: $DOM0S"
+		fail 78 "it is this host's to copy, and DOM0S does not name this host (if it does, set LOCAL_DOM0): $DOM0S"
 	elif ((${#remotes[@]} == 0)); then
 		fail 78 "DOM0S names no Dom0 but this one: $DOM0S"
 	fi

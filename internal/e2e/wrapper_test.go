@@ -43,7 +43,7 @@ func TestWrapperNobodyElse(t *testing.T) {
 	s.domu1("/srv/a.img")
 	for _, c := range []struct{ dom0s, hosts, words string }{
 		{"dom0a", "", "no Dom0 but this one"},
-		{"dom0b dom0c", "", "does not name this host"},
+		{"dom0b dom0c", "", "does not name this host (if it does, set LOCAL_DOM0)"},
 		{"dom0a dom0b", "127.0.0.1 localhost\n192.0.2.1 dom0a dom0b\n", "both dom0a and dom0b lead to this host"},
 		{"dom0a dom0b", "127.0.1.1 dom0b\n192.0.2.1 dom0a\n", "both dom0a and dom0b lead to this host"},
 	} {
@@ -194,6 +194,34 @@ func TestWrapperWords(t *testing.T) {
 		if line != "" && !strings.Contains(line, "DomU domu1") || strings.Contains(line, "(0 ") {
 			t.Errorf("in the mail: %s", line)
 		}
+	}
+}
+
+// TestWrapperLastCommon has a host that got the image, sent it back when the DomU ran there, and
+// was written to since: the message says when both had the same, not when the last run looked. A
+// standby that is gone is not said to have been written to.
+func TestWrapperLastCommon(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s)
+	s.backup("dom0a").silent(t)
+	state := "/var/lib/xen-backup/%2Fsrv%2Fa.img.json"
+	s.must("dom0b", `sed -i -E 's/("time": *")[0-9]{4}/\12001/' `+state)
+	s.change("dom0b", "/srv/a.img")
+	for range 2 {
+		s.backup("dom0a").fails(t, 3, "### ERROR 80: DomU domu1, disk xvda: ", "is not what both hosts last had, at 2001-")
+	}
+	sent := "/var/lib/xen-backup/sent/%2Fsrv%2Fa.img"
+	s.must("dom0b", "mkdir -p "+sent+`; for h in a c; do sed -E 's/dom0a/dom0'$h'/; s/("time": *")2001/\1'$(case $h in a) echo 2002 ;; c) echo 2003 ;; esac)'/' `+
+		state+" >"+sent+"/dom0$h.json; done; rm "+state)
+	for range 2 { // the second time dom0b remembers what the first run saw
+		s.backup("dom0a").fails(t, 3, "### ERROR 80: DomU domu1, disk xvda: ", "is not what both hosts last had, at 2002-")
+	}
+	s.must("dom0b", "rm /srv/a.img")
+	r := s.backup("dom0a")
+	r.fails(t, 3, "### ERROR 80: DomU domu1, disk xvda: ", "the standby is gone. Is its file system not mounted?")
+	if strings.Contains(r.err, "would lose") {
+		t.Errorf("called a divergence:\n%s", r.err)
 	}
 }
 

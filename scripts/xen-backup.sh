@@ -417,6 +417,7 @@ try_target() { # DOM0 TARGET
 		fail 76 "$1 answers with something else; is its login shell silent? $(head -n 1 "$t/try")"
 	elif ((status != lacks_delta)); then
 		fail "$(first_cause "$status")" "$1:$2 cannot be written to" || :
+		in_our_words "$t/said"
 		log_file err "#### $about, remote Dom0 $1: " "$t/said"
 		return 3
 	fi
@@ -449,6 +450,14 @@ stage() { # NAME PROGRAM...
 	exec "${@:2}" 2>>"$t/said.$1"
 }
 
+# in_our_words leaves out what is told already, and puts settings in place of options that this
+# script does not have.
+in_our_words() { # FILE: what a program said
+	sed -i -E -e '/^$|^progress$|^waiting$|^xb-delta: standard output: broken pipe$/d' \
+		-e 's/use -b and --hash as before/set BLOCK_SIZE and HASH as before/; s/, without --in-place//; s/without --in-place/with FIRST_COPY=spool/' \
+		-e "s/--spool/SPOOL_DIR/; s/--force-diverged/xen-backup.sh & $DOMU/" "$1"
+}
+
 # watched runs a pipeline of stages, sets status to what went wrong with it, and logs what they
 # said.
 watched() { # WORDS-OF-A-FAILURE FUNCTION: that runs the pipeline and sets stages
@@ -468,10 +477,7 @@ watched() { # WORDS-OF-A-FAILURE FUNCTION: that runs the pipeline and sets stage
 	((status == 0)) || level=err
 	for said in "$t"/said.{xb-sig,xb-delta,xb-patch}; do
 		[[ -e $said ]] || continue
-		# xb-patch has told why it ended; and its options are not those of this script
-		sed -i -E -e '/^$|^progress$|^waiting$|^xb-delta: standard output: broken pipe$/d' \
-			-e 's/use -b and --hash as before/set BLOCK_SIZE and HASH as before/; s/, without --in-place//; s/without --in-place/with FIRST_COPY=spool/' \
-			-e "s/--spool/SPOOL_DIR/; s/--force-diverged/xen-backup.sh & $DOMU/" "$said"
+		in_our_words "$said"
 		log_file "$level" "#### $about, $dom0:$target: " "$said"
 	done
 	((status == 0)) || return 3

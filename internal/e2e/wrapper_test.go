@@ -220,6 +220,7 @@ func TestWrapperLastCommon(t *testing.T) {
 	s.must("dom0b", "rm /srv/a.img")
 	r := s.backup("dom0a")
 	r.fails(t, 3, "### ERROR 80: DomU domu1, disk xvda: ", "the standby is gone. Is its file system not mounted?")
+	s.backup("dom0a", "--dry-run").fails(t, 3, "if it is gone for good: xen-backup.sh --force-diverged domu1\n")
 	if strings.Contains(r.err, "would lose") {
 		t.Errorf("called a divergence:\n%s", r.err)
 	}

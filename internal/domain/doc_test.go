@@ -82,7 +82,7 @@ func TestParseXMLBad(t *testing.T) {
 		strings.Replace(smallest, "</disk>", "</disk><disk><target dev='vda'/></disk>", 1):  "two disks",
 		strings.Replace(smallest, "'vda'", "'v&#10;da'", 1):                                 `target "v\nda"`,
 		"<!DOCTYPE d [<!ENTITY e SYSTEM 'file:///etc/passwd'>]><domain><name>&e;</name>":    "invalid character entity &e;",
-		"<?xml version='1.0' encoding='EBCDIC'?>" + smallest:                                "EBCDIC",
+		"<?xml version='1.0' encoding='EBCDIC'?>" + smallest:                                "\"EBCDIC\": want UTF-8",
 		"<domain><name>d</name><devices>" + strings.Repeat("<a>", 100000) + "</a></domain>": "element <a>",
 		"<domain><name>d</name>" + strings.Repeat("<!-- -->", maxXML/8) + "</domain>":       "longer than 4 MiB",
 		"\xff\xfe<\x00d\x00": "invalid UTF-8",

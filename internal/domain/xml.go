@@ -102,7 +102,7 @@ func ParseXML(r io.Reader) (*Domain, error) {
 }
 
 func parseXML(r io.Reader) (*Domain, error) {
-	decoder := xml.NewDecoder(r)
+	decoder := newDecoder(r)
 	start, err := nextElement(decoder)
 	switch {
 	case errors.Is(err, io.EOF):
@@ -126,7 +126,7 @@ func parseXML(r io.Reader) (*Domain, error) {
 
 // parseXMLs reads one document after another.
 func parseXMLs(text []byte) (all []*Domain, err error) {
-	decoder := xml.NewDecoder(bytes.NewReader(text))
+	decoder := newDecoder(bytes.NewReader(text))
 	for {
 		start, err := nextElement(decoder)
 		if errors.Is(err, io.EOF) {
@@ -144,6 +144,13 @@ func parseXMLs(text []byte) (all []*Domain, err error) {
 		}
 		all = append(all, d)
 	}
+}
+
+// newDecoder reads UTF-8, which is all that libvirt writes.
+func newDecoder(r io.Reader) *xml.Decoder {
+	d := xml.NewDecoder(r)
+	d.CharsetReader = func(string, io.Reader) (io.Reader, error) { return nil, errors.New("want UTF-8") }
+	return d
 }
 
 // nextElement skips what may stand outside of a document's only element.

@@ -67,7 +67,7 @@ const maxDepth = 256
 
 // mark walks through the document, which has been parsed before.
 func (f *xmlForm) mark(doc *Document) error {
-	decoder := xml.NewDecoder(bytes.NewReader(f.text))
+	decoder := newDecoder(bytes.NewReader(f.text))
 	var path []string
 	var words strings.Builder // of the innermost element
 	var open xmlTag

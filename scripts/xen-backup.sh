@@ -139,7 +139,7 @@ meaning() { # STATUS
 		elif grep -qs " is missing, although a sync left an image in it" "$t"/said{,.xb-patch}; then
 			echo "the standby is gone. Is its file system not mounted?"
 		else
-			echo "the standby is not what both hosts last had${synced:+, at $synced}. It was started, mounted or repaired" \
+			echo "the standby is not what both hosts last had${synced:+, at $synced}. It was started, mounted, repaired or migrated to" \
 				"there; or this host has the older image, as after a failover, or after it crashed while much was written." \
 				"Overwriting it would lose what was written there.$(last_written) If that can go, on $local_dom0:" \
 				"xen-backup.sh --force-diverged $DOMU"

@@ -192,15 +192,30 @@ ask() { # DOM0 PROGRAM ARGUMENT...: what it says is logged if it fails
 	return "$status"
 }
 
+is_dead() { grep -qsxF -- "$1" "$work/dead"; } # DOM0
+
+# look_again is for after a stall: a connection whose link was cut looks open for minutes, and
+# would cost every disk and DomU of the run its time.
+look_again() { # DOM0
+	local limit=(deadline $((4 * CONNECT_TIMEOUT))) status=0
+	remote "$1" xb-patch --version </dev/null >/dev/null 2>&1 || status=$?
+	case $status in
+	124 | 255)
+		echo "it no longer answers" >"$work/ssh.$1"
+		echo "$1" >>"$work/dead"
+		;;
+	esac
+}
+
 # connect opens the one connection to a Dom0 that all commands share. Its stderr
 # is a file: a master that keeps cron's pipe open keeps cron waiting. Who does not
 # answer is not tried again in this run.
 connect() { # DOM0
 	local dom0=$1 limit=(deadline $((4 * CONNECT_TIMEOUT))) status=0
-	if remote "$dom0" -O check >/dev/null 2>&1; then
-		return 0
-	elif grep -qsxF -- "$dom0" "$work/dead"; then
+	if is_dead "$dom0"; then
 		return 1
+	elif remote "$dom0" -O check >/dev/null 2>&1; then
+		return 0
 	fi
 	echo "$dom0" >>"$work/masters" # before it is there: whoever is killed meanwhile leaves none unknown
 	remote "$dom0" -M -N -f </dev/null >/dev/null 2>"$work/ssh.$dom0" || status=$?
@@ -231,8 +246,8 @@ leave() { # DIRECTORY
 	if [[ -f $1/masters ]]; then
 		while read -r dom0 pid; do
 			timeout 5 ssh -o "ControlPath=$1/%C" -O exit "$dom0" </dev/null >/dev/null 2>&1 || :
-			# one that waits for a dead host does not exit when told
-			if [[ -n $pid ]] && grep -qsaF "ControlPath=$1/" "/proc/$pid/cmdline"; then kill "$pid" 2>/dev/null || :; fi
+			# one that waits for a dead host exits neither when told nor by TERM
+			if [[ -n $pid ]] && grep -qsaF "ControlPath=$1/" "/proc/$pid/cmdline"; then kill -KILL "$pid" 2>/dev/null || :; fi
 		done <"$1/masters"
 	fi
 	rm -rf "$1"
@@ -471,6 +486,7 @@ watched() { # WORDS-OF-A-FAILURE FUNCTION: that runs the pipeline and sets stage
 	status=$(first_cause "${stages[@]}")
 	if [[ -e $t/stalled ]]; then
 		fail 69 "$1: no progress for $STALL s" || status=69
+		look_again "$dom0"
 	elif ((status != 0)); then
 		fail "$status" "$1: $(meaning "$status")" || :
 	fi
@@ -504,6 +520,7 @@ sync_disk() { # DOM0 NUMBER: of the disk
 	local there_size='' synced='' # what the standby's state says
 	local about="$about, disk $disk"
 	local -a patch_options sig_options there=(ssh "${ssh_options[@]}" "$dom0")
+	! is_dead "$dom0" || fail 69 "remote Dom0 $dom0 cannot be reached"
 	snapshot=${snapshots[$2]:-$source}
 	target=$(target_of "$dom0" "$source")
 	t=$(mktemp -d "$work/sync.XXXXXX") || fail 73 "cannot create a directory in $work"

@@ -457,6 +457,27 @@ exec /usr/local/bin/xb-patch "$@"
 	s.nothingLeft("dom0a")
 }
 
+// TestWrapperLinkCut cuts the link in the middle of the first disk's copy: its connection
+// looks open for minutes, and no further disk or DomU may wait for it.
+func TestWrapperLinkCut(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img", "/srv/b.img")
+	s.image("dom0a", "/srv/c.img", mib)
+	s.domain("dom0a", "domu2", 1, "/srv/c.img")
+	s.conf("dom0a", "domu2", "DOMU=domu2", twoDom0s)
+	s.write("dom0b/sbin/xb-patch", `#!/bin/bash
+case " $* " in
+*" --heartbeat "*) ip link set veth0 down ;;
+esac
+exec /usr/local/bin/xb-patch "$@"
+`, 0o755)
+	r := s.on("dom0a", cron("STALL=14", "CONNECT_TIMEOUT=1"))
+	r.fails(t, 3, "### ERROR 69: DomU domu1, disk xvda: /srv/a.img was not copied to dom0b:/srv/a.img: no progress for 14 s\n",
+		"### ERROR 69: DomU domu1, disk xvdb: remote Dom0 dom0b cannot be reached\n",
+		"### ERROR 69: DomU domu2: remote Dom0 dom0b cannot be reached\n")
+	s.nothingLeft("dom0a")
+}
+
 // TestWrapperStallInApply holds back what is written there, as a broken disk does: the run
 // gives up, but what has begun to be applied is applied, and the next run goes on from it.
 func TestWrapperStallInApply(t *testing.T) {

@@ -998,13 +998,14 @@ backup_domu() { # CONF
 	done <"$work/disks"
 	[[ ! -s $work/document ]] || uuid=$(xb-locate --uuid --xml "$work/document")
 	find_dom0s
+	((${#sources[@]})) || fail 78 "it has no disk to copy, or EXCLUDE names them all: ${EXCLUDE:-}"
 	log_mesg info "## BACKUP: DomU $DOMU to remote Dom0(s): [${remotes[*]}]"
 	keep_document
 	stopped_by_error
 	check_map
 	check_targets
 	ask_dom0s
-	((${#reachable[@]} && ${#sources[@]})) || finish
+	((${#reachable[@]})) || finish
 
 	if [[ -n $final ]]; then
 		:

@@ -55,6 +55,14 @@ func TestWrapperNobodyElse(t *testing.T) {
 	}
 }
 
+// TestWrapperNoDisk has a conf file that leaves no disk to copy.
+func TestWrapperNoDisk(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "EXCLUDE=xvda")
+	s.backup("dom0a").fails(t, 3, "### ERROR 78: DomU domu1: it has no disk to copy, or EXCLUDE names them all: xvda\n")
+}
+
 // countSSH notes each connection that the run of a Dom0 opens.
 func (s *site) countSSH() {
 	s.Helper()

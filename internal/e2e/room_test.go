@@ -75,21 +75,19 @@ func TestUnreadableState(t *testing.T) {
 	h.sync("source", "target", "").silent(t)
 }
 
-// TestFullTarget fills the target's file system in the middle of the apply. The
-// cure is room and --recover.
+// TestFullTarget has a sparse standby on a file system that is too small for its image:
+// nothing is written before there is room for all of it.
 func TestFullTarget(t *testing.T) {
 	h := newHost(t)
 	h.image("source", 6*mib, 1)
 	h.tmpfs("full", "2M")
 	h.must("truncate -s 6M full/target")
-	r := h.sync("source", "full/target", "")
-	r.fails(t, ioError, "no space left", "xb-patch --recover full/target")
-	h.wantPhase("full/target", "applying")
-	h.sh("xb-patch --recover full/target").fails(t, ioError, "no space left", "xb-patch --recover full/target")
-	h.sync("source", "full/target", "").fails(t, unfinished, "xb-sig: full/target: an apply is unfinished")
-	h.wantPhase("full/target", "applying")
+	check := h.untouched("full/target")
+	h.sync("source", "full/target", "").fails(t, cantCreate, "no room for the image on the file system of", "it needs 6.0 MiB more, and there are 2.0 MiB")
+	h.wantPhase("full/target", "seen")
+	check()
 	h.must("mount -o remount,size=16M full")
-	h.must("xb-patch --recover full/target")
+	h.mustSync("source", "full/target", "-q")
 	h.sameBytes("source", "full/target")
 	h.sync("source", "full/target", "").silent(t)
 }

@@ -108,7 +108,7 @@ func (g *guardian) find() {
 			continue
 		}
 		room, err := e.room()
-		if err != nil && cli.StatusOf(err) != cli.NoInput { // else removed just now
+		if err != nil && cli.StatusOf(err) != cli.NoInput && !errors.Is(err, fs.ErrNotExist) { // else removed just now
 			g.sayOnce("snapshot %s can't be watched: %v", e.Snapshot, err)
 		}
 		if err != nil || room == nil {

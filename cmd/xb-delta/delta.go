@@ -9,6 +9,8 @@ import (
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/stream"
 )
@@ -85,7 +87,7 @@ func delta(env *cli.Env, o options) error {
 		return err
 	}
 	if result.Differs() {
-		return cli.Answer(cli.No)
+		return exit.Answer(exit.No)
 	}
 	return nil
 }
@@ -145,7 +147,7 @@ func (s *frozenSource) untouched() error {
 		return err
 	}
 	if s.witness != "" && !blockdev.Untouched(s.witness, s.Witness(-1)) {
-		return cli.Fail(cli.Busy, "%s was written to while it was read, and what was read is no whole image; "+
+		return exit.Fail(exit.Busy, "%s was written to while it was read, and what was read is no whole image; "+
 			"read a snapshot of it (xb-snap create), or say --allow-live", s.Path())
 	}
 	return nil
@@ -161,7 +163,7 @@ func openSignature(env *cli.Env, o options) (*stream.SignatureReader, func(), er
 	} else {
 		f, err := os.Open(o.signature)
 		if err != nil {
-			return nil, nil, cli.OpenFailed(err)
+			return nil, nil, exit.OpenFailed(err)
 		}
 		in, closeFile = f, func() { f.Close() }
 	}
@@ -180,7 +182,7 @@ const maxEncoders = 4
 type writers struct {
 	h stream.Header
 	rdiff.Outputs
-	newSignature *cli.PendingFile
+	newSignature *durable.PendingFile
 }
 
 func (w *writers) open(out io.Writer, o options, progress *cli.Progress) (err error) {
@@ -195,7 +197,7 @@ func (w *writers) open(out io.Writer, o options, progress *cli.Progress) (err er
 	if o.newSignature == "" || err != nil {
 		return err
 	}
-	if w.newSignature, err = cli.CreatePending(o.newSignature); err != nil {
+	if w.newSignature, err = durable.CreatePending(o.newSignature); err != nil {
 		return err
 	}
 	w.Signature = stream.NewSignatureWriter(w.newSignature, w.h)

@@ -7,8 +7,10 @@ import (
 	"strconv"
 
 	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/stream"
+	"xen-backup/internal/text"
 )
 
 const usage = `Usage: xb-delta [OPTION]... SOURCE < SIGNATURE > DELTA
@@ -66,13 +68,13 @@ func run(env *cli.Env, args []string) error {
 	f.Path(&o.signature, "signature")
 	f.Func("level", func(s string) (err error) {
 		if o.level, err = strconv.Atoi(s); err != nil || o.level < 0 || o.level > stream.MaxLevel {
-			return cli.Fail(cli.Usage, "%q is no level from 0 to %d", s, stream.MaxLevel)
+			return exit.Fail(exit.Usage, "%q is no level from 0 to %d", s, stream.MaxLevel)
 		}
 		return nil
 	})
 	f.Func("bwlimit", func(s string) (err error) {
-		if o.bwlimit, err = cli.ParseSize(s); err == nil && o.bwlimit == 0 {
-			err = cli.Fail(cli.Usage, "a rate of 0 never ends")
+		if o.bwlimit, err = text.ParseSize(s); err == nil && o.bwlimit == 0 {
+			err = exit.Fail(exit.Usage, "a rate of 0 never ends")
 		}
 		return err
 	})
@@ -91,15 +93,15 @@ func run(env *cli.Env, args []string) error {
 	case info:
 		return rdiff.PrintInfo(env, f, operands, asJSON)
 	case asJSON:
-		return cli.Fail(cli.Usage, "--json goes with --info")
+		return exit.Fail(exit.Usage, "--json goes with --info")
 	case len(operands) != 1:
-		return cli.Fail(cli.Usage, "want one source, got %d operands", len(operands))
+		return exit.Fail(exit.Usage, "want one source, got %d operands", len(operands))
 	case operands[0] == "-" && (o.signature == "" || o.signature == "-"):
-		return cli.Fail(cli.Usage, "with the source on standard input the signature needs --signature FILE")
+		return exit.Fail(exit.Usage, "with the source on standard input the signature needs --signature FILE")
 	case o.check && o.newSignature != "":
-		return cli.Fail(cli.Usage, "--check makes no delta, and so no --new-signature either")
+		return exit.Fail(exit.Usage, "--check makes no delta, and so no --new-signature either")
 	case o.newSignature == "-":
-		return cli.Fail(cli.Usage, "--new-signature wants a file: standard output is for the delta")
+		return exit.Fail(exit.Usage, "--new-signature wants a file: standard output is for the delta")
 	}
 	o.source = operands[0]
 	err = errors.Join(cli.Distinct(o.source, o.newSignature, o.summary), cli.Distinct(o.signature, o.newSignature, o.summary), cli.CheckSummary(o.summary))

@@ -7,6 +7,7 @@ import (
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/domain"
+	"xen-backup/internal/exit"
 )
 
 // tellActive says of each domain whether it is active here. One that is has a yes, also
@@ -46,7 +47,7 @@ func tellKnown(ctx context.Context, env *cli.Env, o *options, names []string) er
 
 func locatorFor(ctx context.Context, o *options, names []string) (*domain.Locator, error) {
 	if len(names) == 0 {
-		return nil, cli.Fail(cli.Usage, "want a DOMAIN")
+		return nil, exit.Fail(exit.Usage, "want a DOMAIN")
 	}
 	if err := checkNames(names); err != nil {
 		return nil, err
@@ -75,21 +76,21 @@ func tell(env *cli.Env, names []string, word func(int) (string, error)) error {
 
 // activeWord puts an answer in a word; an error says why it is neither yes nor no.
 func activeWord(name string, found domain.Found, final bool) (string, error) {
-	switch status := cli.StatusOf(found.Err); {
+	switch status := exit.StatusOf(found.Err); {
 	case found.Err == nil:
 		return "yes", nil
-	case status == cli.No && found.Half: // in a moment it is here, or there
-		return "busy", cli.Fail(cli.Busy, "%w", found.Err)
-	case status == cli.No && found.Saved != "":
+	case status == exit.No && found.Half: // in a moment it is here, or there
+		return "busy", exit.Fail(exit.Busy, "%w", found.Err)
+	case status == exit.No && found.Saved != "":
 		// The memory belongs to the disks as they are. With others under it the guest would
 		// write what it knew of the old ones, and without it a part of its data is lost.
-		return "busy", cli.Fail(cli.Busy, "%s is not active here, but its memory is saved %s", name, found.Saved)
-	case status == cli.No && final && found.MemoryInFile():
-		return "busy", cli.Fail(cli.Busy, "%w, and a part of its data is only in the memory that was saved: virsh restore it and shut it down, "+
+		return "busy", exit.Fail(exit.Busy, "%s is not active here, but its memory is saved %s", name, found.Saved)
+	case status == exit.No && final && found.MemoryInFile():
+		return "busy", exit.Fail(exit.Busy, "%w, and a part of its data is only in the memory that was saved: virsh restore it and shut it down, "+
 			"or give the memory up: start it and shut it down", found.Err)
-	case status == cli.No:
+	case status == exit.No:
 		return "no", nil
-	case status == cli.Busy:
+	case status == exit.Busy:
 		return "busy", found.Err
 	}
 	return "unknown", found.Err
@@ -101,9 +102,9 @@ func worse(a, b error) error {
 	if a == nil || b == nil {
 		return errors.Join(a, b)
 	}
-	status := cli.StatusOf(a)
-	if status == cli.Busy {
-		status = cli.StatusOf(b)
+	status := exit.StatusOf(a)
+	if status == exit.Busy {
+		status = exit.StatusOf(b)
 	}
-	return cli.Fail(status, "%w\n%w", a, b)
+	return exit.Fail(status, "%w\n%w", a, b)
 }

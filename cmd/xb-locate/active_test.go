@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"xen-backup/internal/cli"
 	"xen-backup/internal/domain"
+	"xen-backup/internal/exit"
 )
 
 func TestActive(t *testing.T) {
@@ -64,7 +64,7 @@ func TestActive(t *testing.T) {
 
 // While it changes its host, and while its memory waits for its disks, there is no no.
 func TestActiveBusy(t *testing.T) {
-	no := cli.Fail(cli.No, "not here")
+	no := exit.Fail(exit.No, "not here")
 	for _, c := range []struct {
 		answer domain.Answer
 		final  bool
@@ -80,14 +80,14 @@ func TestActiveBusy(t *testing.T) {
 		{domain.Answer{State: "shut off (shutdown)"}, true, "no", ""},
 	} {
 		word, err := activeWord("d", domain.Found{Answer: c.answer, Err: no}, c.final)
-		if word != c.word || (err == nil) != (c.words == "") || err != nil && (err.Error() != c.words || cli.StatusOf(err) != cli.Busy) {
+		if word != c.word || (err == nil) != (c.words == "") || err != nil && (err.Error() != c.words || exit.StatusOf(err) != exit.Busy) {
 			t.Errorf("%+v: %s, %v; want %s, %s", c.answer, word, err, c.word, c.words)
 		}
 	}
-	busy, unknown := cli.Fail(cli.Busy, "a"), cli.Fail(cli.Unavailable, "b")
+	busy, unknown := exit.Fail(exit.Busy, "a"), exit.Fail(exit.Unavailable, "b")
 	for _, err := range []error{worse(worse(nil, busy), unknown), worse(unknown, busy)} {
-		if cli.StatusOf(err) != cli.Unavailable || len(err.Error()) != len("a\nb") {
-			t.Errorf("%d: %v", cli.StatusOf(err), err)
+		if exit.StatusOf(err) != exit.Unavailable || len(err.Error()) != len("a\nb") {
+			t.Errorf("%d: %v", exit.StatusOf(err), err)
 		}
 	}
 }

@@ -10,7 +10,10 @@ import (
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/domain"
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
+	"xen-backup/internal/text"
 )
 
 // printDocument prints the document by which a domain can be started on another host.
@@ -52,14 +55,14 @@ func writeBundle(env *cli.Env, path string, doc *domain.Document, text []byte) e
 	if path == "" {
 		return nil
 	}
-	p, err := cli.CreatePending(path)
+	p, err := durable.CreatePending(path)
 	if err != nil {
 		return err
 	}
 	defer p.Discard()
 	words, err := doc.WriteBundle(p, text)
 	if err != nil {
-		return cli.Fail(cli.CantCreate, "cannot write %s: %w", path, err)
+		return exit.Fail(exit.CantCreate, "cannot write %s: %w", path, err)
 	}
 	for _, w := range words {
 		env.Warn("%s: not carried: %s", doc.Domain.Name, w)
@@ -72,9 +75,9 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	name := o.store
 	switch {
 	case len(operands) > 0:
-		return cli.Fail(cli.Usage, "--store goes without another DOMAIN: the document is on standard input")
+		return exit.Fail(exit.Usage, "--store goes without another DOMAIN: the document is on standard input")
 	case strings.HasPrefix(name, ".") || strings.Contains(name, "/"):
-		return cli.Fail(cli.Usage, "bad name of a domain: %q", name)
+		return exit.Fail(exit.Usage, "bad name of a domain: %q", name)
 	}
 	if err := checkNames([]string{name}); err != nil {
 		return err
@@ -83,7 +86,7 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	if err != nil {
 		return err
 	}
-	files, err := cli.CreatePending(path + ".files.tar")
+	files, err := durable.CreatePending(path + ".files.tar")
 	if err != nil {
 		return err
 	}
@@ -93,9 +96,9 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	case err != nil:
 		return badDocument("standard input", err)
 	case !doc.Whole():
-		return cli.Fail(cli.BadStream, "standard input: the configuration is cut, or --document has not printed it")
+		return exit.Fail(exit.BadStream, "standard input: the configuration is cut, or --document has not printed it")
 	case doc.Domain.Name != name:
-		return cli.Fail(cli.BadStream, "this is the document of %s, not of %s", doc.Domain.Name, name)
+		return exit.Fail(exit.BadStream, "this is the document of %s, not of %s", doc.Domain.Name, name)
 	}
 	virsh := domain.NewVirsh(o.uri)
 	words, left, err := doc.Fit(o.places, o.drop, func(s domain.Secret) (bool, error) { return virsh.HasSecret(ctx, s) })
@@ -141,11 +144,11 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 // tells their kinds. There are passwords in them.
 func (o *options) documentPath(name string) (string, error) {
 	dir := filepath.Join(string(state.Find(o.stateDir)), "xml")
-	if err := cli.MakeDir(dir); err != nil {
-		return "", cli.Fail(cli.CantCreate, "cannot create %s: %w", dir, err)
+	if err := durable.MakeDir(dir); err != nil {
+		return "", exit.Fail(exit.CantCreate, "cannot create %s: %w", dir, err)
 	}
 	if err := os.Chmod(dir, 0o700); err != nil {
-		return "", cli.Fail(cli.CantCreate, "cannot keep others out of %s: %w", dir, err)
+		return "", exit.Fail(exit.CantCreate, "cannot keep others out of %s: %w", dir, err)
 	}
 	return filepath.Join(dir, name), nil
 }
@@ -161,13 +164,13 @@ func printUUID(env *cli.Env, d *domain.Domain) error {
 
 // keep puts text in the place of what a file held.
 func keep(path string, text []byte) error {
-	p, err := cli.CreatePending(path)
+	p, err := durable.CreatePending(path)
 	if err != nil {
 		return err
 	}
 	defer p.Discard()
 	if _, err := p.Write(text); err != nil {
-		return cli.Fail(cli.CantCreate, "cannot write %s: %w", path, err)
+		return exit.Fail(exit.CantCreate, "cannot write %s: %w", path, err)
 	}
 	return p.Commit()
 }
@@ -180,9 +183,9 @@ func removeOld(path string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return cli.Fail(cli.CantCreate, "cannot remove the older document: %w", err)
+		return exit.Fail(exit.CantCreate, "cannot remove the older document: %w", err)
 	}
-	return cli.SyncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // addPlace takes the argument of --map.
@@ -219,7 +222,7 @@ func (o *options) addPlace(rule string) error {
 
 // localPath takes an absolute path or a file: URI.
 func localPath(s string) (string, error) {
-	path, err := cli.Path(s)
+	path, err := text.Path(s)
 	if err == nil && !strings.HasPrefix(path, "/") {
 		err = errors.New("it is no absolute path: " + path)
 	}

@@ -14,7 +14,9 @@ import (
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/domain"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/lvm"
+	"xen-backup/internal/text"
 )
 
 const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude TARGET]...
@@ -164,8 +166,8 @@ func targets(list *[]string) func(string) error {
 // checkNames refuses what cannot be the names of domains.
 func checkNames(names []string) error {
 	for _, name := range names {
-		if strings.TrimSpace(name) != name || name != cli.Printable(name) {
-			return cli.Fail(cli.Usage, "bad name of a domain: %q", name)
+		if strings.TrimSpace(name) != name || name != text.Printable(name) {
+			return exit.Fail(exit.Usage, "bad name of a domain: %q", name)
 		}
 	}
 	return nil
@@ -174,7 +176,7 @@ func checkNames(names []string) error {
 // oneName returns the only operand.
 func oneName(operands []string) (string, error) {
 	if len(operands) != 1 {
-		return "", cli.Fail(cli.Usage, "want one DOMAIN")
+		return "", exit.Fail(exit.Usage, "want one DOMAIN")
 	}
 	return operands[0], checkNames(operands)
 }
@@ -206,13 +208,13 @@ func locate(ctx context.Context, env *cli.Env, o *options, operands []string) er
 // listDocument lists the disks of a document of libvirt or xl.
 func listDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
 	if o.xml == "" || len(operands) > 0 {
-		return cli.Fail(cli.Usage, "want --xml FILE, and no DOMAIN")
+		return exit.Fail(exit.Usage, "want --xml FILE, and no DOMAIN")
 	}
 	in, name := env.Stdin, "standard input"
 	if o.xml != "-" {
 		f, err := os.Open(o.xml)
 		if err != nil {
-			return cli.Fail(cli.NoInput, "cannot read: %w", err)
+			return exit.Fail(exit.NoInput, "cannot read: %w", err)
 		}
 		defer f.Close()
 		in, name = f, o.xml
@@ -231,9 +233,9 @@ func listDocument(ctx context.Context, env *cli.Env, o *options, operands []stri
 func badDocument(name string, err error) error {
 	var path *fs.PathError
 	if errors.As(err, &path) {
-		return cli.Fail(cli.IOError, "cannot read: %w", err)
+		return exit.Fail(exit.IOError, "cannot read: %w", err)
 	}
-	return cli.Fail(cli.BadStream, "%s: %w", name, err)
+	return exit.Fail(exit.BadStream, "%s: %w", name, err)
 }
 
 func newJudge(ctx context.Context, o *options) *domain.Judge {
@@ -302,7 +304,7 @@ func list(env *cli.Env, o *options, judge *domain.Judge, a domain.Answer) error 
 }
 
 func cannotCopy(name string, failed []string) error {
-	return cli.Fail(cli.Config, "%s has disks that cannot be copied; --exclude TARGET leaves one out\n%s",
+	return exit.Fail(exit.Config, "%s has disks that cannot be copied; --exclude TARGET leaves one out\n%s",
 		name, strings.Join(failed, "\n"))
 }
 
@@ -315,7 +317,7 @@ func format(o *options, a domain.Answer, entries []domain.Entry) (string, error)
 			Disks     []domain.Entry `json:"disks"`
 		}{a.Domain.Name, a.State, a.Toolstack, entries})
 		if err != nil {
-			return "", cli.Fail(cli.Internal, "json: %w", err)
+			return "", exit.Fail(exit.Internal, "json: %w", err)
 		}
 		return string(text) + "\n", nil
 	}
@@ -326,7 +328,7 @@ func format(o *options, a domain.Answer, entries []domain.Entry) (string, error)
 			columns = append(columns, e.Skip)
 		}
 		for i, c := range columns {
-			if columns[i] = cli.Printable(strings.ReplaceAll(c, "\t", " ")); c == "" {
+			if columns[i] = text.Printable(strings.ReplaceAll(c, "\t", " ")); c == "" {
 				columns[i] = "-" // a shell's read would join two tabs
 			}
 		}

@@ -10,6 +10,8 @@ import (
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/domain"
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
 )
 
 // note is what --note keeps of an answer: the run of the domain, and its disks. Between the
@@ -44,13 +46,13 @@ func newNote(d *domain.Domain, entries []domain.Entry) (*note, error) {
 }
 
 func (n *note) write(path string) error {
-	p, err := cli.CreatePending(path)
+	p, err := durable.CreatePending(path)
 	if err != nil {
 		return err
 	}
 	defer p.Discard()
 	if err := json.NewEncoder(p).Encode(n); err != nil {
-		return cli.Fail(cli.CantCreate, "cannot write %s: %w", path, err)
+		return exit.Fail(exit.CantCreate, "cannot write %s: %w", path, err)
 	}
 	return p.Commit()
 }
@@ -58,11 +60,11 @@ func (n *note) write(path string) error {
 func readNote(path string) (*note, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, cli.Fail(cli.NoInput, "cannot read the note: %w", err)
+		return nil, exit.Fail(exit.NoInput, "cannot read the note: %w", err)
 	}
 	n := new(note)
 	if err := json.Unmarshal(text, n); err != nil {
-		return nil, cli.Fail(cli.BadStream, "%s was not written by --note: %w", path, err)
+		return nil, exit.Fail(exit.BadStream, "%s was not written by --note: %w", path, err)
 	}
 	return n, nil
 }
@@ -119,7 +121,7 @@ func tellStill(ctx context.Context, _ *cli.Env, o *options, operands []string) e
 		return err
 	}
 	answer, err := l.Locate(ctx, name)
-	if s := cli.StatusOf(err); s == cli.No || s == cli.Busy {
+	if s := exit.StatusOf(err); s == exit.No || s == exit.Busy {
 		return notStill(name, err.Error())
 	} else if err != nil {
 		return err
@@ -141,5 +143,5 @@ func tellStill(ctx context.Context, _ *cli.Env, o *options, operands []string) e
 }
 
 func notStill(name, why string) error {
-	return cli.Fail(cli.Busy, "%s is not what it was when its disks were looked for: %w", name, errors.New(why))
+	return exit.Fail(exit.Busy, "%s is not what it was when its disks were looked for: %w", name, errors.New(why))
 }

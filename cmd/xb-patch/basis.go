@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
 	"xen-backup/internal/domain"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
@@ -34,11 +34,11 @@ func (p *patcher) judge(d rdiff.Delta) error {
 // this is the only image. The two look the same from here.
 func (p *patcher) explainMigration(err error) error {
 	name, _, _ := strings.Cut(p.disk, "/")
-	if cli.StatusOf(err) != cli.NotBasis || name == "" {
+	if exit.StatusOf(err) != exit.NotBasis || name == "" {
 		return err
 	}
 	if words := domain.MigratedAway(context.Background(), name); words != "" {
-		return cli.Fail(cli.NotBasis, "%w\n%s: if its disks were copied on the way (virsh migrate --copy-storage-all), this is what it left "+
+		return exit.Fail(exit.NotBasis, "%w\n%s: if its disks were copied on the way (virsh migrate --copy-storage-all), this is what it left "+
 			"behind and may be overwritten; if not, this is the only good image", err, words)
 	}
 	return err
@@ -92,7 +92,7 @@ func (p *patcher) checkDiverged(basis, source *state.Record) error {
 		p.env.Warn("%s has diverged and may be overwritten all the same (--force-diverged): %s", p.target, why)
 		return nil
 	}
-	return cli.Fail(cli.NotBasis, "%s has diverged: %s, the delta's basis is %s\n"+
+	return exit.Fail(exit.NotBasis, "%s has diverged: %s, the delta's basis is %s\n"+
 		"changes on it that exist nowhere else would be lost; to overwrite them: --force-diverged", p.target, why, basis)
 }
 
@@ -129,7 +129,7 @@ func (p *patcher) newest(known []*state.Record) *state.Record {
 // found, if nobody wrote since, or by reading all of it.
 func (p *patcher) proveBasis(d rdiff.Delta, basis *state.Record) error {
 	if size := p.size(); size < basis.Size || (p.file == nil || !p.file.IsBlock()) && size != basis.Size {
-		return cli.Fail(cli.NotBasis, "%s is not the delta's basis: it has %d bytes, the basis %d", p.target, size, basis.Size)
+		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it has %d bytes, the basis %d", p.target, size, basis.Size)
 	}
 	if p.file == nil {
 		return nil // a basis of 0 bytes has one digest
@@ -149,7 +149,7 @@ func (p *patcher) proveBasis(d rdiff.Delta, basis *state.Record) error {
 		return err
 	}
 	if found != d.Basis {
-		return cli.Fail(cli.NotBasis, "%s is not the delta's basis: it holds %s, the basis is %s", p.target, imageRecord(d.Header, found), basis)
+		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it holds %s, the basis is %s", p.target, imageRecord(d.Header, found), basis)
 	}
 	return nil
 }

@@ -11,8 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"xen-backup/internal/cli"
 	"xen-backup/internal/domain"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/program"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
 )
@@ -42,7 +43,7 @@ func (p *patcher) checkClaims() error {
 	}
 	for _, c := range claims {
 		if !c.Of(name, cmp.Or(p.uuid, p.record.UUID)) {
-			return cli.Fail(cli.Busy, "%s belongs to another domain of this host: %s\n"+
+			return exit.Fail(exit.Busy, "%s belongs to another domain of this host: %s\n"+
 				"nothing was written; give the standby of %s another place, or take the disk from that domain", p.target, c, disk)
 		}
 	}
@@ -77,7 +78,7 @@ func (p *patcher) lookInside() (*stranger, error) {
 // contentOf says in words what blkid finds on a device or file: "an ext4 file system"; ""
 // if nothing.
 func contentOf(path string) (string, error) {
-	blkid, err := cli.FindProgram("blkid")
+	blkid, err := program.Find("blkid")
 	if err != nil {
 		return "", err
 	}
@@ -89,14 +90,14 @@ func contentOf(path string) (string, error) {
 	c.Stderr = &stderr
 	out, err := c.Output()
 	const nothing, several = 2, 8
-	var exit *exec.ExitError
+	var ended *exec.ExitError
 	switch {
-	case errors.As(err, &exit) && exit.ExitCode() == nothing:
+	case errors.As(err, &ended) && ended.ExitCode() == nothing:
 		return "", nil
-	case errors.As(err, &exit) && exit.ExitCode() == several:
+	case errors.As(err, &ended) && ended.ExitCode() == several:
 		return "signatures of several things", nil
 	case err != nil:
-		return "", cli.Fail(cli.Unavailable, "cannot tell what is on %s: blkid: %w: %s", path, err, bytes.TrimSpace(stderr.Bytes()))
+		return "", exit.Fail(exit.Unavailable, "cannot tell what is on %s: blkid: %w: %s", path, err, bytes.TrimSpace(stderr.Bytes()))
 	}
 	found := make(map[string]string)
 	for line := range strings.Lines(string(out)) {
@@ -153,6 +154,6 @@ func (p *patcher) checkStranger(d rdiff.Delta) error {
 		p.env.Warn("%s holds %s, and is overwritten all the same (--force-diverged)", p.target, p.stranger.what)
 		return nil
 	}
-	return cli.Fail(cli.NotBasis, "%s holds %s, and of its %d blocks in use only %d are as in the image: is it another guest's disk?\n"+
+	return exit.Fail(exit.NotBasis, "%s holds %s, and of its %d blocks in use only %d are as in the image: is it another guest's disk?\n"+
 		"nothing was written; to lose what is there: --force-diverged", p.target, p.stranger.what, used, same)
 }

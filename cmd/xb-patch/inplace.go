@@ -8,7 +8,7 @@ import (
 	"syscall"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
@@ -80,18 +80,18 @@ func (p *patcher) checkFirstCopy() error {
 		return err
 	}
 	if len(known) > 0 && p.file == nil {
-		return cli.Fail(cli.NotBasis, "%s is missing, although a sync left an image in it: is its file system not mounted?\n"+
+		return exit.Fail(exit.NotBasis, "%s is missing, although a sync left an image in it: is its file system not mounted?\n"+
 			"if it is gone for good: --force-diverged, without --in-place", p.target)
 	}
 	if p.stranger, err = p.lookInside(); err != nil {
 		return err
 	}
 	if p.stranger != nil {
-		return cli.Fail(cli.NotBasis, "%s holds %s, which --in-place would overwrite unseen: is it another guest's disk? without --in-place it is compared first",
+		return exit.Fail(exit.NotBasis, "%s holds %s, which --in-place would overwrite unseen: is it another guest's disk? without --in-place it is compared first",
 			p.target, p.stranger.what)
 	}
 	if len(known) > 0 {
-		return cli.Fail(cli.NotBasis, "%s holds the image of a sync, which --in-place could leave half overwritten: without --in-place it is safe", p.target)
+		return exit.Fail(exit.NotBasis, "%s holds the image of a sync, which --in-place could leave half overwritten: without --in-place it is safe", p.target)
 	}
 	p.warnSectors()
 	return nil
@@ -180,7 +180,7 @@ func (c *inPlace) stop() {
 func (c *inPlace) receive(in io.Reader) (rdiff.Delta, error) {
 	header := func(h stream.Header) error {
 		if h.Size < 0 {
-			return cli.Fail(cli.BadStream, "a delta whose source's size was not known beforehand cannot be applied in place: leave --in-place out")
+			return exit.Fail(exit.BadStream, "a delta whose source's size was not known beforehand cannot be applied in place: leave --in-place out")
 		}
 		c.header = h
 		return errors.Join(c.checkLonger(h.Size), c.patcher.begin(h))
@@ -202,7 +202,7 @@ func (c *inPlace) checkLonger(size int64) error {
 	if c.basis != nil || c.file == nil || c.file.IsBlock() || c.size() <= size || c.record.Phase == state.Incomplete {
 		return nil
 	}
-	return cli.Fail(cli.NotBasis, "%s has %d bytes and the image %d: what is behind that would be cut off unproved; without --in-place it is safe",
+	return exit.Fail(exit.NotBasis, "%s has %d bytes and the image %d: what is behind that would be cut off unproved; without --in-place it is safe",
 		c.options.target, c.size(), size)
 }
 
@@ -243,9 +243,9 @@ func (p *patcher) incomplete(err error) error {
 	if loadErr != nil || r.Phase != state.Incomplete {
 		return err
 	}
-	status := cli.StatusOf(err)
+	status := exit.StatusOf(err)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) { // in place nothing can be reserved
-		status = cli.CantCreate
+		status = exit.CantCreate
 	}
-	return cli.Fail(status, "%w\n%s holds an incomplete first copy now: run it again", err, p.target)
+	return exit.Fail(status, "%w\n%s holds an incomplete first copy now: run it again", err, p.target)
 }

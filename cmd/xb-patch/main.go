@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
 )
 
@@ -132,23 +133,23 @@ func run(env *cli.Env, args []string) error {
 	}
 	switch {
 	case modes > 1:
-		return cli.Fail(cli.Usage, "--dry-run, --recover, --abandon-apply, --adopt, --state, --record and --info exclude each other")
+		return exit.Fail(exit.Usage, "--dry-run, --recover, --abandon-apply, --adopt, --state, --record and --info exclude each other")
 	case mode.info:
 		return rdiff.PrintInfo(env, f, operands, mode.json)
 	case mode.json:
-		return cli.Fail(cli.Usage, "--json goes with --info")
+		return exit.Fail(exit.Usage, "--json goes with --info")
 	case len(operands) != 1:
-		return cli.Fail(cli.Usage, "want one device or file, got %d operands", len(operands))
+		return exit.Fail(exit.Usage, "want one device or file, got %d operands", len(operands))
 	case o.uuid != "" && o.disk == "" && adopt == "":
-		return cli.Fail(cli.Usage, "--uuid goes with --disk or --adopt")
+		return exit.Fail(exit.Usage, "--uuid goes with --disk or --adopt")
 	case (o.owner != "" || o.mode != 0) && !o.create:
-		return cli.Fail(cli.Usage, "--owner and --mode go with --create")
+		return exit.Fail(exit.Usage, "--owner and --mode go with --create")
 	case o.spool != "" && o.inPlace:
-		return cli.Fail(cli.Usage, "--in-place uses no spool")
+		return exit.Fail(exit.Usage, "--in-place uses no spool")
 	case o.force && o.inPlace:
-		return cli.Fail(cli.Usage, "--in-place is for first copies: what has diverged is overwritten through a spool")
+		return exit.Fail(exit.Usage, "--in-place is for first copies: what has diverged is overwritten through a spool")
 	case operands[0] == "-":
-		return cli.Fail(cli.Usage, "the target is a device or file, not a stream")
+		return exit.Fail(exit.Usage, "the target is a device or file, not a stream")
 	}
 	switch {
 	case mode.state:

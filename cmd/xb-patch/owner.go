@@ -8,7 +8,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
 )
 
@@ -53,7 +53,7 @@ func (p *patcher) checkOwner() error {
 	}
 	switch {
 	case p.disk == "" && p.peer != "" && r.Disk != "":
-		return cli.Fail(cli.NotBasis, "%s is the standby of %s, and %s does not say whose disk it sends (--disk): "+
+		return exit.Fail(exit.NotBasis, "%s is the standby of %s, and %s does not say whose disk it sends (--disk): "+
 			"its xen-backup is older than this one; update it on %s", p.target, ownerName(r.Disk, r.UUID), p.peer, p.peer)
 	case p.disk == "":
 		return nil
@@ -79,7 +79,7 @@ func (p *patcher) checkOtherNames() error {
 	}
 	for _, r := range all {
 		if r.Disk != "" && r.Disk != p.disk && r.Identity != p.identity && (p.file.Is(r.Identity) || p.file.LiesOn(r.Identity)) {
-			return cli.Fail(cli.NotBasis, "%s is the same as %s, which is the standby of %s, not of %s\nnothing was written",
+			return exit.Fail(exit.NotBasis, "%s is the same as %s, which is the standby of %s, not of %s\nnothing was written",
 				p.target, r.Device, ownerName(r.Disk, r.UUID), ownerName(p.disk, p.uuid))
 		}
 	}
@@ -91,7 +91,7 @@ func (p *patcher) notOwner(what string) error {
 	if p.uuid != "" {
 		adopt += " --uuid " + p.uuid
 	}
-	return cli.Fail(cli.NotBasis, "%s "+what+"\nnothing was written; if the DomU or its disk only has another name now: xb-patch %s %s",
+	return exit.Fail(exit.NotBasis, "%s "+what+"\nnothing was written; if the DomU or its disk only has another name now: xb-patch %s %s",
 		p.target, ownerName(p.record.Disk, p.record.UUID), ownerName(p.disk, p.uuid), adopt, p.target)
 }
 
@@ -121,7 +121,7 @@ func (p *patcher) adoptTarget(disk string) error {
 	defer p.close()
 	r, err := p.device.Load()
 	if err == nil && r.Phase == state.None {
-		err = cli.Fail(cli.NoInput, "%s: no sync of it is remembered here, so there is nothing to change: the first one tells whose it is", p.target)
+		err = exit.Fail(exit.NoInput, "%s: no sync of it is remembered here, so there is nothing to change: the first one tells whose it is", p.target)
 	}
 	if err != nil {
 		return err

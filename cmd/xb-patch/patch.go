@@ -10,10 +10,12 @@ import (
 	"time"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
+	"xen-backup/internal/text"
 )
 
 // patch is the usual run: spool, verify, apply.
@@ -61,7 +63,7 @@ func (p *patcher) patch() error {
 		}
 		return p.writeSummary(d)
 	}
-	defer cli.OnSignal(p.interrupted)()
+	defer durable.OnSignal(p.interrupted)()
 	if err := p.beginApply(d, spool); err != nil {
 		return p.unfinished(err) // it may have been recorded all the same
 	}
@@ -107,7 +109,7 @@ func (a advancer) Write(b []byte) (int, error) {
 
 func (p *patcher) notBasis(err error) error {
 	if errors.Is(err, rdiff.ErrNotBasis) {
-		return cli.Fail(cli.NotBasis, "%s was changed since its signature was made: %w", p.target, err)
+		return exit.Fail(exit.NotBasis, "%s was changed since its signature was made: %w", p.target, err)
 	}
 	return err
 }
@@ -196,7 +198,7 @@ func (p *patcher) apply(d rdiff.Delta, s *spool) error {
 
 func (p *patcher) finish(d rdiff.Delta, spool *spool) error {
 	err := p.file.CheckName(p.identity)
-	if s := cli.StatusOf(err); s == cli.Busy || s == cli.NoInput { // replaced or removed; else nobody knows
+	if s := exit.StatusOf(err); s == exit.Busy || s == exit.NoInput { // replaced or removed; else nobody knows
 		return errors.Join(err, p.disown(spool))
 	}
 	witness, err := p.endWrites(d)
@@ -239,7 +241,7 @@ func (p *patcher) unfinished(err error) error {
 	if p.phase() != state.Applying {
 		return err
 	}
-	return cli.Fail(cli.StatusOf(err), "%w\n%s may be neither the old image nor the new one now; finish it with: xb-patch --recover %s", err, p.target, cli.Operand(p.target))
+	return exit.Fail(exit.StatusOf(err), "%w\n%s may be neither the old image nor the new one now; finish it with: xb-patch --recover %s", err, p.target, text.Operand(p.target))
 }
 
 // dryRun proves the delta and the target and says what would be written.
@@ -313,7 +315,7 @@ func (p *patcher) checkPlaces() error {
 			dir = filepath.Dir(dir) // it would be created in there
 		}
 		if err := syscall.Access(dir+"/.", 2); err != nil { // W_OK
-			return cli.Fail(cli.CantCreate, "cannot create files in %s: %w", dir, err)
+			return exit.Fail(exit.CantCreate, "cannot create files in %s: %w", dir, err)
 		}
 	}
 	return nil
@@ -322,6 +324,6 @@ func (p *patcher) checkPlaces() error {
 // removeDurably removes a file whose name must not come back after a crash.
 func removeDurably(path string) {
 	if os.Remove(path) == nil {
-		cli.SyncDir(filepath.Dir(path))
+		durable.SyncDir(filepath.Dir(path))
 	}
 }

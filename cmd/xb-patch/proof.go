@@ -4,7 +4,7 @@ import (
 	"errors"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/stream"
 )
@@ -34,7 +34,7 @@ func (p *patcher) check(b *proof) error {
 }
 
 func (p *patcher) touched() error {
-	return cli.Fail(cli.Busy, "%s: somebody wrote to it, or put another device in its place, while it was at work here; "+
+	return exit.Fail(exit.Busy, "%s: somebody wrote to it, or put another device in its place, while it was at work here; "+
 		"what was read of it proves nothing: find out who, and run again", p.target)
 }
 
@@ -44,7 +44,7 @@ func (p *patcher) beginWrites(size int64) error {
 	p.writes.Store(onTarget)
 	p.guard = p.file.Guard(size) // first: there must be no gap between it and the proof
 	if err := p.lock.Check(); err != nil {
-		return cli.Fail(cli.Busy, "%s: %w", p.target, err)
+		return exit.Fail(exit.Busy, "%s: %w", p.target, err)
 	}
 	return p.check(p.basis)
 }
@@ -102,6 +102,6 @@ func (p *patcher) notSource(d rdiff.Delta, found stream.Digest) error {
 	if p.guard != nil && p.guard.Check() == blockdev.Broken {
 		return p.touched()
 	}
-	return cli.Fail(cli.NotBasis, "%s does not hold the source's image: it holds %s, the source is %s",
+	return exit.Fail(exit.NotBasis, "%s does not hold the source's image: it holds %s, the source is %s",
 		p.target, imageRecord(d.Header, found), imageRecord(d.Header, d.Source))
 }

@@ -3,10 +3,12 @@ package main
 import (
 	"errors"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
+	"xen-backup/internal/text"
 )
 
 // recover finishes an interrupted apply from its spool, without the source host.
@@ -28,16 +30,16 @@ func (p *patcher) recover() error {
 	}
 	s, err := openSpool(p.record.Spool)
 	if err != nil {
-		return cli.Fail(cli.Unfinished, "%s: the spool of the unfinished apply cannot be read: %w\n%s", p.target, err, p.lost())
+		return exit.Fail(exit.Unfinished, "%s: the spool of the unfinished apply cannot be read: %w\n%s", p.target, err, p.lost())
 	}
 	defer s.Close()
 	anySize := func(stream.Header) error { return nil } // that of the target is no fault of the spool
 	d, err := rdiff.Verify(p.replay(s, "proving the spool"), anySize, func(int64, int64) {})
 	if err != nil {
-		return cli.Fail(cli.StatusOf(err), "%s: the spool of the unfinished apply, %s, is damaged: %w\n%s", p.target, s.path, err, p.lost())
+		return exit.Fail(exit.StatusOf(err), "%s: the spool of the unfinished apply, %s, is damaged: %w\n%s", p.target, s.path, err, p.lost())
 	}
 	if want := imageRecord(d.Header, d.Source); !want.SameImage(p.record) {
-		return cli.Fail(cli.BadStream, "%s: %s is not the spool of the unfinished apply: it leads to %s, not to %s\n%s",
+		return exit.Fail(exit.BadStream, "%s: %s is not the spool of the unfinished apply: it leads to %s, not to %s\n%s",
 			p.target, s.path, want, p.record, p.lost())
 	}
 	if err := p.checkSize(d.Source.Size); err != nil {
@@ -45,7 +47,7 @@ func (p *patcher) recover() error {
 	}
 	if p.file == nil {
 		if d.Basis.Size != 0 {
-			return cli.Fail(cli.NoInput, "%s: no such device or file", p.target)
+			return exit.Fail(exit.NoInput, "%s: no such device or file", p.target)
 		}
 		if err := p.createTarget(); err != nil {
 			return err
@@ -58,7 +60,7 @@ func (p *patcher) recover() error {
 	if err := p.beginWrites(max(d.Basis.Size, d.Source.Size)); err != nil {
 		return err
 	}
-	defer cli.OnSignal(p.interrupted)()
+	defer durable.OnSignal(p.interrupted)()
 	if err := p.apply(d, s); err != nil {
 		return p.unfinished(err)
 	}
@@ -84,15 +86,15 @@ func (p *patcher) proveRest(d rdiff.Delta, s *spool) error {
 		err = rdiff.ErrNotRest
 	}
 	if errors.Is(err, rdiff.ErrNotRest) {
-		return cli.Fail(cli.NotBasis, "%s was changed since the apply was interrupted, or is another disk under its name: %w\n"+
-			"nothing was written, and the spool is kept; to give the image up: xb-patch --abandon-apply %s, then a full copy", p.target, err, cli.Operand(p.target))
+		return exit.Fail(exit.NotBasis, "%s was changed since the apply was interrupted, or is another disk under its name: %w\n"+
+			"nothing was written, and the spool is kept; to give the image up: xb-patch --abandon-apply %s, then a full copy", p.target, err, text.Operand(p.target))
 	}
 	return err
 }
 
 // lost says what is left to do when a spool is lost.
 func (p *patcher) lost() string {
-	return "if the spool is lost for good, so is the image: xb-patch --abandon-apply " + cli.Operand(p.target) + ", then a full copy"
+	return "if the spool is lost for good, so is the image: xb-patch --abandon-apply " + text.Operand(p.target) + ", then a full copy"
 }
 
 // abandon forgets an unfinished apply. What is on the target is a mix, and is

@@ -1,12 +1,15 @@
 package main
 
-import "xen-backup/internal/cli"
+import (
+	"xen-backup/internal/exit"
+	"xen-backup/internal/text"
+)
 
 // parseSectorSize reads the argument of --sector-size.
 func parseSectorSize(size *int64) func(string) error {
 	return func(s string) (err error) {
-		if *size, err = cli.ParseSize(s); err == nil && (*size < 512 || *size&(*size-1) != 0) {
-			err = cli.Fail(cli.Usage, "%q is no sector size", s)
+		if *size, err = text.ParseSize(s); err == nil && (*size < 512 || *size&(*size-1) != 0) {
+			err = exit.Fail(exit.Usage, "%q is no sector size", s)
 		}
 		return err
 	}

@@ -8,8 +8,10 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
+	"xen-backup/internal/text"
 )
 
 // spool is a delta that was received whole before any of it is applied.
@@ -25,19 +27,19 @@ func createSpool(device *state.Device, dir string, in io.Reader) (*spool, error)
 	path := device.SpoolFile(dir)
 	if dir == "" {
 		dir = device.SpoolDir()
-		if err := cli.MakeDir(dir); err != nil {
-			return nil, cli.Fail(cli.CantCreate, "cannot create the spool directory: %w", err)
+		if err := durable.MakeDir(dir); err != nil {
+			return nil, exit.Fail(exit.CantCreate, "cannot create the spool directory: %w", err)
 		}
 	}
 	path, err := filepath.Abs(path)
 	if err != nil {
-		return nil, cli.Fail(cli.CantCreate, "spool: %w", err)
+		return nil, exit.Fail(exit.CantCreate, "spool: %w", err)
 	}
 	if err := checkRoom(dir, in); err != nil {
 		return nil, err
 	}
 	s := &spool{path: path}
-	s.cancel, err = cli.Create(func() (remove func(), err error) {
+	s.cancel, err = durable.Create(func() (remove func(), err error) {
 		// What is left of a killed run goes; what somebody puts there, in a directory that
 		// others may write to, is not followed, and does not become the spool.
 		os.Remove(path + ".part")
@@ -45,7 +47,7 @@ func createSpool(device *state.Device, dir string, in io.Reader) (*spool, error)
 		return func() { os.Remove(path + ".part") }, err
 	})
 	if err != nil {
-		return nil, cli.Fail(cli.CantCreate, "cannot create the spool (see --spool): %w", err)
+		return nil, exit.Fail(exit.CantCreate, "cannot create the spool (see --spool): %w", err)
 	}
 	return s, nil
 }
@@ -75,13 +77,13 @@ func checkRoom(dir string, in io.Reader) error {
 		return nil
 	}
 	if need, room := info.Size()-at, int64(fs.Bavail)*fs.Bsize; need > room {
-		return noRoom(dir, fmt.Sprintf("it needs %s, there are %s", cli.FormatSize(need), cli.FormatSize(room)))
+		return noRoom(dir, fmt.Sprintf("it needs %s, there are %s", text.FormatSize(need), text.FormatSize(room)))
 	}
 	return nil
 }
 
 func noRoom(dir, what string) error {
-	return cli.Fail(cli.CantCreate, "no room for the spool in %s: %s; make room, or name another directory with --spool", dir, what)
+	return exit.Fail(exit.CantCreate, "no room for the spool in %s: %s; make room, or name another directory with --spool", dir, what)
 }
 
 // tee returns a reader that passes on what it reads from in and spools it.
@@ -110,10 +112,10 @@ func (t *spooler) Read(b []byte) (int, error) {
 		t.begun = t.n
 	}
 	if errors.Is(writeErr, syscall.ENOSPC) || errors.Is(writeErr, syscall.EDQUOT) || errors.Is(writeErr, syscall.EFBIG) {
-		return 0, noRoom(filepath.Dir(t.s.path), fmt.Sprintf("it needs more than the %s that fitted, up to about the size of what changed", cli.FormatSize(t.n)))
+		return 0, noRoom(filepath.Dir(t.s.path), fmt.Sprintf("it needs more than the %s that fitted, up to about the size of what changed", text.FormatSize(t.n)))
 	}
 	if writeErr != nil {
-		return 0, cli.Fail(cli.CantCreate, "cannot write the spool: %w", writeErr)
+		return 0, exit.Fail(exit.CantCreate, "cannot write the spool: %w", writeErr)
 	}
 	return n, err
 }
@@ -128,12 +130,12 @@ func (s *spool) keep() error {
 		err = os.Rename(s.path+".part", s.path)
 	}
 	if err == nil {
-		if err = cli.SyncDir(filepath.Dir(s.path)); err != nil {
+		if err = durable.SyncDir(filepath.Dir(s.path)); err != nil {
 			os.Remove(s.path)
 		}
 	}
 	if err != nil {
-		return cli.Fail(cli.CantCreate, "cannot keep the spool: %w", err)
+		return exit.Fail(exit.CantCreate, "cannot keep the spool: %w", err)
 	}
 	s.cancel()
 	return nil

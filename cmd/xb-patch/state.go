@@ -6,6 +6,7 @@ import (
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
 )
 
@@ -36,7 +37,7 @@ func (p *patcher) printState() error {
 		Sent       []*state.Record `json:"sent,omitempty"`          // as the source of syncs, a record for each peer
 	}{record, p.changedSince(record), size, sent})
 	if err != nil {
-		return cli.Fail(cli.Internal, "state: %w", err)
+		return exit.Fail(exit.Internal, "state: %w", err)
 	}
 	return p.env.Print(string(text) + "\n")
 }
@@ -63,7 +64,7 @@ func (p *patcher) changedSince(r *state.Record) *bool {
 // that both hosts know their last common image when the roles change.
 func (p *patcher) recordSent() error {
 	if p.peer == "" {
-		return cli.Fail(cli.Usage, "--record needs --peer HOST")
+		return exit.Fail(exit.Usage, "--record needs --peer HOST")
 	}
 	in, err := p.env.BinaryIn()
 	if err != nil {
@@ -75,10 +76,10 @@ func (p *patcher) recordSent() error {
 	}
 	var s cli.Summary
 	if err := json.Unmarshal(text, &s); err != nil {
-		return cli.Fail(cli.BadStream, "standard input is no summary of xb-delta: %w", err)
+		return exit.Fail(exit.BadStream, "standard input is no summary of xb-delta: %w", err)
 	}
 	if s.Command != "xb-delta" || s.BytesSent == 0 {
-		return cli.Fail(cli.BadStream, "standard input is no summary of an xb-delta that sent a delta")
+		return exit.Fail(exit.BadStream, "standard input is no summary of an xb-delta that sent a delta")
 	}
 	if err := p.identify(); err != nil {
 		return err

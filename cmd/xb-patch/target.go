@@ -12,9 +12,12 @@ import (
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
+	"xen-backup/internal/text"
 )
 
 // patcher is one run on one target.
@@ -102,7 +105,7 @@ func (p *patcher) openTarget() error {
 		p.file = file
 		return p.checkUnused()
 	}
-	if cli.StatusOf(err) == cli.Busy {
+	if exit.StatusOf(err) == exit.Busy {
 		// Say who it is, if that can be found out.
 		if f, openErr := blockdev.Open(p.target); openErr == nil {
 			defer f.Close()
@@ -143,7 +146,7 @@ func (p *patcher) close() {
 // disk's standby.
 func (p *patcher) checkRecord() error {
 	if p.record.Phase == state.Applying {
-		return cli.Fail(cli.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", p.target, cli.Operand(p.target))
+		return exit.Fail(exit.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", p.target, text.Operand(p.target))
 	}
 	return p.checkOwner()
 }
@@ -152,11 +155,11 @@ func (p *patcher) checkRecord() error {
 func (p *patcher) createTarget() error {
 	f, err := os.OpenFile(p.target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return cli.Fail(cli.CantCreate, "cannot create the target: %w", err)
+		return exit.Fail(exit.CantCreate, "cannot create the target: %w", err)
 	}
-	err = errors.Join(p.giveAway(f), f.Close(), cli.SyncDir(filepath.Dir(p.target)))
+	err = errors.Join(p.giveAway(f), f.Close(), durable.SyncDir(filepath.Dir(p.target)))
 	if err != nil {
-		return cli.Fail(cli.CantCreate, "cannot create the target: %w", errors.Join(err, os.Remove(p.target)))
+		return exit.Fail(exit.CantCreate, "cannot create the target: %w", errors.Join(err, os.Remove(p.target)))
 	}
 	p.file, err = blockdev.OpenWrite(p.target)
 	return err
@@ -227,7 +230,7 @@ func (p *patcher) checkSize(size int64) error {
 	case p.file == nil || !p.file.IsBlock():
 		return blockdev.CheckRoom(p.target, size)
 	}
-	return cli.Fail(cli.BadStream, "%s is too small: it has %d bytes, the image %d", p.target, p.file.Size(), size)
+	return exit.Fail(exit.BadStream, "%s is too small: it has %d bytes, the image %d", p.target, p.file.Size(), size)
 }
 
 // setClean remembers the target as the delta's source image, and the witness of when

@@ -10,9 +10,11 @@ import (
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
+	"xen-backup/internal/text"
 )
 
 const usage = `Usage: xb-sig [OPTION]... DEV|FILE|-
@@ -62,7 +64,7 @@ func run(env *cli.Env, args []string) error {
 	o := options{blockSize: stream.DefaultBlockSize, hash: stream.XXH64, size: -1}
 	f := env.Flags()
 	f.Func("b,block-size", func(s string) (err error) {
-		if o.blockSize, err = cli.ParseSize(s); err == nil {
+		if o.blockSize, err = text.ParseSize(s); err == nil {
 			err = stream.CheckBlockSize(o.blockSize)
 		}
 		return err
@@ -83,11 +85,11 @@ func run(env *cli.Env, args []string) error {
 	case o.info:
 		return rdiff.PrintInfo(env, f, operands, o.json)
 	case o.json:
-		return cli.Fail(cli.Usage, "--json goes with --info")
+		return exit.Fail(exit.Usage, "--json goes with --info")
 	case len(operands) != 1:
-		return cli.Fail(cli.Usage, "want one device or file, got %d operands", len(operands))
+		return exit.Fail(exit.Usage, "want one device or file, got %d operands", len(operands))
 	case operands[0] == "-" && (o.size >= 0 || o.missingOK):
-		return cli.Fail(cli.Usage, "--size and --missing-ok need a device or file")
+		return exit.Fail(exit.Usage, "--size and --missing-ok need a device or file")
 	}
 	if err := errors.Join(cli.Distinct(operands[0], o.summary), cli.CheckSummary(o.summary)); err != nil {
 		return err
@@ -109,7 +111,7 @@ func run(env *cli.Env, args []string) error {
 // signFile signs a device or file and records what it saw.
 func signFile(env *cli.Env, path string, out io.Writer, o options) error {
 	file, err := blockdev.Open(path)
-	if cli.StatusOf(err) == cli.NoInput && o.missingOK {
+	if exit.StatusOf(err) == exit.NoInput && o.missingOK {
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 			return signMissing(env, path, out, o)
 		}
@@ -192,7 +194,7 @@ func load(path string, o options) (*state.Device, *state.Record, error) {
 	device := state.Find(o.stateDir).Device(identity, path)
 	record, err := device.Load()
 	if err == nil && record.Phase == state.Applying {
-		err = cli.Fail(cli.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", path, cli.Operand(path))
+		err = exit.Fail(exit.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", path, text.Operand(path))
 	}
 	return device, record, err
 }

@@ -11,6 +11,8 @@ import (
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/lvm"
 	"xen-backup/internal/state"
 )
@@ -53,10 +55,10 @@ func create(env *cli.Env, args []string) error {
 		return err
 	}
 	if len(sources) == 0 {
-		return cli.Fail(cli.Usage, "create needs at least one SOURCE")
+		return exit.Fail(exit.Usage, "create needs at least one SOURCE")
 	}
 	if size <= 0 {
-		return cli.Fail(cli.Usage, "--size must be more than 0")
+		return exit.Fail(exit.Usage, "--size must be more than 0")
 	}
 	owner, err := findOwner(ownerWord)
 	if err != nil {
@@ -70,7 +72,7 @@ func create(env *cli.Env, args []string) error {
 		return try(snapshots)
 	}
 	b := new(batch)
-	defer cli.OnSignal(func() {
+	defer durable.OnSignal(func() {
 		if err := b.undo(); err != nil {
 			env.Warn("%v", err)
 		}
@@ -151,7 +153,7 @@ func plan(sources []string, size int64, owner owner, dir state.Dir) ([]snapshot,
 			origin = s.Origin
 		}
 		if seen[origin] != "" {
-			return nil, cli.Fail(cli.Usage, "%s and %s are the same disk", seen[origin], source)
+			return nil, exit.Fail(exit.Usage, "%s and %s are the same disk", seen[origin], source)
 		}
 		seen[origin] = source
 	}
@@ -218,7 +220,7 @@ func (b *batch) step(s snapshot, do func() error) error {
 	b.Lock()
 	defer b.Unlock()
 	if b.undone {
-		return cli.Fail(cli.Internal, "interrupted")
+		return exit.Fail(exit.Internal, "interrupted")
 	}
 	if !slices.Contains(b.begun, s) {
 		b.begun = append(b.begun, s)

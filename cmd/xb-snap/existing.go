@@ -14,8 +14,10 @@ import (
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/lvm"
 	"xen-backup/internal/state"
+	"xen-backup/internal/text"
 )
 
 // existing is a snapshot that xb-snap took. Its fields are what list shows.
@@ -109,7 +111,7 @@ func (e *existing) line() string {
 	case e.Used != nil:
 		use = fmt.Sprintf("%.1f %%", *e.Used)
 	}
-	return strings.Join([]string{e.Snapshot, e.Origin, e.Kind, cli.FormatSize(e.Size), use, e.Owner.String()}, "\t") + "\n"
+	return strings.Join([]string{e.Snapshot, e.Origin, e.Kind, text.FormatSize(e.Size), use, e.Owner.String()}, "\t") + "\n"
 }
 
 func list(env *cli.Env, args []string) error {
@@ -149,7 +151,7 @@ func prune(env *cli.Env, args []string) error {
 		err := e.remove()
 		if err == nil {
 			err = env.Print(e.Snapshot + "\n")
-		} else if cli.StatusOf(err) == cli.NoInput { // only its record was left
+		} else if exit.StatusOf(err) == exit.NoInput { // only its record was left
 			err = nil
 		}
 		errs = append(errs, err)
@@ -160,7 +162,7 @@ func prune(env *cli.Env, args []string) error {
 func noOperands(flags *cli.Flags, args []string, command string) error {
 	operands, err := flags.Parse(args)
 	if err == nil && len(operands) > 0 {
-		err = cli.Fail(cli.Usage, "%s takes no operands", command)
+		err = exit.Fail(exit.Usage, "%s takes no operands", command)
 	}
 	return err
 }
@@ -174,7 +176,7 @@ func remove(env *cli.Env, args []string) error {
 		return err
 	}
 	if len(paths) == 0 {
-		return cli.Fail(cli.Usage, "remove needs at least one SNAP")
+		return exit.Fail(exit.Usage, "remove needs at least one SNAP")
 	}
 	all, volumes, listErr := taken(state.Find(dir))
 	var errs []error
@@ -182,7 +184,7 @@ func remove(env *cli.Env, args []string) error {
 		e, err := find(path, all, volumes)
 		if err == nil {
 			err = e.remove()
-		} else if cli.StatusOf(err) != cli.Refused {
+		} else if exit.StatusOf(err) != exit.Refused {
 			err = errors.Join(listErr, err) // it may be among those that could not be read
 		}
 		errs = append(errs, err)
@@ -201,9 +203,9 @@ func find(path string, all []*existing, volumes *lvm.Volumes) (*existing, error)
 		return all[i], nil
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && !strings.HasPrefix(name, "/dev/") {
-		return nil, cli.Fail(cli.NoInput, "%s: no such snapshot", path)
+		return nil, exit.Fail(exit.NoInput, "%s: no such snapshot", path)
 	}
-	return nil, cli.Fail(cli.Refused, "%s was not made by xb-snap, which therefore does not remove it", path)
+	return nil, exit.Fail(exit.Refused, "%s was not made by xb-snap, which therefore does not remove it", path)
 }
 
 // nameOf returns the name that list would show of the device or file at path,
@@ -212,7 +214,7 @@ func nameOf(path string, volumes *lvm.Volumes) (string, error) {
 	info, err := os.Stat(path)
 	if blockdev.BelowDev(path) || err == nil && !info.Mode().IsRegular() {
 		if volumes == nil {
-			return "", cli.Fail(cli.NoInput, "%s: LVM is not installed or does not answer", path)
+			return "", exit.Fail(exit.NoInput, "%s: LVM is not installed or does not answer", path)
 		}
 		v, err := volumes.Find(path)
 		if err != nil {

@@ -17,8 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
+	"xen-backup/internal/text"
 )
 
 // fileSnapshot is a reflink copy of a file, beside it and hidden:
@@ -46,13 +48,13 @@ func newFileSnapshot(source *os.File, run string, number int, owner owner, dir s
 		return nil, err
 	}
 	if info, err := source.Stat(); err != nil {
-		return nil, cli.Fail(cli.IOError, "cannot look at the image: %w", err)
+		return nil, exit.Fail(exit.IOError, "cannot look at the image: %w", err)
 	} else if info.Size() == 0 { // its snapshot could not be told from one that was given up
-		return nil, cli.Fail(cli.Config, "%s is empty: that is no disk", origin)
+		return nil, exit.Fail(exit.Config, "%s is empty: that is no disk", origin)
 	}
 	// What is printed is read line by line, and the record, in JSON, is UTF-8.
 	if strings.ContainsFunc(origin, unicode.IsControl) || !utf8.ValidString(origin) {
-		return nil, cli.Fail(cli.Config, "%q: no snapshots of files with such a name", origin)
+		return nil, exit.Fail(exit.Config, "%q: no snapshots of files with such a name", origin)
 	}
 	suffix := ".xb-snap-" + run
 	name := filepath.Base(origin)
@@ -76,29 +78,29 @@ func realPath(path string) (string, error) {
 		path, err = filepath.Abs(path)
 	}
 	if err != nil {
-		return "", cli.Fail(cli.NoInput, "cannot resolve the name: %w", err)
+		return "", exit.Fail(exit.NoInput, "cannot resolve the name: %w", err)
 	}
 	return path, nil
 }
 
 func (s *fileSnapshot) prepare() error {
-	if err := cli.MakeDir(filepath.Dir(s.record)); err != nil {
-		return cli.Fail(cli.CantCreate, "cannot create the state directory: %w", err)
+	if err := durable.MakeDir(filepath.Dir(s.record)); err != nil {
+		return exit.Fail(exit.CantCreate, "cannot create the state directory: %w", err)
 	}
-	p, err := cli.CreatePending(s.record)
+	p, err := durable.CreatePending(s.record)
 	if err != nil {
 		return err
 	}
 	defer p.Discard()
 	if err := json.NewEncoder(p).Encode(s); err != nil {
-		return cli.Fail(cli.CantCreate, "cannot write a record of the snapshot: %w", err)
+		return exit.Fail(exit.CantCreate, "cannot write a record of the snapshot: %w", err)
 	}
 	if err := p.Commit(); err != nil {
 		return err
 	}
 	s.clone, err = os.OpenFile(s.Snapshot, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
 	if err != nil {
-		return cli.Fail(cli.CantCreate, "cannot create the snapshot: %w", err)
+		return exit.Fail(exit.CantCreate, "cannot create the snapshot: %w", err)
 	}
 	return nil
 }
@@ -107,13 +109,13 @@ func (s *fileSnapshot) take() error {
 	err := blockdev.Clone(s.clone, s.source)
 	switch {
 	case errors.Is(err, syscall.EXDEV):
-		return cli.Fail(cli.CantCreate, "%s is not on the file system of its directory, where its snapshot would have to be "+
+		return exit.Fail(exit.CantCreate, "%s is not on the file system of its directory, where its snapshot would have to be "+
 			"(a bind mount?): name it by its path on its own file system: %w", s.Origin, err)
 	case errors.Is(err, errors.ErrUnsupported):
-		return cli.Fail(cli.CantCreate, "%s: its file system can't share blocks between files (reflink): "+
+		return exit.Fail(exit.CantCreate, "%s: its file system can't share blocks between files (reflink): "+
 			"put the image on btrfs, on XFS made with -m reflink=1, or on a logical volume: %w", s.Origin, err)
 	case err != nil:
-		return cli.Fail(cli.CantCreate, "cannot take a snapshot: %w", err)
+		return exit.Fail(exit.CantCreate, "cannot take a snapshot: %w", err)
 	}
 	return nil
 }
@@ -126,21 +128,21 @@ func (s *fileSnapshot) try() error {
 	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, unix.EISDIR) {
 		return nil
 	} else if err != nil {
-		return cli.Fail(cli.CantCreate, "cannot create a snapshot: %w", err)
+		return exit.Fail(exit.CantCreate, "cannot create a snapshot: %w", err)
 	}
 	defer s.clone.Close()
 	return s.take()
 }
 
 func (s *fileSnapshot) finish() error {
-	err := errors.Join(s.clone.Sync(), s.clone.Close(), cli.SyncDir(filepath.Dir(s.Snapshot)))
+	err := errors.Join(s.clone.Sync(), s.clone.Close(), durable.SyncDir(filepath.Dir(s.Snapshot)))
 	if err != nil {
-		return cli.Fail(cli.CantCreate, "cannot make the snapshot durable: %w", err)
+		return exit.Fail(exit.CantCreate, "cannot make the snapshot durable: %w", err)
 	}
 	// If its owner died meanwhile, somebody may have removed the record before there
 	// was a file: nobody would ever find this one.
 	if _, err := os.Stat(s.record); err != nil {
-		return cli.Fail(cli.CantCreate, "the snapshot of %s was removed while it was taken: %w", s.Origin, err)
+		return exit.Fail(exit.CantCreate, "the snapshot of %s was removed while it was taken: %w", s.Origin, err)
 	}
 	return nil
 }
@@ -163,13 +165,13 @@ func (s *fileSnapshot) remove() error {
 	gone := os.Remove(s.Snapshot)
 	if gone != nil {
 		if !errors.Is(gone, fs.ErrNotExist) {
-			return cli.Fail(cli.IOError, "cannot remove the snapshot: %w", gone)
+			return exit.Fail(exit.IOError, "cannot remove the snapshot: %w", gone)
 		}
 		if _, err := os.Stat(s.Origin); err != nil {
-			return cli.Fail(cli.IOError, "%s is gone, and its image too: mount their file system, or, "+
+			return exit.Fail(exit.IOError, "%s is gone, and its image too: mount their file system, or, "+
 				"if both were deleted, remove the record %s", s.Snapshot, s.record)
 		}
-	} else if err := cli.SyncDir(filepath.Dir(s.Snapshot)); err != nil {
+	} else if err := durable.SyncDir(filepath.Dir(s.Snapshot)); err != nil {
 		return err
 	}
 	if err := s.forget(); err != nil {
@@ -177,7 +179,7 @@ func (s *fileSnapshot) remove() error {
 	}
 	if gone != nil {
 		os.Remove(s.Snapshot) // one that was made just now, unless its maker misses the record
-		return cli.Fail(cli.NoInput, "%s is gone already", s.Snapshot)
+		return exit.Fail(exit.NoInput, "%s is gone already", s.Snapshot)
 	}
 	return nil
 }
@@ -188,7 +190,7 @@ func (s *fileSnapshot) remove() error {
 func (s *fileSnapshot) giveUp() error {
 	f, err := os.OpenFile(s.Snapshot, os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return cli.OpenFailed(err)
+		return exit.OpenFailed(err)
 	}
 	defer f.Close()
 	// The record names it, and its name is one of ours: so is the file, unless somebody
@@ -198,10 +200,10 @@ func (s *fileSnapshot) giveUp() error {
 		return err
 	}
 	if stat := info.Sys().(*syscall.Stat_t); !info.Mode().IsRegular() || info.Mode().Perm() != 0o400 || stat.Nlink > 1 {
-		return cli.Fail(cli.Refused, "%s was replaced or changed: it is not emptied", s.Snapshot)
+		return exit.Fail(exit.Refused, "%s was replaced or changed: it is not emptied", s.Snapshot)
 	}
 	if info.Size() == 0 {
-		return cli.Fail(cli.NoInput, "%s was given up already", s.Snapshot)
+		return exit.Fail(exit.NoInput, "%s was given up already", s.Snapshot)
 	}
 	return blockdev.Empty(f)
 }
@@ -209,7 +211,7 @@ func (s *fileSnapshot) giveUp() error {
 // forget removes the record, if it is there.
 func (s *fileSnapshot) forget() error {
 	if err := os.Remove(s.record); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return cli.Fail(cli.IOError, "cannot remove the record of a snapshot: %w", err)
+		return exit.Fail(exit.IOError, "cannot remove the record of a snapshot: %w", err)
 	}
 	return nil
 }
@@ -219,7 +221,7 @@ func (s *fileSnapshot) forget() error {
 func fileSnapshots(dir state.Dir) ([]*fileSnapshot, error) {
 	entries, err := os.ReadDir(recordDir(dir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, cli.Fail(cli.IOError, "cannot read the records: %w", err)
+		return nil, exit.Fail(exit.IOError, "cannot read the records: %w", err)
 	}
 	var all []*fileSnapshot
 	var errs []error
@@ -231,7 +233,7 @@ func fileSnapshots(dir state.Dir) ([]*fileSnapshot, error) {
 		if err == nil {
 			all = append(all, s)
 		} else if !errors.Is(err, fs.ErrNotExist) { // else removed just now
-			errs = append(errs, cli.Fail(cli.IOError, "cannot read the record of a snapshot: %w", err))
+			errs = append(errs, exit.Fail(exit.IOError, "cannot read the record of a snapshot: %w", err))
 		}
 	}
 	return all, errors.Join(errs...)
@@ -256,7 +258,7 @@ func readRecord(path string) (*fileSnapshot, error) {
 func checkFile(path string, dir state.Dir) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return "", cli.Fail(cli.NoInput, "%s: no such snapshot, or it is not active", path)
+		return "", exit.Fail(exit.NoInput, "%s: no such snapshot, or it is not active", path)
 	}
 	if !info.Mode().IsRegular() {
 		return "", nil
@@ -269,8 +271,8 @@ func checkFile(path string, dir state.Dir) (string, error) {
 		if s.Snapshot == path && info.Size() == 0 {
 			return "", blockdev.GivenUp(path)
 		} else if s.Snapshot == path {
-			return "file of " + cli.FormatSize(info.Size()), nil
+			return "file of " + text.FormatSize(info.Size()), nil
 		}
 	}
-	return "", errors.Join(err, cli.Fail(cli.Usage, "%s is not a snapshot that xb-snap took", path))
+	return "", errors.Join(err, exit.Fail(exit.Usage, "%s is not a snapshot that xb-snap took", path))
 }

@@ -12,8 +12,11 @@ import (
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/lvm"
 	"xen-backup/internal/state"
+	"xen-backup/internal/text"
 )
 
 // guard watches the rooms in which an owner has snapshots and gives snapshots up
@@ -31,12 +34,12 @@ func guard(env *cli.Env, args []string) error {
 		return err
 	}
 	if owner == nobody {
-		return cli.Fail(cli.Usage, "guard needs a process as owner: it ends with it")
+		return exit.Fail(exit.Usage, "guard needs a process as owner: it ends with it")
 	}
 	g := &guardian{env: env, owner: owner, dir: state.Find(dir), posts: make(map[string]*post), said: make(map[string]bool)}
 	g.volumes.dir = g.dir
 	// A signal waits for what is being given up: half of it helps nobody.
-	defer cli.OnSignal(g.giving.Lock)()
+	defer durable.OnSignal(g.giving.Lock)()
 	for !owner.dead() {
 		before := g.trace()
 		g.find()
@@ -108,7 +111,7 @@ func (g *guardian) find() {
 			continue
 		}
 		room, err := e.room()
-		if err != nil && cli.StatusOf(err) != cli.NoInput && !errors.Is(err, fs.ErrNotExist) { // else removed just now
+		if err != nil && exit.StatusOf(err) != exit.NoInput && !errors.Is(err, fs.ErrNotExist) { // else removed just now
 			g.sayOnce("snapshot %s can't be watched: %v", e.Snapshot, err)
 		}
 		if err != nil || room == nil {
@@ -232,9 +235,9 @@ func (g *guardian) missed(e *existing) int {
 func lack(r *blockdev.Room) string {
 	r = r.Tightest()
 	if r.Free > r.Floor() {
-		return fmt.Sprintf("%s has only %s of its metadata free", r.Name, cli.FormatSize(r.MetaFree))
+		return fmt.Sprintf("%s has only %s of its metadata free", r.Name, text.FormatSize(r.MetaFree))
 	}
-	return fmt.Sprintf("%s has only %s free", r.Name, cli.FormatSize(r.Free))
+	return fmt.Sprintf("%s has only %s free", r.Name, text.FormatSize(r.Free))
 }
 
 func (g *guardian) giveUp(e *existing, room *blockdev.Room) bool {
@@ -243,7 +246,7 @@ func (g *guardian) giveUp(e *existing, room *blockdev.Room) bool {
 	full := lack(room)
 	err := e.giveUp()
 	switch {
-	case cli.StatusOf(err) == cli.NoInput: // it is gone already
+	case exit.StatusOf(err) == exit.NoInput: // it is gone already
 	case err != nil:
 		g.sayOnce("cannot give up snapshot %s: %v", e.Snapshot, err)
 	default:
@@ -269,11 +272,11 @@ func (g *guardian) leave() error {
 func (g *guardian) removeLeft(e *existing) error {
 	g.giving.RLock()
 	defer g.giving.RUnlock()
-	if err := e.giveUp(); err != nil && cli.StatusOf(err) != cli.NoInput {
+	if err := e.giveUp(); err != nil && exit.StatusOf(err) != exit.NoInput {
 		return err
 	}
 	err := e.remove()
-	if cli.StatusOf(err) == cli.NoInput { // somebody else was quicker
+	if exit.StatusOf(err) == exit.NoInput { // somebody else was quicker
 		return nil
 	}
 	if err == nil {

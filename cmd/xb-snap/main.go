@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/lvm"
 	"xen-backup/internal/state"
 )
@@ -65,11 +66,11 @@ func run(env *cli.Env, args []string) error {
 		if _, err := env.Flags().Parse(args); err != nil {
 			return err
 		}
-		return cli.Fail(cli.Usage, "no command given")
+		return exit.Fail(exit.Usage, "no command given")
 	}
 	command := commands[args[at]]
 	if command == nil {
-		return cli.Fail(cli.Usage, "unknown command %q", args[at])
+		return exit.Fail(exit.Usage, "unknown command %q", args[at])
 	}
 	return command(env, slices.Concat(args[:at], args[at+1:]))
 }
@@ -86,7 +87,7 @@ func check(env *cli.Env, args []string) error {
 		return err
 	}
 	if len(operands) != 1 {
-		return cli.Fail(cli.Usage, "check needs one SNAP")
+		return exit.Fail(exit.Usage, "check needs one SNAP")
 	}
 	use, err := checkFile(operands[0], state.Find(dir))
 	if err == nil && use == "" {
@@ -108,7 +109,7 @@ func changes(env *cli.Env, args []string) error {
 		return err
 	}
 	if len(operands) != 1 || since == "" {
-		return cli.Fail(cli.Usage, "changes needs --since OLD and one NEW")
+		return exit.Fail(exit.Usage, "changes needs --since OLD and one NEW")
 	}
 	extents, err := lvm.Changes(since, operands[0], string(state.Find(dir)))
 	if err != nil {

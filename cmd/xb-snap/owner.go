@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // owner is the process that uses a snapshot: when it is dead, the snapshot is a
@@ -28,12 +28,12 @@ func findOwner(word string) (owner, error) {
 	if word != "" {
 		var err error
 		if pid, err = strconv.Atoi(word); err != nil || pid <= 0 {
-			return "", cli.Fail(cli.Usage, "--owner %s: want a process id or none", word)
+			return "", exit.Fail(exit.Usage, "--owner %s: want a process id or none", word)
 		}
 	}
 	start, err := startTime(pid)
 	if err != nil {
-		return "", cli.Fail(cli.Usage, "the owner of the snapshots, process %d, is not running: see --owner", pid)
+		return "", exit.Fail(exit.Usage, "the owner of the snapshots, process %d, is not running: see --owner", pid)
 	}
 	boot, err := bootID()
 	return owner(fmt.Sprintf("%d.%s.%s", pid, start, boot)), err
@@ -89,7 +89,7 @@ func startTime(pid int) (string, error) {
 func bootID() (string, error) {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil || len(id) < 8 {
-		return "", cli.Fail(cli.Internal, "cannot tell this boot from another: %v", err)
+		return "", exit.Fail(exit.Internal, "cannot tell this boot from another: %v", err)
 	}
 	return string(id[:8]), nil
 }

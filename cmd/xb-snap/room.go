@@ -2,9 +2,10 @@ package main
 
 import (
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/lvm"
 	"xen-backup/internal/state"
+	"xen-backup/internal/text"
 )
 
 // rooms are the file systems and thin pools that new snapshots share with guests. With
@@ -38,8 +39,8 @@ func (r *rooms) add(disk *blockdev.File) error {
 // rewritten: no more than it has.
 func (r *rooms) of(disk *blockdev.File) (parts []*blockdev.Room, need int64, err error) {
 	room, err := disk.Room()
-	if cli.StatusOf(err) == cli.BadSnapshot { // a pool that has failed: nothing is lost yet
-		return nil, 0, cli.Fail(cli.CantCreate, "%w", err)
+	if exit.StatusOf(err) == exit.BadSnapshot { // a pool that has failed: nothing is lost yet
+		return nil, 0, exit.Fail(exit.CantCreate, "%w", err)
 	}
 	if err != nil || room == nil {
 		return nil, 0, err
@@ -98,14 +99,14 @@ func (r *rooms) addHeld(origin string) {
 
 func (d *demand) check() error {
 	if d.Free-d.Floor() <= d.need {
-		return cli.Fail(cli.CantCreate, "%s has only %s free: %s are for the guests, and while there are snapshots "+
+		return exit.Fail(exit.CantCreate, "%s has only %s free: %s are for the guests, and while there are snapshots "+
 			"their writes may take %s more: make room there, or expect less with --size",
-			d.Name, cli.FormatSize(d.Free), cli.FormatSize(d.Floor()), cli.FormatSize(d.need))
+			d.Name, text.FormatSize(d.Free), text.FormatSize(d.Floor()), text.FormatSize(d.need))
 	}
 	if d.MetaSize > 0 && d.MetaFree <= d.MetaFloor() {
-		return cli.Fail(cli.CantCreate, "%s has only %s of its metadata free, and %s are for the guests: "+
+		return exit.Fail(exit.CantCreate, "%s has only %s of its metadata free, and %s are for the guests: "+
 			"extend it (lvextend --poolmetadatasize +SIZE VG/POOL)",
-			d.Name, cli.FormatSize(d.MetaFree), cli.FormatSize(d.MetaFloor()))
+			d.Name, text.FormatSize(d.MetaFree), text.FormatSize(d.MetaFloor()))
 	}
 	return nil
 }

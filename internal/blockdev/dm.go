@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"unsafe"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // DM is what the kernel's device-mapper says of one of its devices.
@@ -40,11 +40,11 @@ func DeviceMapper(rdev uint64) (*DM, error) {
 	if _, err := os.Stat(dir + "/dm"); errors.Is(err, os.ErrNotExist) && exists(dir) {
 		return nil, nil
 	} else if err != nil {
-		return nil, cli.Fail(cli.Unavailable, "cannot tell what device %s is: %w", majorMinor(rdev), err)
+		return nil, exit.Fail(exit.Unavailable, "cannot tell what device %s is: %w", majorMinor(rdev), err)
 	}
 	d, err := queryDM(rdev)
 	if err != nil {
-		return nil, cli.Fail(cli.Unavailable, "cannot ask device-mapper about device %s: %w", majorMinor(rdev), err)
+		return nil, exit.Fail(exit.Unavailable, "cannot ask device-mapper about device %s: %w", majorMinor(rdev), err)
 	}
 	return d, nil
 }

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"testing"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // The tests of this file and of inuse_test.go run on real devices of their own.
@@ -90,7 +90,7 @@ func TestNoDeviceMapper(t *testing.T) {
 	if d, err := DeviceMapper(rdevOf(t, device)); d != nil || err != nil {
 		t.Errorf("DeviceMapper(%s) = %v, %v", device, d, err)
 	}
-	if d, err := DeviceMapper(0xfff << 8); cli.StatusOf(err) != cli.Unavailable {
+	if d, err := DeviceMapper(0xfff << 8); exit.StatusOf(err) != exit.Unavailable {
 		t.Errorf("a device that sysfs doesn't know: %v, %v", d, err)
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // File is an open block device or regular file.
@@ -91,7 +91,7 @@ func (f *File) Readers() int {
 // BadStream.
 func (f *File) Limit(n int64) error {
 	if n > f.size {
-		return cli.Fail(cli.BadStream, "%s has %d bytes, fewer than %d", f.path, f.size, n)
+		return exit.Fail(exit.BadStream, "%s has %d bytes, fewer than %d", f.path, f.size, n)
 	}
 	f.size = n
 	return nil

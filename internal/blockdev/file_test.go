@@ -14,12 +14,12 @@ import (
 	"time"
 	"unsafe"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 func wantStatus(t *testing.T, what string, err error, status int) {
 	t.Helper()
-	if err == nil || cli.StatusOf(err) != status {
+	if err == nil || exit.StatusOf(err) != status {
 		t.Errorf("%s: %v, want status %d", what, err, status)
 	}
 }
@@ -94,12 +94,12 @@ func TestOpenRefuses(t *testing.T) {
 	for what, path := range refused {
 		for _, open := range []func(string) (*File, error){Open, OpenWrite} {
 			f, err := open(path)
-			wantStatus(t, what, err, cli.NoInput)
+			wantStatus(t, what, err, exit.NoInput)
 			if f != nil {
 				t.Errorf("%s: opened", what)
 			}
 		}
-		wantStatus(t, what, Check(path), cli.NoInput)
+		wantStatus(t, what, Check(path), exit.NoInput)
 	}
 	for what := range refused {
 		if what == "missing" || what == "missing device" {
@@ -171,7 +171,7 @@ func TestDevice(t *testing.T) {
 				t.Errorf("a device was truncated: %v, %d", err, f.Size())
 			}
 			checkAccess(t, f, rand.New(rand.NewPCG(uint64(size), 1)))
-			if _, err := OpenWrite(device); cli.StatusOf(err) != cli.Busy {
+			if _, err := OpenWrite(device); exit.StatusOf(err) != exit.Busy {
 				t.Errorf("opened twice for writing: %v", err)
 			}
 			if other, err := Open(device); err != nil { // xb-sig reads beside xb-patch
@@ -340,7 +340,7 @@ func TestRereadEmpty(t *testing.T) {
 func TestLimit(t *testing.T) {
 	device, _ := loopDevice(t, 1<<20)
 	f := openTest(t, device)
-	wantStatus(t, "more than there is", f.Limit(1<<20+1), cli.BadStream)
+	wantStatus(t, "more than there is", f.Limit(1<<20+1), exit.BadStream)
 	if f.Size() != 1<<20 {
 		t.Error(f.Size())
 	}

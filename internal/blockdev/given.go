@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // A snapshot is given up where a guest would else find no room. What does so takes
@@ -49,7 +49,7 @@ func (d *DM) GivenUp() bool {
 
 // GivenUp is the error for a snapshot that was given up.
 func GivenUp(path string) error {
-	return cli.Fail(cli.BadSnapshot, "snapshot %s given up: the guest needs the room; "+
+	return exit.Fail(exit.BadSnapshot, "snapshot %s given up: the guest needs the room; "+
 		"its file system or pool would have been full", path)
 }
 

@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 func TestIdentityOfPath(t *testing.T) {
@@ -42,11 +42,11 @@ func TestIdentityOfPath(t *testing.T) {
 		}
 	}
 	_, err = Identity("none/new")
-	wantStatus(t, "no directory", err, cli.NoInput)
+	wantStatus(t, "no directory", err, exit.NoInput)
 	_, err = Identity("real/file/new")
-	wantStatus(t, "a file as directory", err, cli.NoInput)
+	wantStatus(t, "a file as directory", err, exit.NoInput)
 	_, err = Identity("loop")
-	wantStatus(t, "link to itself", err, cli.IOError)
+	wantStatus(t, "link to itself", err, exit.IOError)
 }
 
 func TestIdentityOfDevice(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // CheckUnused returns nil if nobody but this process uses f, an open block
@@ -54,7 +54,7 @@ func (h *host) checkUnused(f *os.File, path string) error {
 			return err
 		}
 		if len(u.lasting) > 0 || look == looks {
-			return cli.Fail(cli.Busy, "%s is in use: %s", path, strings.Join(u.all(), ", "))
+			return exit.Fail(exit.Busy, "%s is in use: %s", path, strings.Join(u.all(), ", "))
 		}
 		time.Sleep(retryEvery)
 	}
@@ -91,7 +91,7 @@ func (h *host) users(stat func() (os.FileInfo, error), path string, ignore func(
 		u, err = h.look(info, path, ignore)
 	}
 	if err != nil {
-		return users{}, cli.Fail(cli.Unavailable, "cannot tell who uses %s: %w", path, err)
+		return users{}, exit.Fail(exit.Unavailable, "cannot tell who uses %s: %w", path, err)
 	}
 	return u, nil
 }

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // TestMain lets the test binary be the process that has a device open: see hold.
@@ -120,7 +120,7 @@ func wantBusy(t *testing.T, path, pattern string, atOnce bool) {
 	start := time.Now()
 	err := CheckUnused(f, path)
 	waited := time.Since(start)
-	if err == nil || cli.StatusOf(err) != cli.Busy {
+	if err == nil || exit.StatusOf(err) != exit.Busy {
 		t.Fatalf("%s: %v", path, err)
 	}
 	if !regexp.MustCompile("^" + regexp.QuoteMeta(path) + " is in use: " + pattern + "$").MatchString(withoutVisitors(err.Error())) {
@@ -461,7 +461,7 @@ func TestOpenCount(t *testing.T) {
 	wantUsers(t, h, device, "opened 1 times by the kernel or an unknown process")
 	cause := errors.New("no device-mapper")
 	h.dm = func(uint64) (*DM, error) { return nil, cause }
-	if users, err := h.allUsers(device, ours); cli.StatusOf(err) != cli.Unavailable || !errors.Is(err, cause) {
+	if users, err := h.allUsers(device, ours); exit.StatusOf(err) != exit.Unavailable || !errors.Is(err, cause) {
 		t.Errorf("users %q, %v", users, err)
 	}
 }
@@ -481,14 +481,14 @@ func TestUnmountedLazily(t *testing.T) {
 
 func TestUsersOfNothing(t *testing.T) {
 	for _, path := range []string{filepath.Join(t.TempDir(), "none"), "/dev/null"} {
-		if users, err := Users(path, ours); cli.StatusOf(err) != cli.Unavailable {
+		if users, err := Users(path, ours); exit.StatusOf(err) != exit.Unavailable {
 			t.Errorf("%s: users %q, %v", path, users, err)
 		}
 	}
 }
 
 func TestNeitherDeviceNorFile(t *testing.T) {
-	if err := CheckUnused(openFor(t, "/dev/null", os.O_RDONLY), "/dev/null"); cli.StatusOf(err) != cli.Unavailable {
+	if err := CheckUnused(openFor(t, "/dev/null", os.O_RDONLY), "/dev/null"); exit.StatusOf(err) != exit.Unavailable {
 		t.Error(err)
 	}
 }
@@ -499,7 +499,7 @@ func TestCannotTell(t *testing.T) {
 	for _, path := range []string{device, file} {
 		f := openFor(t, path, os.O_RDONLY)
 		for _, h := range []host{{proc: t.TempDir(), sys: "/sys"}, {proc: "/proc", sys: t.TempDir()}} {
-			if u, err := h.users(f.Stat, path, opener.undisturbed); cli.StatusOf(err) != cli.Unavailable {
+			if u, err := h.users(f.Stat, path, opener.undisturbed); exit.StatusOf(err) != exit.Unavailable {
 				t.Errorf("%s: users %v, %v", path, u, err)
 			}
 		}

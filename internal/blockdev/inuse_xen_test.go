@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // testdata/ holds what a Xen 4.17 host with Linux 6.1 showed while domain 1 ran on
@@ -287,7 +287,7 @@ func TestXenstoreUnreadable(t *testing.T) {
 	} {
 		start := time.Now()
 		err := h.checkUnused(f, device)
-		if cli.StatusOf(err) != cli.Unavailable || time.Since(start) > 8*time.Second {
+		if exit.StatusOf(err) != exit.Unavailable || time.Since(start) > 8*time.Second {
 			t.Errorf("%s: %v", name, err)
 		}
 		t.Logf("%s: %v", name, err)

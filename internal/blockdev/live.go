@@ -5,7 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // CheckFrozen refuses (status Busy) to read a logical volume that somebody may
@@ -20,7 +20,7 @@ func (f *File) CheckFrozen() error {
 		}
 		time.Sleep(retryEvery)
 	}
-	return cli.Fail(cli.Busy, "%s is a live volume: it is open elsewhere, writable and no snapshot; "+
+	return exit.Fail(exit.Busy, "%s is a live volume: it is open elsewhere, writable and no snapshot; "+
 		"read a snapshot of it (xb-snap create), or say --allow-live", f.path)
 }
 
@@ -41,7 +41,7 @@ func (f *File) WitnessOfSource() (string, error) {
 	}
 	d, err := f.deviceMapper()
 	if err == nil && (d == nil || !d.frozen()) {
-		err = cli.Fail(cli.Unavailable, "%s: nothing would tell whether somebody writes to it while it is read "+
+		err = exit.Fail(exit.Unavailable, "%s: nothing would tell whether somebody writes to it while it is read "+
 			"(the kernel counts no writes: see queue/iostats in sysfs; or the file below a loop device is not to be seen); "+
 			"read a snapshot of it (xb-snap create), or say --allow-live", f.path)
 	}
@@ -67,7 +67,7 @@ func (f *File) CheckSnapshot() error {
 		return GivenUp(f.path)
 	}
 	if snapshot, valid := d.Snapshot(); snapshot && !valid {
-		return cli.Fail(cli.BadSnapshot, "the snapshot %s has become invalid (%s): it filled up, and what it held is lost; "+
+		return exit.Fail(exit.BadSnapshot, "the snapshot %s has become invalid (%s): it filled up, and what it held is lost; "+
 			"make it larger", f.path, d.Targets[0].Status)
 	}
 	return nil

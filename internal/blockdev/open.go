@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // Open opens a device or file for reading. A path that doesn't exist or is
@@ -37,15 +37,15 @@ func check(path string) (os.FileInfo, error) {
 	switch {
 	case errors.Is(err, os.ErrNotExist) && exists(path):
 		to, _ := os.Readlink(path)
-		return nil, cli.Fail(cli.NoInput, "%s is a link to %s, where no device or file is", path, to)
+		return nil, exit.Fail(exit.NoInput, "%s is a link to %s, where no device or file is", path, to)
 	case err != nil:
 		return nil, openError(path, err)
 	case isBlock(info):
 		return info, nil
 	case !info.Mode().IsRegular():
-		return nil, cli.Fail(cli.NoInput, "%s is neither a block device nor a regular file", path)
+		return nil, exit.Fail(exit.NoInput, "%s is neither a block device nor a regular file", path)
 	case BelowDev(path):
-		return nil, cli.Fail(cli.NoInput, "%s is a regular file below /dev: a device is missing there, and somebody wrote to its name", path)
+		return nil, exit.Fail(exit.NoInput, "%s is a regular file below /dev: a device is missing there, and somebody wrote to its name", path)
 	}
 	return info, nil
 }
@@ -91,7 +91,7 @@ func (f *File) measure(info os.FileInfo) error {
 		return err
 	}
 	if !os.SameFile(info, now) {
-		return cli.Fail(cli.Busy, "%s was replaced while it was opened", f.path)
+		return exit.Fail(exit.Busy, "%s was replaced while it was opened", f.path)
 	}
 	f.size = now.Size()
 	if !f.block {
@@ -106,7 +106,7 @@ func (f *File) measure(info os.FileInfo) error {
 		return fmt.Errorf("cannot get the sector size of %s: %w", f.path, err)
 	}
 	if sector > maxAlign { // blocks of 4 KiB would share sectors, and be written by several goroutines
-		return cli.Fail(cli.Config, "%s has logical sectors of %d bytes: more than %d are not supported", f.path, sector, maxAlign)
+		return exit.Fail(exit.Config, "%s has logical sectors of %d bytes: more than %d are not supported", f.path, sector, maxAlign)
 	}
 	f.size, f.align = int64(size), int64(sector)
 	return nil
@@ -134,7 +134,7 @@ func (f *File) CheckName(path string) error {
 	}
 	info, err := f.f.Stat()
 	if err == nil && !os.SameFile(info, now) {
-		return cli.Fail(cli.Busy, "%s was replaced by another file meanwhile", f.path)
+		return exit.Fail(exit.Busy, "%s was replaced by another file meanwhile", f.path)
 	}
 	return err
 }
@@ -165,7 +165,7 @@ func (f *File) LiesOn(path string) bool {
 func (f *File) CheckSize() error {
 	info, err := f.f.Stat()
 	if err == nil && !f.block && info.Size() != f.size {
-		return cli.Fail(cli.NotBasis, "%s was changed meanwhile: it has %d bytes now, and had %d", f.path, info.Size(), f.size)
+		return exit.Fail(exit.NotBasis, "%s was changed meanwhile: it has %d bytes now, and had %d", f.path, info.Size(), f.size)
 	}
 	return err
 }
@@ -187,7 +187,7 @@ func (f *File) CheckWritable() error {
 func (f *File) checkWritable() error {
 	readOnly, err := unix.IoctlGetInt(int(f.f.Fd()), unix.BLKROGET)
 	if err == nil && readOnly != 0 {
-		return cli.Fail(cli.IOError, "%s is read-only", f.path)
+		return exit.Fail(exit.IOError, "%s is read-only", f.path)
 	}
 	return err
 }
@@ -202,9 +202,9 @@ func CheckRoom(path string, n int64) error {
 	defer unix.Close(fd)
 	if err := unix.Ftruncate(fd, n); errors.Is(err, unix.EFBIG) || errors.Is(err, unix.EINVAL) {
 		if limit := checkFileLimit(n); limit != nil {
-			return cli.Fail(cli.CantCreate, "%s: %w", path, limit)
+			return exit.Fail(exit.CantCreate, "%s: %w", path, limit)
 		}
-		return cli.Fail(cli.BadStream, "%s: its file system allows no file of %d bytes", path, n)
+		return exit.Fail(exit.BadStream, "%s: its file system allows no file of %d bytes", path, n)
 	}
 	return nil
 }
@@ -253,15 +253,15 @@ func BelowDev(path string) bool {
 func openError(path string, err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
-		return cli.Fail(cli.NoInput, "%s: no such device or file%s", path, missingDirectory(path))
+		return exit.Fail(exit.NoInput, "%s: no such device or file%s", path, missingDirectory(path))
 	case errors.Is(err, unix.EBUSY):
-		return cli.Fail(cli.Busy, "%s is in use: the kernel refuses to open it exclusively", path)
+		return exit.Fail(exit.Busy, "%s is in use: the kernel refuses to open it exclusively", path)
 	}
 	var p *os.PathError
 	if errors.As(err, &p) {
 		err = p.Err
 	}
-	return cli.Fail(cli.IOError, "cannot open %s: %w", path, err)
+	return exit.Fail(exit.IOError, "cannot open %s: %w", path, err)
 }
 
 // missingDirectory says in words which directory is missing on the way to a file, and how

@@ -8,7 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/text"
 )
 
 // A Reservation makes sure that there is room for what will be written to a file, before
@@ -111,11 +112,11 @@ func (r *Reservation) Check() error {
 	need, free, left := r.holes+r.copied, r.room.Free, ""
 	if r.room.hasGuests(r.file) {
 		free -= r.room.Floor()
-		left = ", " + cli.FormatSize(r.room.Floor()) + " for the guests"
+		left = ", " + text.FormatSize(r.room.Floor()) + " for the guests"
 	}
 	if need > max(0, free) && need > 0 {
-		return cli.Fail(cli.CantCreate, "no room for the image on %s: it needs %s more, and there are %s%s",
-			r.room.Name, cli.FormatSize(need), cli.FormatSize(r.room.Free), left)
+		return exit.Fail(exit.CantCreate, "no room for the image on %s: it needs %s more, and there are %s%s",
+			r.room.Name, text.FormatSize(need), text.FormatSize(r.room.Free), left)
 	}
 	return nil
 }
@@ -136,7 +137,7 @@ func (r *Reservation) Take(off, n int64) error {
 			return nil
 		case err != nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)):
 			r.taken = append(r.taken, s) // some of it may be
-			return cli.Fail(cli.CantCreate, "no room for the image on %s: %w", r.room.Name, err)
+			return exit.Fail(exit.CantCreate, "no room for the image on %s: %w", r.room.Name, err)
 		case err != nil:
 			return pathError("take room for", r.file.Name(), err)
 		}

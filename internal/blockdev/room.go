@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // Room is what images share that take more of it as they are written to: that of a
@@ -195,7 +195,7 @@ func (r *Room) Update() error {
 			return err
 		}
 		if d == nil {
-			return cli.Fail(cli.Unavailable, "%s is gone", r.Name)
+			return exit.Fail(exit.Unavailable, "%s is gone", r.Name)
 		}
 		p, err := d.parsePool()
 		if err != nil {
@@ -230,7 +230,7 @@ func (f *File) Allocated() (int64, error) {
 	// Its status: sectors that are mapped, the highest one of them (dm-thin.c).
 	mapped, err := strconv.ParseInt(strings.Fields(d.Targets[0].Status + " -")[0], 10, 64)
 	if err != nil {
-		return 0, cli.Fail(cli.Unavailable, "thin volume %s does not work: its status is %q", f.path, d.Targets[0].Status)
+		return 0, exit.Fail(exit.Unavailable, "thin volume %s does not work: its status is %q", f.path, d.Targets[0].Status)
 	}
 	return mapped * 512, nil
 }
@@ -253,7 +253,7 @@ func (d *DM) Pool() (*Pool, error) {
 		return nil, err
 	}
 	if pool == nil {
-		return nil, cli.Fail(cli.Unavailable, "the pool of %s is gone", d.Name)
+		return nil, exit.Fail(exit.Unavailable, "the pool of %s is gone", d.Name)
 	}
 	return pool.parsePool()
 }
@@ -267,7 +267,7 @@ func (d *DM) poolNumber() (uint64, error) {
 			return number, nil
 		}
 	}
-	return 0, cli.Fail(cli.Internal, "%s has no thin pool", d.Name)
+	return 0, exit.Fail(exit.Internal, "%s has no thin pool", d.Name)
 }
 
 // parsePool reads the status of a thin pool (Documentation/admin-guide/
@@ -276,7 +276,7 @@ func (d *DM) poolNumber() (uint64, error) {
 // place, and its status is BadSnapshot.
 func (d *DM) parsePool() (*Pool, error) {
 	if len(d.Targets) != 1 || d.Targets[0].Type != "thin-pool" {
-		return nil, cli.Fail(cli.Internal, "%s is no thin pool", d.Name)
+		return nil, exit.Fail(exit.Internal, "%s is no thin pool", d.Name)
 	}
 	status, params := d.Targets[0].Status, strings.Fields(d.Targets[0].Params)
 	var p Pool
@@ -286,7 +286,7 @@ func (d *DM) parsePool() (*Pool, error) {
 		block, err = strconv.ParseInt(params[2], 10, 64)
 	}
 	if err != nil || p.Meta == 0 || block == 0 {
-		return nil, cli.Fail(cli.BadSnapshot, "thin pool %s does not work: its status is %q", d.Name, status)
+		return nil, exit.Fail(exit.BadSnapshot, "thin pool %s does not work: its status is %q", d.Name, status)
 	}
 	p.BlockSize = block * 512
 	p.Data, p.DataUsed = p.Data*p.BlockSize, p.DataUsed*p.BlockSize

@@ -3,7 +3,7 @@ package blockdev
 import (
 	"testing"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 func TestRoomFloor(t *testing.T) {
@@ -44,7 +44,7 @@ func TestParsePool(t *testing.T) {
 		}
 	}
 	for _, status := range []string{"Fail", "Error", "", "3 121/1024"} {
-		if p, err := pool(status).parsePool(); cli.StatusOf(err) != cli.BadSnapshot {
+		if p, err := pool(status).parsePool(); exit.StatusOf(err) != exit.BadSnapshot {
 			t.Errorf("%q: %+v, %v", status, p, err)
 		}
 	}

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"xen-backup/internal/exit"
+	"xen-backup/internal/text"
 )
 
 // Flags parses options as getopt_long does: --name, --name=value, --name value,
@@ -65,7 +68,18 @@ func (f *Flags) String(p *string, names string) {
 
 // Size registers an option whose argument is a size in bytes (see ParseSize).
 func (f *Flags) Size(p *int64, names string) {
-	f.Func(names, func(s string) (err error) { *p, err = ParseSize(s); return err })
+	f.Func(names, func(s string) (err error) { *p, err = text.ParseSize(s); return err })
+}
+
+// Path registers an option whose argument is a path.
+func (f *Flags) Path(p *string, names string) {
+	f.Func(names, func(s string) (err error) {
+		if s == "" {
+			return errEmpty
+		}
+		*p, err = text.Path(s)
+		return err
+	})
 }
 
 // Func registers an option that needs an argument and is handled by set.
@@ -99,9 +113,20 @@ func (f *Flags) Parse(args []string) (operands []string, err error) {
 		}
 	}
 	if slices.Contains(operands, "") {
-		return nil, Fail(Usage, "an operand is empty")
+		return nil, exit.Fail(exit.Usage, "an operand is empty")
 	}
 	return operands, nil
+}
+
+// ParsePaths is Parse where all operands are paths.
+func (f *Flags) ParsePaths(args []string) (paths []string, err error) {
+	paths, err = f.Parse(args)
+	for i := range paths {
+		if err == nil {
+			paths[i], err = text.Path(paths[i])
+		}
+	}
+	return paths, err
 }
 
 // Only returns an error (status Usage) if options were given that do not go with
@@ -110,7 +135,7 @@ func (f *Flags) Only(mode string, allowed ...string) error {
 	allowed = append(allowed, mode, "-v", "--verbose", "-q", "--quiet")
 	for _, name := range f.given {
 		if !slices.Contains(allowed, name) {
-			return Fail(Usage, "%s does not go with %s", name, mode)
+			return exit.Fail(exit.Usage, "%s does not go with %s", name, mode)
 		}
 	}
 	return nil
@@ -122,12 +147,12 @@ func (f *Flags) long(word string, rest []string) ([]string, error) {
 	o := f.options[name]
 	switch {
 	case len(name) < 2 || o == nil:
-		return nil, Fail(Usage, "unknown option --%s", name)
+		return nil, exit.Fail(exit.Usage, "unknown option --%s", name)
 	case o.argument == noArgument && hasValue:
-		return nil, Fail(Usage, "option --%s takes no argument", name)
+		return nil, exit.Fail(exit.Usage, "option --%s takes no argument", name)
 	case o.argument == needsArgument && !hasValue:
 		if len(rest) == 0 {
-			return nil, Fail(Usage, "option --%s needs an argument", name)
+			return nil, exit.Fail(exit.Usage, "option --%s needs an argument", name)
 		}
 		value, rest = rest[0], rest[1:]
 	}
@@ -142,7 +167,7 @@ func (f *Flags) cluster(letters string, rest []string) ([]string, error) {
 		o := f.options[name]
 		switch {
 		case o == nil:
-			return nil, Fail(Usage, "unknown option -%s", name)
+			return nil, exit.Fail(exit.Usage, "unknown option -%s", name)
 		case o.argument != needsArgument:
 			if err := f.apply(o, "-"+name, ""); err != nil {
 				return nil, err
@@ -152,7 +177,7 @@ func (f *Flags) cluster(letters string, rest []string) ([]string, error) {
 		value := letters[i+1:]
 		if value == "" {
 			if len(rest) == 0 {
-				return nil, Fail(Usage, "option -%s needs an argument", name)
+				return nil, exit.Fail(exit.Usage, "option -%s needs an argument", name)
 			}
 			value, rest = rest[0], rest[1:]
 		}
@@ -167,7 +192,7 @@ func (f *Flags) apply(o *option, name, value string) error {
 	if err == nil || errors.Is(err, errHelp) || errors.Is(err, errVersion) {
 		return err
 	}
-	return Fail(Usage, "%s: %w", name, err)
+	return exit.Fail(exit.Usage, "%s: %w", name, err)
 }
 
 // OneOf returns a setter for Func that accepts only the given words.

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"xen-backup/internal/exit"
 )
 
 // Heartbeat looks every ten seconds whether a run moves, and says so: "progress" or
@@ -87,7 +89,7 @@ func (h *Heartbeat) beat() (goOn bool) {
 		h.mu.Unlock()
 		return false
 	}
-	h.env.end(Fail(IOError, "nobody waits for this run any more: the heartbeat cannot be written: %w", cause(err)))
+	h.env.end(exit.Fail(exit.IOError, "nobody waits for this run any more: the heartbeat cannot be written: %w", exit.Cause(err)))
 	return false
 }
 

@@ -10,6 +10,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
 )
 
 // beats runs a heartbeat that beats when it is told to, and returns how to tell it.
@@ -140,9 +143,9 @@ func TestHeartbeatBroken(t *testing.T) {
 		status int
 		said   string
 	}{
-		{"early", IOError, "undone\nxb-test: nobody waits for this run any more: the heartbeat cannot be written: broken pipe\n"},
-		{"committed", OK, "the run goes on\n"},
-		{"blocked", OK, "the run goes on\n"},
+		{"early", exit.IOError, "undone\nxb-test: nobody waits for this run any more: the heartbeat cannot be written: broken pipe\n"},
+		{"committed", exit.OK, "the run goes on\n"},
+		{"blocked", exit.OK, "the run goes on\n"},
 	} {
 		t.Run(c.how, func(t *testing.T) {
 			cmd := exec.Command(os.Args[0], "-test.run=^TestHeartbeatBroken$")
@@ -168,7 +171,7 @@ func brokenHeartbeat(how string) {
 		in.Close()
 	}
 	Main("xb-test", "", func(env *Env, _ []string) error {
-		OnSignal(func() { os.Stderr.WriteString("undone\n") })
+		durable.OnSignal(func() { os.Stderr.WriteString("undone\n") })
 		tick := make(chan time.Time)
 		h := &Heartbeat{Out: out, Moved: func() bool { return true }}
 		if how == "committed" {

@@ -1,3 +1,5 @@
+// Package cli is what the five commands share towards their user: options, messages,
+// progress, heartbeat, summaries and signals.
 package cli
 
 import (
@@ -10,8 +12,11 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
-	"unicode/utf8"
 	"unsafe"
+
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/text"
 )
 
 // Version of all commands; a release sets it with
@@ -51,8 +56,7 @@ func limitMemory() {
 // Stderr as "name: message".
 func (e *Env) Run(usage string, args []string, run func(*Env, []string) error) int {
 	err := run(e, args)
-	lockUnlessEnded() // what a signal has broken is no error to tell
-	undo.Unlock()
+	durable.Wait() // what a signal has broken is no error to tell
 	switch {
 	case errors.Is(err, errHelp):
 		_, err = io.WriteString(e.Stdout, usage)
@@ -60,15 +64,15 @@ func (e *Env) Run(usage string, args []string, run func(*Env, []string) error) i
 		_, err = fmt.Fprintf(e.Stdout, "%s %s\n", e.Name, Version)
 	}
 	if err == nil {
-		return OK
+		return exit.OK
 	}
-	if !errors.Is(err, errSilent) {
+	if !exit.IsAnswer(err) {
 		e.say(err.Error())
 	}
-	if StatusOf(err) == Usage {
+	if exit.StatusOf(err) == exit.Usage {
 		fmt.Fprintf(e.Stderr, "try '%s --help'\n", e.Name)
 	}
-	return StatusOf(err)
+	return exit.StatusOf(err)
 }
 
 // Flags returns a parser that knows the options common to all commands.
@@ -106,27 +110,10 @@ func (e *Env) say(message string) {
 		} else {
 			b.WriteString(e.Name + ": ")
 		}
-		b.WriteString(Printable(line))
+		b.WriteString(text.Printable(line))
 	}
 	b.WriteByte('\n')
 	e.Stderr.Write(b.Bytes())
-}
-
-// Printable returns s with everything that could steer a terminal escaped.
-func Printable(s string) string {
-	var b strings.Builder
-	for i, r := range s {
-		if r == utf8.RuneError { // mostly a byte that is not UTF-8: show that byte
-			fmt.Fprintf(&b, "\\x%02x", s[i])
-			continue
-		}
-		if (r < ' ' && r != '\t') || (r >= 0x7f && r < 0xa0) {
-			fmt.Fprintf(&b, "\\x%02x", r)
-			continue
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }
 
 // IsTerminal tells whether a standard file is a terminal.
@@ -143,7 +130,7 @@ func IsTerminal(file any) bool {
 // BinaryOut refuses to write a binary stream to a terminal.
 func (e *Env) BinaryOut() (io.Writer, error) {
 	if IsTerminal(e.Stdout) {
-		return nil, Fail(Usage, "standard output is a terminal: redirect the stream to a file or a pipe")
+		return nil, exit.Fail(exit.Usage, "standard output is a terminal: redirect the stream to a file or a pipe")
 	}
 	return stdout{e.Stdout}, nil
 }
@@ -163,7 +150,7 @@ func (e *Env) CheckReader() error {
 	var now syscall.Timespec
 	_, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
 	if errno == 0 && poll.revents&hungUp != 0 {
-		return Fail(IOError, "standard output: %w", syscall.EPIPE)
+		return exit.Fail(exit.IOError, "standard output: %w", syscall.EPIPE)
 	}
 	return nil
 }
@@ -171,7 +158,7 @@ func (e *Env) CheckReader() error {
 // BinaryIn refuses to read a binary stream from a terminal.
 func (e *Env) BinaryIn() (io.Reader, error) {
 	if IsTerminal(e.Stdin) {
-		return nil, Fail(Usage, "standard input is a terminal: give the stream by a file or a pipe")
+		return nil, exit.Fail(exit.Usage, "standard input is a terminal: give the stream by a file or a pipe")
 	}
 	return e.Stdin, nil
 }
@@ -182,7 +169,7 @@ type stdout struct{ io.Writer }
 func (w stdout) Write(p []byte) (int, error) {
 	n, err := w.Writer.Write(p)
 	if err != nil {
-		err = Fail(IOError, "standard output: %w", cause(err))
+		err = exit.Fail(exit.IOError, "standard output: %w", exit.Cause(err))
 	}
 	return n, err
 }
@@ -190,15 +177,5 @@ func (w stdout) Write(p []byte) (int, error) {
 // Print writes a command's textual answer and reports a failed write.
 func (e *Env) Print(text string) error {
 	_, err := io.WriteString(stdout{e.Stdout}, text)
-	return err
-}
-
-// cause strips the "write /dev/stdout:" that os adds, where the caller has
-// named the file already.
-func cause(err error) error {
-	var p *os.PathError
-	if errors.As(err, &p) {
-		return p.Err
-	}
 	return err
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // The man pages must say what the commands do: these tests hold each page against
-// its command's usage text and against the exit statuses in status.go.
+// its command's usage text and against the exit statuses in internal/exit.
 
 // constants returns the constants of a Go file that have a literal value.
 func constants(t *testing.T, file string) map[string]string {
@@ -95,7 +95,7 @@ func TestManPagesHaveTheOptions(t *testing.T) {
 
 func TestManPagesHaveTheExitStatuses(t *testing.T) {
 	var want []string
-	for _, status := range constants(t, "status.go") {
+	for _, status := range constants(t, "../exit/exit.go") {
 		want = append(want, status)
 	}
 	section := regexp.MustCompile(`(?ms)^\.Sh EXIT STATUS\n.*?^\.Sh`)
@@ -116,7 +116,7 @@ func TestManPagesHaveTheExitStatuses(t *testing.T) {
 		slices.Sort(want)
 		slices.Sort(got)
 		if !slices.Equal(got, want) {
-			t.Errorf("%s: exit statuses in its man page %v, in status.go %v", dir, got, want)
+			t.Errorf("%s: exit statuses in its man page %v, in internal/exit %v", dir, got, want)
 		}
 	}
 }

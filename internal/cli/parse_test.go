@@ -4,42 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"math"
 	"strings"
 	"testing"
+
+	"xen-backup/internal/exit"
 )
-
-func TestParseSize(t *testing.T) {
-	for s, want := range map[string]int64{
-		"0": 0, "1": 1, "4096": 4096, "007": 7, "1b": 1, "4K": 4096, "4k": 4096, "4kb": 4096, "4KiB": 4096, "4KIB": 4096,
-		"1M": 1 << 20, "1g": 1 << 30, "2T": 2 << 40, "1.5G": 3 << 29, "0.5k": 512, ".5K": 512, "1.0001K": 1024,
-		"9223372036854775807": math.MaxInt64, "8388607T": 8388607 << 40,
-	} {
-		if n, err := ParseSize(s); n != want || err != nil {
-			t.Errorf("%q: %d, %v; want %d", s, n, err, want)
-		}
-	}
-	for _, s := range []string{"", "K", ".", ".K", "-1", "+1", " 1", "1 ", "1 K", "1.5", "1.5b", "1..5K", "1KK", "1KI", "1i", "1bk", "1P", "1E3", "0x10",
-		"1e3K", "1_000", "NaN", "InfK", "9223372036854775808", "8388608T", "9999999999999999999999T", "8388608.5T", "1,5K", "K1"} {
-		if n, err := ParseSize(s); err == nil {
-			t.Errorf("%q is taken for %d", s, n)
-		} else if !strings.Contains(err.Error(), fmt.Sprintf("%q", s)) {
-			t.Errorf("%q: the message does not say it: %v", s, err)
-		}
-	}
-}
-
-func TestFormatSize(t *testing.T) {
-	for n, want := range map[int64]string{
-		0: "0 B", 4096: "4096 B", 10239: "10239 B", 10240: "10.0 KiB", 3 << 29: "1.5 GiB", 1 << 20: "1.0 MiB",
-		1 << 40: "1.0 TiB", 5 << 50: "5120.0 TiB", math.MaxInt64: "8388608.0 TiB",
-	} {
-		if got := FormatSize(n); got != want {
-			t.Errorf("%d: %q, want %q", n, got, want)
-		}
-	}
-}
 
 // parsed is what the options of the tests set.
 type parsed struct {
@@ -98,7 +67,7 @@ func TestFlags(t *testing.T) {
 		}
 	}
 	for _, empty := range [][]string{{"--file="}, {"--file", ""}, {"x", ""}, {"--", ""}} {
-		if _, err := parse(empty...); StatusOf(err) != Usage {
+		if _, err := parse(empty...); exit.StatusOf(err) != exit.Usage {
 			t.Errorf("%q: %v", empty, err)
 		}
 	}
@@ -124,7 +93,7 @@ func TestFlagErrors(t *testing.T) {
 		"--hash md5 a b": `--hash: "md5" is none of xxh64, sha256`,
 	} {
 		p, err := parse(strings.Fields(args)...)
-		if err == nil || err.Error() != want || StatusOf(err) != Usage || p.operands != nil {
+		if err == nil || err.Error() != want || exit.StatusOf(err) != exit.Usage || p.operands != nil {
 			t.Errorf("%q: %v, %v; want %q", args, p.operands, err, want)
 		}
 	}
@@ -141,46 +110,8 @@ func TestProgressFlag(t *testing.T) {
 	}
 	f := new(Flags)
 	f.ProgressFlag(new(string))
-	if _, err := f.Parse([]string{"--progress=often"}); StatusOf(err) != Usage {
+	if _, err := f.Parse([]string{"--progress=often"}); exit.StatusOf(err) != exit.Usage {
 		t.Error(err)
-	}
-}
-
-func TestStatusOf(t *testing.T) {
-	inner := Fail(NotBasis, "inner")
-	for name, test := range map[string]struct {
-		err    error
-		status int
-	}{
-		"nil":                  {nil, OK},
-		"unclassified":         {io.ErrUnexpectedEOF, IOError},
-		"classified":           {inner, NotBasis},
-		"wrapped":              {fmt.Errorf("outer: %w", inner), NotBasis},
-		"classified again":     {Fail(Internal, "outer: %w", inner), Internal},
-		"joined":               {errors.Join(io.EOF, inner), NotBasis},
-		"answer":               {Answer(No), No},
-		"no such file":         {OpenFailed(fmt.Errorf("x: %w", error(errNoEntry))), NoInput},
-		"file in another file": {OpenFailed(fmt.Errorf("x: %w", error(errNotDir))), NoInput},
-		"no permission":        {OpenFailed(errors.New("permission denied")), IOError},
-	} {
-		if got := StatusOf(test.err); got != test.status {
-			t.Errorf("%s: %d, want %d", name, got, test.status)
-		}
-	}
-	if err := Fail(IOError, "cannot read: %w", io.ErrUnexpectedEOF); !errors.Is(err, io.ErrUnexpectedEOF) || err.Error() != "cannot read: unexpected EOF" {
-		t.Error(err)
-	}
-}
-
-func TestPrintable(t *testing.T) {
-	for s, want := range map[string]string{
-		"": "", "plain\ttext": "plain\ttext", "Grüße, 世界": "Grüße, 世界",
-		"\x1b[2J": `\x1b[2J`, "a\x00b": `a\x00b`, "\x7f": `\x7f`, "\r\n": `\x0d\x0a`,
-		"\u009b31m": `\x9b31m`, "\x89PNG": `\x89PNG`, "\xff\xfe": `\xff\xfe`, "\xe2\x82": `\xe2\x82`,
-	} {
-		if got := Printable(s); got != want {
-			t.Errorf("%q: %q, want %q", s, got, want)
-		}
 	}
 }
 
@@ -193,17 +124,17 @@ func TestRun(t *testing.T) {
 		status         int
 		stdout, stderr string
 	}{
-		{"", nil, OK, "", ""},
-		{"--help", nil, OK, usage, ""},
-		{"x -h --unknown", nil, OK, usage, ""},
-		{"-V", nil, OK, "xb-test " + Version + "\n", ""},
-		{"", Answer(No), No, "", ""},
-		{"", Fail(BadStream, "cut"), BadStream, "", "xb-test: cut\n"},
-		{"", errors.New("first\nsecond \x1b[m"), IOError, "", "xb-test: first\n  second \\x1b[m\n"},
-		{"--nothing", nil, Usage, "", "xb-test: unknown option --nothing\ntry 'xb-test --help'\n"},
-		{"-v", Fail(Config, "x"), Config, "", "xb-test: told\nxb-test: warned\nxb-test: x\n"},
-		{"-q", Fail(Config, "x"), Config, "", "xb-test: x\n"},
-		{"-qv", nil, OK, "", ""},
+		{"", nil, exit.OK, "", ""},
+		{"--help", nil, exit.OK, usage, ""},
+		{"x -h --unknown", nil, exit.OK, usage, ""},
+		{"-V", nil, exit.OK, "xb-test " + Version + "\n", ""},
+		{"", exit.Answer(exit.No), exit.No, "", ""},
+		{"", exit.Fail(exit.BadStream, "cut"), exit.BadStream, "", "xb-test: cut\n"},
+		{"", errors.New("first\nsecond \x1b[m"), exit.IOError, "", "xb-test: first\n  second \\x1b[m\n"},
+		{"--nothing", nil, exit.Usage, "", "xb-test: unknown option --nothing\ntry 'xb-test --help'\n"},
+		{"-v", exit.Fail(exit.Config, "x"), exit.Config, "", "xb-test: told\nxb-test: warned\nxb-test: x\n"},
+		{"-q", exit.Fail(exit.Config, "x"), exit.Config, "", "xb-test: x\n"},
+		{"-qv", nil, exit.OK, "", ""},
 	} {
 		var stdout, stderr bytes.Buffer
 		env := &Env{Name: "xb-test", Stdout: &stdout, Stderr: &stderr}
@@ -219,6 +150,25 @@ func TestRun(t *testing.T) {
 		})
 		if status != test.status || stdout.String() != test.stdout || stderr.String() != test.stderr {
 			t.Errorf("%q, %v: status %d, stdout %q, stderr %q", test.args, test.err, status, stdout.String(), stderr.String())
+		}
+	}
+}
+
+func TestPathsOfACommandLine(t *testing.T) {
+	var path, other string
+	flags := func() *Flags {
+		f := (&Env{}).Flags()
+		f.Path(&path, "path,p")
+		f.String(&other, "other")
+		return f
+	}
+	operands, err := flags().ParsePaths([]string{"file:///a%20b", "--other", "file:///x", "--path=file:/c%20d", "e"})
+	if err != nil || len(operands) != 2 || operands[0] != "/a b" || operands[1] != "e" || path != "/c d" || other != "file:///x" {
+		t.Errorf("%q, %q, %q, %v", operands, path, other, err)
+	}
+	for _, args := range [][]string{{"a", "file:x"}, {"--path", "file://h/x"}, {"--path", ""}, {""}, {"-p", "file:///%"}} {
+		if operands, err := flags().ParsePaths(args); err == nil || exit.StatusOf(err) != exit.Usage {
+			t.Errorf("%q: %q, %v; want status %d", args, operands, err, exit.Usage)
 		}
 	}
 }

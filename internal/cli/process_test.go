@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -17,11 +16,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-const (
-	errNoEntry = syscall.ENOENT
-	errNotDir  = syscall.ENOTDIR
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/testkit"
 )
 
 // TestMain is also the command that the tests send signals to.
@@ -41,9 +39,9 @@ func TestMain(m *testing.M) {
 func pendingCommand(env *Env, dir string) error {
 	p := env.StartProgress("auto")
 	p.Read.Store(1 << 20)
-	var files []*PendingFile
+	var files []*durable.PendingFile
 	for _, name := range []string{"committed", "discarded", "pending", "replaced"} {
-		f, err := CreatePending(filepath.Join(dir, name))
+		f, err := durable.CreatePending(filepath.Join(dir, name))
 		if err != nil {
 			return err
 		}
@@ -63,7 +61,7 @@ func pendingCommand(env *Env, dir string) error {
 // lockedCommand makes files one after another under a lock that undoing needs, too.
 func lockedCommand(env *Env, dir string) error {
 	var mu sync.Mutex
-	defer OnSignal(func() {
+	defer durable.OnSignal(func() {
 		mu.Lock()
 		os.Remove(filepath.Join(dir, "file"))
 	})()
@@ -72,7 +70,7 @@ func lockedCommand(env *Env, dir string) error {
 	}
 	for {
 		mu.Lock()
-		p, err := CreatePending(filepath.Join(dir, "file"))
+		p, err := durable.CreatePending(filepath.Join(dir, "file"))
 		if err == nil {
 			err = p.Commit()
 		}
@@ -81,19 +79,6 @@ func lockedCommand(env *Env, dir string) error {
 			return err
 		}
 	}
-}
-
-func names(t *testing.T, dir string) string {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var s []string
-	for _, e := range entries {
-		s = append(s, e.Name())
-	}
-	return strings.Join(s, " ")
 }
 
 // lockedBuffer can be read while a command writes to it.
@@ -147,8 +132,8 @@ func startPending(t *testing.T, before ...string) (c *exec.Cmd, dir string, stdi
 func TestSignals(t *testing.T) {
 	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT} {
 		c, dir, _, _, stderr := startPending(t)
-		if n := len(strings.Fields(names(t, dir))); n != 4 {
-			t.Errorf("before: %s", names(t, dir))
+		if n := len(strings.Fields(testkit.Names(t, dir))); n != 4 {
+			t.Errorf("before: %s", testkit.Names(t, dir))
 		}
 		if err := c.Process.Signal(s); err != nil {
 			t.Fatal(err)
@@ -162,7 +147,7 @@ func TestSignals(t *testing.T) {
 		if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != want {
 			t.Errorf("%v: ended with %v", s, err)
 		}
-		if got := names(t, dir); got != "committed replaced" {
+		if got := testkit.Names(t, dir); got != "committed replaced" {
 			t.Errorf("%v: leaves %s", s, got)
 		}
 		if old, err := os.ReadFile(filepath.Join(dir, "replaced")); string(old) != "old" {
@@ -190,7 +175,7 @@ func TestSignalLocked(t *testing.T) {
 		if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM || stderr.String() != "" {
 			t.Fatalf("ended with %v: %s", err, stderr)
 		}
-		if got := names(t, dir); got != "replaced" {
+		if got := testkit.Names(t, dir); got != "replaced" {
 			t.Fatalf("leaves %s", got)
 		}
 	}
@@ -223,7 +208,7 @@ func TestClosedPipe(t *testing.T) {
 	var stderr bytes.Buffer
 	c.Stderr = &stderr
 	c.Run()
-	if got := stderr.String(); c.ProcessState.ExitCode() != IOError || !strings.Contains(got, "broken pipe") {
+	if got := stderr.String(); c.ProcessState.ExitCode() != exit.IOError || !strings.Contains(got, "broken pipe") {
 		t.Errorf("%v: stderr is %q", c.ProcessState, got)
 	}
 }
@@ -242,13 +227,13 @@ func TestFullStdout(t *testing.T) {
 		}
 		return err
 	}()} {
-		if err == nil || err.Error() != "standard output: no space left on device" || StatusOf(err) != IOError {
+		if err == nil || err.Error() != "standard output: no space left on device" || exit.StatusOf(err) != exit.IOError {
 			t.Errorf("%v", err)
 		}
 	}
 	var stderr bytes.Buffer
 	env.Stderr = &stderr
-	if status := env.Run("usage\n", nil, func(*Env, []string) error { return errHelp }); status != IOError {
+	if status := env.Run("usage\n", nil, func(*Env, []string) error { return errHelp }); status != exit.IOError {
 		t.Errorf("help to /dev/full: status %d", status)
 	}
 }
@@ -312,90 +297,6 @@ func TestProgress(t *testing.T) {
 	}
 }
 
-func TestPendingFile(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "file")
-	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	write := func() *PendingFile {
-		p, err := CreatePending(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		fmt.Fprint(p, "new")
-		if old, _ := os.ReadFile(path); string(old) != "old" {
-			t.Errorf("%q before Commit", old)
-		}
-		return p
-	}
-	p := write()
-	p.Discard()
-	p.Discard()
-	if old, _ := os.ReadFile(path); string(old) != "old" || names(t, dir) != "file" {
-		t.Errorf("%q in %s after Discard", old, names(t, dir))
-	}
-	p = write()
-	if err := p.Commit(); err != nil {
-		t.Fatal(err)
-	}
-	p.Discard() // deferred ones come after Commit
-	got, _ := os.ReadFile(path)
-	if info, err := os.Stat(path); string(got) != "new" || names(t, dir) != "file" || err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("%q in %s after Commit", got, names(t, dir))
-	}
-	if len(undo.stack) != 0 {
-		t.Errorf("%d things to undo are left", len(undo.stack))
-	}
-
-	if _, err := CreatePending(filepath.Join(dir, "none", "file")); StatusOf(err) != CantCreate {
-		t.Errorf("no directory: %v", err)
-	}
-	// A failed Commit says which file, and leaves none.
-	for name, spoil := range map[string]func(*PendingFile){
-		"closed": func(p *PendingFile) { p.Close() },
-		"renamed": func(p *PendingFile) {
-			if err := os.Mkdir(filepath.Join(dir, "occupied"), 0o700); err != nil {
-				t.Fatal(err)
-			}
-		},
-	} {
-		path := filepath.Join(dir, "occupied")
-		p, err := CreatePending(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		spoil(p)
-		err = p.Commit()
-		if StatusOf(err) != CantCreate || !strings.Contains(err.Error(), " "+path+":") {
-			t.Errorf("%s: %v", name, err)
-		}
-		os.Remove(path)
-		if names(t, dir) != "file" {
-			t.Errorf("%s: leaves %s", name, names(t, dir))
-		}
-	}
-}
-
-// TestPendingReplaces demands that nothing but a regular file is replaced: as root,
-// a rename over /dev/null takes it from the whole machine.
-func TestPendingReplaces(t *testing.T) {
-	dir := t.TempDir()
-	fifo, link := dir+"/fifo", dir+"/link"
-	if err := errors.Join(syscall.Mkfifo(fifo, 0o600), os.Symlink("nowhere", link)); err != nil {
-		t.Fatal(err)
-	}
-	before := names(t, dir)
-	for _, path := range []string{fifo, link, dir} {
-		if _, err := CreatePending(path); StatusOf(err) != CantCreate {
-			t.Errorf("%s: %v", path, err)
-		}
-	}
-	if got := names(t, dir); got != before {
-		t.Errorf("leaves %s", got)
-	}
-}
-
 func TestDistinct(t *testing.T) {
 	dir := t.TempDir()
 	a, b, link := dir+"/a", dir+"/b", dir+"/link"
@@ -408,7 +309,7 @@ func TestDistinct(t *testing.T) {
 		}
 	}
 	for _, names := range [][]string{{a, a}, {a, b, a}, {a, link}, {"new", "./new"}} {
-		if err := Distinct(names...); StatusOf(err) != Usage {
+		if err := Distinct(names...); exit.StatusOf(err) != exit.Usage {
 			t.Errorf("%q: %v", names, err)
 		}
 	}
@@ -429,8 +330,8 @@ func TestSummary(t *testing.T) {
 			t.Errorf("%s, %v", got, err)
 		}
 	}
-	if err := s.Write(""); err != nil || names(t, dir) != "summary" {
-		t.Errorf("%v, %s", err, names(t, dir))
+	if err := s.Write(""); err != nil || testkit.Names(t, dir) != "summary" {
+		t.Errorf("%v, %s", err, testkit.Names(t, dir))
 	}
 	if err := s.Write("/dev/null"); err != nil {
 		t.Error(err)
@@ -449,7 +350,7 @@ func TestSummary(t *testing.T) {
 		t.Fatal("/dev/null was replaced")
 	}
 	for _, path := range []string{"/dev/full", dir, filepath.Join(dir, "none", "x"), filepath.Join(path, "x")} {
-		if err := s.Write(path); StatusOf(err) != CantCreate {
+		if err := s.Write(path); exit.StatusOf(err) != exit.CantCreate {
 			t.Errorf("%s: %v", path, err)
 		}
 	}

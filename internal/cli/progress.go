@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"xen-backup/internal/text"
 )
 
 // Progress counts what a run has done and shows it: every second if stderr is a
@@ -127,10 +129,10 @@ func (p *Progress) show(inPlace bool) {
 func (p *Progress) line(elapsed time.Duration) string {
 	read, total := p.Read.Load(), p.Total.Load()
 	rate := float64(read) / max(elapsed.Seconds(), 0.001)
-	line := fmt.Sprintf("%s, %s/s", FormatSize(read), FormatSize(int64(rate)))
+	line := fmt.Sprintf("%s, %s/s", text.FormatSize(read), text.FormatSize(int64(rate)))
 	if total > 0 {
-		line = fmt.Sprintf("%s of %s (%d %%), %s/s", FormatSize(read), FormatSize(total),
-			min(100, int64(float64(read)/float64(total)*100)), FormatSize(int64(rate)))
+		line = fmt.Sprintf("%s of %s (%d %%), %s/s", text.FormatSize(read), text.FormatSize(total),
+			min(100, int64(float64(read)/float64(total)*100)), text.FormatSize(int64(rate)))
 		const year = 365 * 24 * 3600 // longer says nothing, and may not fit a Duration
 		if left := float64(total-read) / rate; read < total && left < year {
 			eta := time.Duration(left * float64(time.Second))
@@ -138,10 +140,10 @@ func (p *Progress) line(elapsed time.Duration) string {
 		}
 	}
 	if changed := p.Changed.Load(); changed > 0 {
-		line += ", " + FormatSize(changed) + " changed"
+		line += ", " + text.FormatSize(changed) + " changed"
 	}
 	if sent := p.Sent.Load(); sent > 0 {
-		line += ", " + FormatSize(sent) + " sent"
+		line += ", " + text.FormatSize(sent) + " sent"
 	}
 	return line
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"syscall"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // Claim is a domain that has a file or device among its disks, whether it is active or not.
@@ -56,7 +56,7 @@ func (l *Locator) claims(ctx context.Context, path string, volumePath func(conte
 			domains, err = list.Documents(ctx)
 		}
 		if err != nil {
-			return nil, cli.Fail(cli.Unavailable, "cannot tell whose disk %s is: %w", path, err)
+			return nil, exit.Fail(exit.Unavailable, "cannot tell whose disk %s is: %w", path, err)
 		}
 		for _, d := range domains {
 			c := Claim{Name: d.Name, UUID: d.UUID}

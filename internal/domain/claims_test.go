@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // definition is a shut-off domain of the KVM driver.
@@ -66,11 +66,11 @@ func TestClaims(t *testing.T) {
 	}
 	answers["virsh-dumpxml"] = definition("web", u1, "")
 	replay(t, answers)
-	if got, err := l.claims(context.Background(), img, volumes); cli.StatusOf(err) != cli.Unavailable || !strings.Contains(err.Error(), "prints 1 documents of 3 domains") {
+	if got, err := l.claims(context.Background(), img, volumes); exit.StatusOf(err) != exit.Unavailable || !strings.Contains(err.Error(), "prints 1 documents of 3 domains") {
 		t.Errorf("documents are missing: %v, %v", got, err)
 	}
 	replay(t, both(virshBroken, xlNone))
-	if got, err := Claims(context.Background(), "auto", img); cli.StatusOf(err) != cli.Unavailable || !strings.Contains(err.Error(), "cannot tell whose disk "+img+" is") {
+	if got, err := Claims(context.Background(), "auto", img); exit.StatusOf(err) != exit.Unavailable || !strings.Contains(err.Error(), "cannot tell whose disk "+img+" is") {
 		t.Errorf("%v, %v", got, err)
 	}
 	t.Setenv("PATH", t.TempDir())

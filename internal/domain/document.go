@@ -8,7 +8,7 @@ import (
 	"io"
 	"slices"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // Document is the text by which a toolstack starts a domain. What is changed in it is
@@ -129,7 +129,7 @@ func (d *Document) Text() ([]byte, error) {
 	text := d.edited()
 	again, err := ReadDocument(bytes.NewReader(text))
 	if err != nil {
-		return nil, cli.Fail(cli.Internal, "the changed document: %w", err)
+		return nil, exit.Fail(exit.Internal, "the changed document: %w", err)
 	}
 	var want, got []string
 	for i, disk := range d.Domain.Disks {
@@ -141,7 +141,7 @@ func (d *Document) Text() ([]byte, error) {
 		got = append(got, disk.Target+" "+disk.source())
 	}
 	if again.Domain.Name != d.Domain.Name || !slices.Equal(got, want) {
-		return nil, cli.Fail(cli.Internal, "the changed document has the disks %q, not %q", got, want)
+		return nil, exit.Fail(exit.Internal, "the changed document has the disks %q, not %q", got, want)
 	}
 	return text, nil
 }

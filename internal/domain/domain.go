@@ -12,7 +12,7 @@ import (
 	"slices"
 	"strings"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/text"
 )
 
 // Domain is what one document says of a domain.
@@ -226,4 +226,4 @@ func (j *Judge) checkVolume(s Source) error {
 }
 
 // printable tells whether s can stand in a line of our output, as it is.
-func printable(s string) bool { return !strings.Contains(s, "\t") && cli.Printable(s) == s }
+func printable(s string) bool { return !strings.Contains(s, "\t") && text.Printable(s) == s }

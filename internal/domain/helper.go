@@ -10,7 +10,9 @@ import (
 	"syscall"
 	"time"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/program"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 // status Unavailable; if it fails, the error is an *exec.ExitError with what it
 // said on stderr.
 func output(ctx context.Context, limit time.Duration, name string, args ...string) ([]byte, error) {
-	path, err := cli.FindProgram(name)
+	path, err := program.Find(name)
 	if err != nil {
 		return nil, err
 	}
@@ -39,22 +41,22 @@ func output(ctx context.Context, limit time.Duration, name string, args ...strin
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
-	release, err := cli.Create(func() (stop func(), err error) { return func() { cmd.Cancel() }, cmd.Start() })
+	release, err := durable.Create(func() (stop func(), err error) { return func() { cmd.Cancel() }, cmd.Start() })
 	if err != nil {
-		return nil, cli.Fail(cli.Unavailable, "cannot run %s: %w", name, err)
+		return nil, exit.Fail(exit.Unavailable, "cannot run %s: %w", name, err)
 	}
 	defer release()
 	err = cmd.Wait()
-	var exit *exec.ExitError
+	var ended *exec.ExitError
 	switch {
 	case stdout.left < 0 || stderr.left < 0:
-		return nil, cli.Fail(cli.Unavailable, "%s prints without end", name)
+		return nil, exit.Fail(exit.Unavailable, "%s prints without end", name)
 	case ctx.Err() != nil:
-		return nil, cli.Fail(cli.Unavailable, "%s did not answer within %s", name, limit)
-	case errors.As(err, &exit):
-		return nil, &programError{exit, name, said(stderr.text, exit)}
+		return nil, exit.Fail(exit.Unavailable, "%s did not answer within %s", name, limit)
+	case errors.As(err, &ended):
+		return nil, &programError{ended, name, said(stderr.text, ended)}
 	case err != nil && !errors.Is(err, exec.ErrWaitDelay): // a child that stays may keep its output open
-		return nil, cli.Fail(cli.Unavailable, "%s: %w", name, err)
+		return nil, exit.Fail(exit.Unavailable, "%s: %w", name, err)
 	}
 	return stdout.text, nil
 }

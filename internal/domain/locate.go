@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // Locator asks all toolstacks until it is sure.
@@ -85,7 +85,7 @@ func (l *Locator) Known(ctx context.Context, names []string) (known []bool, errs
 			}
 		}
 		if !known[i] && failures != nil {
-			errs[i] = cli.Fail(cli.Unavailable, "cannot tell whether %s is known: %s", name, strings.Join(failures, "; "))
+			errs[i] = exit.Fail(exit.Unavailable, "cannot tell whether %s is known: %s", name, strings.Join(failures, "; "))
 		}
 	}
 	return known, errs
@@ -152,12 +152,12 @@ func (l *Locator) judge(ctx context.Context, lists []list, name string) (v verdi
 		if reasons != "" {
 			reasons = " (" + reasons + ")"
 		}
-		v.err = cli.Fail(cli.Unavailable, "cannot tell whether %s is here: %s%s", name, strings.Join(failures, "; "), reasons)
+		v.err = exit.Fail(exit.Unavailable, "cannot tell whether %s is here: %s%s", name, strings.Join(failures, "; "), reasons)
 		return v
 	}
 	if i := slices.IndexFunc(answers, func(a Answer) bool { return a.Half }); i >= 0 {
 		// Its disks are in use for a known reason: no need to look at them.
-		return verdict{answer: answers[i], err: cli.Fail(cli.No, "%s is one half of a migration (%s)", name, reasons)}
+		return verdict{answer: answers[i], err: exit.Fail(exit.No, "%s is one half of a migration (%s)", name, reasons)}
 	}
 	if i := slices.IndexFunc(answers, func(a Answer) bool { return a.Saved != "" }); i >= 0 {
 		v.answer = answers[i]
@@ -165,10 +165,10 @@ func (l *Locator) judge(ctx context.Context, lists []list, name string) (v verdi
 	} else if i := slices.IndexFunc(answers, func(a Answer) bool { return a.MemoryInFile() }); i >= 0 {
 		v.answer = answers[i]
 	}
-	v.err = cli.Fail(cli.No, "%s is not active here (%s)", name, reasons)
+	v.err = exit.Fail(exit.No, "%s is not active here (%s)", name, reasons)
 	switch disk, err := l.inUse(answers); {
 	case disk != "":
-		v.err = cli.Fail(cli.Busy, "%s is not active here (%s), but its disk %s", name, reasons, disk)
+		v.err = exit.Fail(exit.Busy, "%s is not active here (%s), but its disk %s", name, reasons, disk)
 		v.looks = restlessLooks
 	case err != nil:
 		v.err = err

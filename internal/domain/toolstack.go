@@ -6,7 +6,8 @@ import (
 	"slices"
 	"strings"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/program"
 )
 
 // Answer is what one toolstack says of a domain.
@@ -49,13 +50,13 @@ type Listing interface {
 func Installed(choice, uri, config string) ([]Toolstack, error) {
 	var found []Toolstack
 	for _, t := range []Toolstack{NewVirsh(uri), NewXL(config)} {
-		_, missing := cli.FindProgram(t.Name())
+		_, missing := program.Find(t.Name())
 		if choice == "auto" && missing == nil || choice == t.Name() {
 			found = append(found, t)
 		}
 	}
 	if len(found) == 0 {
-		return nil, cli.Fail(cli.Unavailable, "neither virsh nor xl is installed")
+		return nil, exit.Fail(exit.Unavailable, "neither virsh nor xl is installed")
 	}
 	return found, nil
 }
@@ -77,7 +78,7 @@ func isHalf(name string) bool {
 func noAnswer(err error) error {
 	var p *programError
 	if errors.As(err, &p) {
-		return cli.Fail(cli.Unavailable, "%w", err)
+		return exit.Fail(exit.Unavailable, "%w", err)
 	}
 	return err
 }

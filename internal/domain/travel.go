@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // Document returns the document by which a domain would be started on this host the
@@ -45,11 +45,11 @@ func (l *Locator) Document(ctx context.Context, name string) (doc *Document, wor
 	case found[true] != nil:
 		return found[true], words, nil
 	case len(failures) > 0: // it may be theirs
-		return nil, nil, cli.Fail(cli.Unavailable, "cannot tell by what %s is started: %s", name, strings.Join(failures, "; "))
+		return nil, nil, exit.Fail(exit.Unavailable, "cannot tell by what %s is started: %s", name, strings.Join(failures, "; "))
 	case found[false] != nil:
 		return found[false], nil, nil
 	}
-	return nil, nil, cli.Fail(cli.NoInput, "no document by which %s could be started (%s)", name, strings.Join(none, ", "))
+	return nil, nil, exit.Fail(exit.NoInput, "no document by which %s could be started (%s)", name, strings.Join(none, ", "))
 }
 
 // reason says why a toolstack has no document.
@@ -134,7 +134,7 @@ func (d *Document) Fit(places map[string]string, excluded []string, hasSecret fu
 			left = append(left, fmt.Sprintf("%s: %s is not here", what, (&Disk{Source: place, Pool: disk.Pool, Volume: disk.Volume}).source()))
 		case moved:
 			if err := d.SetSource(i, place, info.Mode().Type() == fs.ModeDevice); err != nil {
-				return nil, nil, cli.Fail(cli.Config, "%s: disk %s: %w", d.Domain.Name, disk.Target, err)
+				return nil, nil, exit.Fail(exit.Config, "%s: disk %s: %w", d.Domain.Name, disk.Target, err)
 			}
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // A document with what a lossy copy of it would lose.
@@ -71,7 +71,7 @@ func changed(t *testing.T, text string, pairs ...string) string {
 	return text
 }
 
-func text(t *testing.T, d *Document) string {
+func documentText(t *testing.T, d *Document) string {
 	t.Helper()
 	text, err := d.Text()
 	if err != nil {
@@ -82,7 +82,7 @@ func text(t *testing.T, d *Document) string {
 
 func TestReadXMLDocument(t *testing.T) {
 	d := read(t, guestXML)
-	if got := text(t, d); got != guestXML {
+	if got := documentText(t, d); got != guestXML {
 		t.Errorf("unchanged it is %s", got)
 	}
 	want := "[{firmware /usr/share/OVMF.fd} {template of UEFI variables /usr/share/VARS.fd} {emulator /usr/bin/qemu}] " +
@@ -105,7 +105,7 @@ func TestFitXML(t *testing.T) {
 	if err := d.SetSource(1, "/pool/v", false); err != nil {
 		t.Fatal(err)
 	}
-	settled := text(t, d)
+	settled := documentText(t, d)
 	if want := changed(t, guestXML, "type='volume'", "type='file'", "pool='p' volume='v' mode='host'", "file='/pool/v'"); settled != want {
 		t.Errorf("without the pool it is %s, want %s", settled, want)
 	}
@@ -129,7 +129,7 @@ func TestFitXML(t *testing.T) {
 			"    disk vdd: it is excluded\n-->\n<domain ")
 	start, end := strings.Index(want, "\n    <disk device='disk' type='file'>"), strings.Index(want, "\n    <disk type='file' device='cdrom'>")
 	want = want[:start] + want[end:]
-	if got := text(t, d); got != want {
+	if got := documentText(t, d); got != want {
 		t.Errorf("here it is %s, want %s", got, want)
 	}
 	const wantWords = `left out: disk vdb: /pool/v is not here
@@ -166,7 +166,7 @@ func TestFitKind(t *testing.T) {
 		if _, _, err := d.Fit(map[string]string{"/dev/x": c.to}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
-		if got := text(t, d); got != c.after {
+		if got := documentText(t, d); got != c.after {
 			t.Errorf("%s becomes %s, want %s", c.before, got, c.after)
 		}
 	}
@@ -192,8 +192,8 @@ func TestFitXL(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := read(t, guestXL)
-	if !d.XL || !d.Whole() || d.Domain.Name != "domu1" || d.Domain.UUID != "4dea22b3-1d52-d8f3-2516-782e98ab3fa0" || text(t, d) != guestXL {
-		t.Errorf("it is %+v, %s", d.Domain, text(t, d))
+	if !d.XL || !d.Whole() || d.Domain.Name != "domu1" || d.Domain.UUID != "4dea22b3-1d52-d8f3-2516-782e98ab3fa0" || documentText(t, d) != guestXL {
+		t.Errorf("it is %+v, %s", d.Domain, documentText(t, d))
 	}
 	words, comment, err := d.Fit(map[string]string{"/dev/vg/a": a, "/srv/b, c.img": a}, []string{"xvdd", "xvde"}, nil)
 	if err != nil {
@@ -202,7 +202,7 @@ func TestFitXL(t *testing.T) {
 	d.Comment(comment)
 	want := "# xen-backup: Left out, for this host:\n#     the medium of cdrom hdc: /iso/a.iso is not here\n#     disk xvde: it is excluded\n" +
 		changed(t, guestXL, "/dev/vg/a", a, "/srv/b, c.img", a, "/iso/a.iso", "", `"vg/e,,xvde"`, "")
-	if got := text(t, d); got != want {
+	if got := documentText(t, d); got != want {
 		t.Errorf("here it is %s, want %s", got, want)
 	}
 	if got := strings.Join(words, "\n"); got != "left out: the medium of cdrom hdc: /iso/a.iso is not here\nleft out: disk xvde: it is excluded\nmissing here: the kernel /boot/none" {
@@ -226,7 +226,7 @@ func TestDropXL(t *testing.T) {
 		if _, _, err := d.Fit(nil, nil, nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, got, _ := strings.Cut(text(t, d), "\ndisk="); got != after+"\n" {
+		if _, got, _ := strings.Cut(documentText(t, d), "\ndisk="); got != after+"\n" {
 			t.Errorf("%s becomes %s, want %s", before, got, after)
 		}
 	}
@@ -267,7 +267,7 @@ func TestXLConfigBad(t *testing.T) {
 	} {
 		d := read(t, "name='d'\ndisk=['"+spec+"']\n")
 		_, _, err := d.Fit(map[string]string{"/x": a}, nil, nil)
-		if cli.StatusOf(err) != cli.Config || !strings.Contains(err.Error(), want) {
+		if exit.StatusOf(err) != exit.Config || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", spec, err, want)
 		}
 	}
@@ -323,15 +323,15 @@ func TestDocument(t *testing.T) {
 		"libvirt, and a file of xm": {answers: both(both(live, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), info(persistent)), config: old,
 			want: "dumpxml --security-info --domain=domu1 --inactive"},
 		"off, and a file of xm": {answers: both(both(shutOff, xlNone), info(persistent)), config: old, want: "dumpxml --security-info --domain=domu1 --inactive"},
-		"only a file of xm":     {answers: both(virshNone, xlNone), config: old, status: cli.Config, want: "no configuration of xl"},
-		"dominfo says other":    {answers: both(both(live, xlNone), info("永続: はい\n")), status: cli.Unavailable, want: "Persistent"},
-		"unknown":               {answers: both(virshNone, xlNone), config: "/none.cfg", status: cli.NoInput, want: "(virsh: not defined, xl: no configuration file /none.cfg)"},
-		"no libvirtd":           {answers: both(virshBroken, xlNone), config: config, status: cli.Unavailable, want: "cannot tell by what domu1 is started: virsh: failed to connect"},
+		"only a file of xm":     {answers: both(virshNone, xlNone), config: old, status: exit.Config, want: "no configuration of xl"},
+		"dominfo says other":    {answers: both(both(live, xlNone), info("永続: はい\n")), status: exit.Unavailable, want: "Persistent"},
+		"unknown":               {answers: both(virshNone, xlNone), config: "/none.cfg", status: exit.NoInput, want: "(virsh: not defined, xl: no configuration file /none.cfg)"},
+		"no libvirtd":           {answers: both(virshBroken, xlNone), config: config, status: exit.Unavailable, want: "cannot tell by what domu1 is started: virsh: failed to connect"},
 		"xl":                    {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), config: config, want: "xl"},
 		"xl, no libvirtd":       {answers: both(virshBroken, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), config: config, want: "xl"},
 		"xl, off":               {answers: both(virshNone, xlNone), config: config, want: "xl"},
 		"xl without its file": {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), config: "/none.cfg",
-			status: cli.NoInput, want: "xl: no configuration file /none.cfg"},
+			status: exit.NoInput, want: "xl: no configuration file /none.cfg"},
 		"started by xl": {answers: both(both(shutOff, info(persistent)), xlSays("@xlcreate-xl-list.out", "@xlcreate-xl-list-l.out")), config: config, want: "xl"},
 		"one more disk": {answers: both(both(live, xlNone), both(info(persistent), map[string]string{"virsh-dumpxml": other.Replace(captured(t, "running-dumpxml.out")), "virsh-dumpxml.2": "@running-dumpxml.out"})),
 			want: "dumpxml --security-info --domain=domu1 --inactive", words: "disk xvdb is attached to the running domain, but not in its definition"},
@@ -354,8 +354,8 @@ func TestDocument(t *testing.T) {
 			} else if d.XL {
 				got = "xl"
 			}
-			if cli.StatusOf(err) != c.status || !strings.Contains(got, c.want) || err == nil && got != c.want || strings.Join(words, "\n") != c.words {
-				t.Errorf("%d, %q, %q; want %d, %q, %q", cli.StatusOf(err), got, words, c.status, c.want, c.words)
+			if exit.StatusOf(err) != c.status || !strings.Contains(got, c.want) || err == nil && got != c.want || strings.Join(words, "\n") != c.words {
+				t.Errorf("%d, %q, %q; want %d, %q, %q", exit.StatusOf(err), got, words, c.status, c.want, c.words)
 			}
 		})
 	}
@@ -378,7 +378,7 @@ func TestKnown(t *testing.T) {
 		"libvirt, xl fails":        {answers: both(shutOff, xlBroken), known: true},
 		"xl":                       {answers: both(virshNone, running), known: true},
 		"xl, off":                  {answers: both(virshNone, xlNone), config: config, known: true},
-		"no libvirtd":              {answers: both(virshBroken, xlNone), status: cli.Unavailable},
+		"no libvirtd":              {answers: both(virshBroken, xlNone), status: exit.Unavailable},
 		"no libvirtd, xl's config": {answers: both(virshBroken, xlNone), config: config, known: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -389,7 +389,7 @@ func TestKnown(t *testing.T) {
 			}
 			l := Locator{Toolstacks: toolstacks}
 			known, errs := l.Known(context.Background(), []string{"domu1"})
-			if known[0] != c.known || cli.StatusOf(errs[0]) != c.status {
+			if known[0] != c.known || exit.StatusOf(errs[0]) != c.status {
 				t.Errorf("%v, %v", known, errs)
 			}
 		})

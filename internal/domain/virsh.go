@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 var uuidForm = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
@@ -59,7 +59,7 @@ func (v *Virsh) List(ctx context.Context) (Listing, error) {
 		return nil, noAnswer(err)
 	}
 	if len(out) == 0 { // with no domains it prints an empty line
-		return nil, cli.Fail(cli.Unavailable, "virsh list prints nothing")
+		return nil, exit.Fail(exit.Unavailable, "virsh list prints nothing")
 	}
 	return &virshListing{v, string(out)}, nil
 }
@@ -77,7 +77,7 @@ func (v *virshListing) Ask(ctx context.Context, name string) (Answer, error) {
 	}
 	d, err := ParseXML(strings.NewReader(string(text)))
 	if err != nil {
-		return a, cli.Fail(cli.Unavailable, "virsh dumpxml: %w", err)
+		return a, exit.Fail(exit.Unavailable, "virsh dumpxml: %w", err)
 	}
 	if idForm.MatchString(ref) && d.ID != strings.TrimSpace(ref) {
 		return a, nil // no id of a domain that is here
@@ -102,7 +102,7 @@ func (v *virshListing) Ask(ctx context.Context, name string) (Answer, error) {
 	case "yes":
 		a.Saved = "by virsh managedsave: start it and shut it down, or give the memory up with virsh managedsave-remove " + d.Name
 	default: // "unknown"
-		return a, cli.Fail(cli.Unavailable, "virsh dominfo tells Managed save: %q", saved)
+		return a, exit.Fail(exit.Unavailable, "virsh dominfo tells Managed save: %q", saved)
 	}
 	return a, nil
 }
@@ -133,10 +133,10 @@ func (v *virshListing) Documents(ctx context.Context) (all []*Domain, err error)
 		}
 		domains, err := parseXMLs(text)
 		if err != nil {
-			return nil, cli.Fail(cli.Unavailable, "virsh dumpxml: %w", err)
+			return nil, exit.Fail(exit.Unavailable, "virsh dumpxml: %w", err)
 		}
 		if len(domains) != 2*len(some) { // the status is that of the last command
-			return nil, cli.Fail(cli.Unavailable, "virsh dumpxml prints %d documents of %d domains", len(domains), len(some))
+			return nil, exit.Fail(exit.Unavailable, "virsh dumpxml prints %d documents of %d domains", len(domains), len(some))
 		}
 		all = append(all, domains...)
 	}
@@ -161,7 +161,7 @@ func (v *virshListing) Document(ctx context.Context, name string, a Answer) (*Do
 		args = append(args, "--inactive")
 	case "no":
 	default:
-		return nil, cli.Fail(cli.Unavailable, "virsh dominfo tells Persistent: %q", persistent)
+		return nil, exit.Fail(exit.Unavailable, "virsh dominfo tells Persistent: %q", persistent)
 	}
 	text, err := v.run(ctx, args...)
 	if err != nil {
@@ -169,7 +169,7 @@ func (v *virshListing) Document(ctx context.Context, name string, a Answer) (*Do
 	}
 	d, err := ReadDocument(bytes.NewReader(text))
 	if err != nil {
-		return nil, cli.Fail(cli.Unavailable, "virsh dumpxml: %w", err)
+		return nil, exit.Fail(exit.Unavailable, "virsh dumpxml: %w", err)
 	}
 	return d, nil
 }
@@ -267,7 +267,7 @@ func (a *Answer) judgeVirsh() error {
 		// With an id Xen still has it: it is on its way down, or up again.
 		a.Restless = hasID && xen
 	default:
-		return cli.Fail(cli.Unavailable, "virsh domstate prints %.60q", a.State)
+		return exit.Fail(exit.Unavailable, "virsh domstate prints %.60q", a.State)
 	}
 	return nil
 }

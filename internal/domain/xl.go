@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // XL asks Xen's own toolstack.
@@ -47,14 +47,14 @@ func (x *XL) List(ctx context.Context) (Listing, error) {
 		return nil, noAnswer(err)
 	}
 	if l.rows, err = parseXLList(string(out)); err != nil {
-		return nil, cli.Fail(cli.Unavailable, "%w", err)
+		return nil, exit.Fail(exit.Unavailable, "%w", err)
 	}
 	out, err = output(ctx, x.timeout, "xl", "list", "-l")
 	if err != nil {
 		return nil, noAnswer(err)
 	}
 	if l.configs, err = parseXL(out); err != nil {
-		return nil, cli.Fail(cli.Unavailable, "%w", err)
+		return nil, exit.Fail(exit.Unavailable, "%w", err)
 	}
 	if slices.ContainsFunc(l.rows, xlRow.zombie) {
 		l.dying = []string{""}
@@ -96,12 +96,12 @@ func (l *xlListing) Ask(_ context.Context, name string) (Answer, error) {
 		}
 		var err error
 		if a.Domain, err = c.domain(); err != nil {
-			return a, cli.Fail(cli.Unavailable, "%w", err)
+			return a, exit.Fail(exit.Unavailable, "%w", err)
 		}
 	}
 	if active && a.Domain == nil { // it is being made, or goes away just now
 		a.Restless = true
-		return a, cli.Fail(cli.Unavailable, "xl lists %s without its disks", name)
+		return a, exit.Fail(exit.Unavailable, "xl lists %s without its disks", name)
 	}
 	a.Active = active && !a.Half
 	return a, nil
@@ -125,7 +125,7 @@ func (l *xlListing) Documents(context.Context) (all []*Domain, err error) {
 	for _, c := range l.configs {
 		d, err := c.domain()
 		if err != nil {
-			return nil, cli.Fail(cli.Unavailable, "%w", err)
+			return nil, exit.Fail(exit.Unavailable, "%w", err)
 		}
 		all = append(all, d)
 	}
@@ -133,7 +133,7 @@ func (l *xlListing) Documents(context.Context) (all []*Domain, err error) {
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			return nil, cli.Fail(cli.Unavailable, "%w", err)
+			return nil, exit.Fail(exit.Unavailable, "%w", err)
 		}
 		d, err := readXLConfig(text)
 		if err != nil { // perhaps none; but all paths in it count
@@ -158,9 +158,9 @@ func (l *xlListing) Document(_ context.Context, name string, a Answer) (*Documen
 	d, err := ReadDocument(bytes.NewReader(endXL(text)))
 	switch {
 	case err != nil:
-		return nil, cli.Fail(cli.Config, "%s: %w", path, err)
+		return nil, exit.Fail(exit.Config, "%s: %w", path, err)
 	case d.Domain.Name != name:
-		return nil, cli.Fail(cli.Config, "%s is the configuration of %s", path, d.Domain.Name)
+		return nil, exit.Fail(exit.Config, "%s is the configuration of %s", path, d.Domain.Name)
 	}
 	return d, nil
 }

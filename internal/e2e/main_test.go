@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // bin is where the commands are.
@@ -203,14 +203,14 @@ func (h *host) wantPhase(target, phase string) {
 }
 
 const (
-	badStream   = cli.BadStream
-	noInput     = cli.NoInput
-	cantCreate  = cli.CantCreate
-	ioError     = cli.IOError
-	unavailable = cli.Unavailable
-	busy        = cli.Busy
-	notOurs     = cli.NotOurs
-	notBasis    = cli.NotBasis
-	unfinished  = cli.Unfinished
-	badSnapshot = cli.BadSnapshot
+	badStream   = exit.BadStream
+	noInput     = exit.NoInput
+	cantCreate  = exit.CantCreate
+	ioError     = exit.IOError
+	unavailable = exit.Unavailable
+	busy        = exit.Busy
+	notOurs     = exit.NotOurs
+	notBasis    = exit.NotBasis
+	unfinished  = exit.Unfinished
+	badSnapshot = exit.BadSnapshot
 )

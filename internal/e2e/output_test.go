@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 func (h *host) summary(file string) cli.Summary {
@@ -154,10 +155,10 @@ func testNewSignature(h *host, options string) {
 	check := h.untouched("source")
 	h.sh("xb-delta --new-signature fresh source <old >/dev/full").fails(h, ioError)
 	h.sh("head -c -9 old | xb-delta --new-signature fresh source >/dev/null").fails(h, badStream)
-	h.sh("xb-delta --new-signature source source <old >/dev/null").fails(h, cli.Usage, "overwritten")
-	h.sh("xb-delta --new-signature s --summary ./s source <old >/dev/null").fails(h, cli.Usage, "overwritten")
-	h.sh("xb-sig --summary source source >/dev/null").fails(h, cli.Usage, "overwritten")
-	h.sh("xb-patch --summary source source <delta").fails(h, cli.Usage, "overwritten")
+	h.sh("xb-delta --new-signature source source <old >/dev/null").fails(h, exit.Usage, "overwritten")
+	h.sh("xb-delta --new-signature s --summary ./s source <old >/dev/null").fails(h, exit.Usage, "overwritten")
+	h.sh("xb-sig --summary source source >/dev/null").fails(h, exit.Usage, "overwritten")
+	h.sh("xb-patch --summary source source <delta").fails(h, exit.Usage, "overwritten")
 	h.sh("xb-delta --new-signature none/fresh source <old >/dev/null").fails(h, cantCreate)
 	check()
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // twoImages makes a source, a target, the target's signature and the delta.
@@ -331,7 +331,7 @@ func TestSectorSizes(t *testing.T) {
 		h.must("rm -r new ../state")
 	}
 	h.sh("xb-patch --create --sector-size 512 new <delta").silent(t)
-	h.sh("xb-patch --create --sector-size 1000 new <delta").fails(t, cli.Usage, "1000")
+	h.sh("xb-patch --create --sector-size 1000 new <delta").fails(t, exit.Usage, "1000")
 }
 
 // TestSourceWithoutWitness reads a device that counts no writes: nothing would tell of one.

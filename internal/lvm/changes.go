@@ -5,7 +5,7 @@ import (
 	"strconv"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // Changes returns the extents in which the images of two snapshots of one origin
@@ -59,18 +59,18 @@ func checkPair(a, b *device) error {
 		// snapshot of ours, and what is written to it while the pool's records are
 		// being read would be missed.
 		if d.kind() == "thin" && !d.dm.ReadOnly {
-			return cli.Fail(cli.Usage, "%s is a writable thin volume: only read-only snapshots, as xb-snap makes them, can be compared", d.path)
+			return exit.Fail(exit.Usage, "%s is a writable thin volume: only read-only snapshots, as xb-snap makes them, can be compared", d.path)
 		}
 	}
 	switch {
 	case a.dm.Name == b.dm.Name:
-		return cli.Fail(cli.Usage, "%s and %s are the same snapshot", a.path, b.path)
+		return exit.Fail(exit.Usage, "%s and %s are the same snapshot", a.path, b.path)
 	case a.kind() != b.kind():
-		return cli.Fail(cli.Usage, "%s is a thick snapshot and %s a thin one, or the other way round", a.path, b.path)
+		return exit.Fail(exit.Usage, "%s is a thick snapshot and %s a thin one, or the other way round", a.path, b.path)
 	case a.param(0) != b.param(0) && a.kind() == "thin":
-		return cli.Fail(cli.Usage, "%s and %s are in different thin pools", a.path, b.path)
+		return exit.Fail(exit.Usage, "%s and %s are in different thin pools", a.path, b.path)
 	case a.param(0) != b.param(0):
-		return cli.Fail(cli.Usage, "%s and %s are snapshots of different origins", a.path, b.path)
+		return exit.Fail(exit.Usage, "%s and %s are snapshots of different origins", a.path, b.path)
 	}
 	return nil
 }
@@ -86,7 +86,7 @@ func (d *device) still() error {
 	}
 	if now.dm.UUID != d.dm.UUID || now.kind() != d.kind() || now.size() != d.size() ||
 		now.dm.Targets[0].Params != d.dm.Targets[0].Params {
-		return cli.Fail(cli.Busy, "%s was changed meanwhile: try again", d.path)
+		return exit.Fail(exit.Busy, "%s was changed meanwhile: try again", d.path)
 	}
 	return now.check()
 }
@@ -101,7 +101,7 @@ func thickChanges(a, b *device) (*Extents, error) {
 	for i, d := range []*device{a, b} {
 		sectors, err := strconv.ParseInt(d.param(3), 10, 32)
 		if err != nil || d.param(2) != "P" && d.param(2) != "PO" {
-			return nil, cli.Fail(cli.Usage, "%s keeps no list of its exceptions that could be read: %q", d.path, d.dm.Targets[0].Params)
+			return nil, exit.Fail(exit.Usage, "%s keeps no list of its exceptions that could be read: %q", d.path, d.dm.Targets[0].Params)
 		}
 		chunk[i] = sectors * sectorSize
 	}
@@ -126,7 +126,7 @@ func (d *device) readStore(chunk int64, e *Extents) error {
 	defer store.Close()
 	return readStore(store, chunk, func(off, n int64) error {
 		if off >= d.size() {
-			return cli.Fail(cli.IOError, "exception store is damaged: it lists byte %d of an origin of %d", off, d.size())
+			return exit.Fail(exit.IOError, "exception store is damaged: it lists byte %d of an origin of %d", off, d.size())
 		}
 		e.add(off, n)
 		return nil

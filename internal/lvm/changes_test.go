@@ -15,7 +15,7 @@ import (
 	"strings"
 	"testing"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // extentsOf returns the extents as pairs.
@@ -246,17 +246,17 @@ func TestReadBadStore(t *testing.T) {
 		spoil  func(b []byte) []byte
 		status int
 	}{
-		{"magic", func(b []byte) []byte { b[0]++; return b }, cli.IOError},
-		{"invalid", func(b []byte) []byte { b[4] = 0; return b }, cli.BadSnapshot},
-		{"version", func(b []byte) []byte { b[8] = 2; return b }, cli.IOError},
-		{"chunk size", func(b []byte) []byte { b[12] = 16; return b }, cli.IOError},
-		{"huge chunk number", func(b []byte) []byte { b[4096+7] = 0x80; return b }, cli.IOError},
-		{"empty", func(b []byte) []byte { return nil }, cli.IOError},
-		{"cut in the header", func(b []byte) []byte { return b[:100] }, cli.IOError},
-		{"cut in the list", func(b []byte) []byte { return b[:4096+40] }, cli.IOError},
+		{"magic", func(b []byte) []byte { b[0]++; return b }, exit.IOError},
+		{"invalid", func(b []byte) []byte { b[4] = 0; return b }, exit.BadSnapshot},
+		{"version", func(b []byte) []byte { b[8] = 2; return b }, exit.IOError},
+		{"chunk size", func(b []byte) []byte { b[12] = 16; return b }, exit.IOError},
+		{"huge chunk number", func(b []byte) []byte { b[4096+7] = 0x80; return b }, exit.IOError},
+		{"empty", func(b []byte) []byte { return nil }, exit.IOError},
+		{"cut in the header", func(b []byte) []byte { return b[:100] }, exit.IOError},
+		{"cut in the list", func(b []byte) []byte { return b[:4096+40] }, exit.IOError},
 	} {
 		err := readStore(bytes.NewReader(c.spoil(bytes.Clone(good))), 4096, func(off, n int64) error { return nil })
-		if err == nil || cli.StatusOf(err) != c.status {
+		if err == nil || exit.StatusOf(err) != c.status {
 			t.Errorf("%s: %v", c.what, err)
 		}
 	}
@@ -342,7 +342,7 @@ func TestThinDeltaFails(t *testing.T) {
 	} {
 		fakeProgram(t, "thin_delta", c.script)
 		_, err := thinDelta("/dev/null", "1", "2", 1<<30)
-		if cli.StatusOf(err) != cli.Unavailable || !strings.Contains(err.Error(), c.words) || strings.Contains(err.Error(), "ipe") {
+		if exit.StatusOf(err) != exit.Unavailable || !strings.Contains(err.Error(), c.words) || strings.Contains(err.Error(), "ipe") {
 			t.Errorf("%s: %v", c.what, err)
 		}
 	}

@@ -17,7 +17,8 @@ import (
 	"syscall"
 	"time"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/program"
 )
 
 // settings are pinned, whatever lvm.conf says: they shape what LVM prints. Of report/*
@@ -44,7 +45,7 @@ const patience = 2 * time.Minute
 // its own (a ^C at the terminal is ours to handle), and at its time limit it gets
 // signals that it holds back while it has something suspended, but never SIGKILL.
 func run(limit time.Duration, stdout io.Writer, name string, args ...string) error {
-	path, err := cli.FindProgram(name)
+	path, err := program.Find(name)
 	if err != nil {
 		return err
 	}
@@ -55,7 +56,7 @@ func run(limit time.Duration, stdout io.Writer, name string, args ...string) err
 	c.Stdout, c.Stderr = stdout, &said
 	c.WaitDelay = 5 * time.Second // a daemon that it started may keep its output open
 	if err := c.Start(); err != nil {
-		return cli.Fail(cli.Unavailable, "cannot run %s: %w", name, err)
+		return exit.Fail(exit.Unavailable, "cannot run %s: %w", name, err)
 	}
 	late := time.AfterFunc(limit, func() {
 		c.Process.Signal(syscall.SIGINT) // the only one that ends LVM's wait for a lock

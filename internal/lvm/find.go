@@ -8,7 +8,7 @@ import (
 	"syscall"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // Find returns the volume that a path stands for: /dev/VG/LV, /dev/mapper/VG-LV,
@@ -21,17 +21,17 @@ func (vs *Volumes) Find(path string) (*Volume, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return vs.findByName(path)
 	} else if err != nil {
-		return nil, cli.Fail(cli.NoInput, "no such device: %w", err)
+		return nil, exit.Fail(exit.NoInput, "no such device: %w", err)
 	}
 	if info.Mode()&os.ModeType != os.ModeDevice {
-		return nil, cli.Fail(cli.NoInput, "%s is no block device", path)
+		return nil, exit.Fail(exit.NoInput, "%s is no block device", path)
 	}
 	d, err := blockdev.DeviceMapper(info.Sys().(*syscall.Stat_t).Rdev)
 	if err != nil {
 		return nil, err
 	}
 	if d == nil || !d.IsLV() {
-		return nil, cli.Fail(cli.Config, "%s is not a logical volume: "+
+		return nil, exit.Fail(exit.Config, "%s is not a logical volume: "+
 			"there are snapshots only of logical volumes and of files on XFS or btrfs", path)
 	}
 	for _, v := range vs.list {
@@ -40,9 +40,9 @@ func (vs *Volumes) Find(path string) (*Volume, error) {
 		}
 	}
 	if !volumeUUID.MatchString(d.UUID) { // a layer of a volume has a suffix
-		return nil, cli.Fail(cli.Config, "%s (%s) is a hidden part of a logical volume, not one itself", path, d.Name)
+		return nil, exit.Fail(exit.Config, "%s (%s) is a hidden part of a logical volume, not one itself", path, d.Name)
 	}
-	return nil, vs.notListed(cli.Config, path+": LVM does not list this volume (is it hidden by a filter or the devices file?)")
+	return nil, vs.notListed(exit.Config, path+": LVM does not list this volume (is it hidden by a filter or the devices file?)")
 }
 
 var volumeUUID = regexp.MustCompile(`^LVM-[A-Za-z0-9]{64}$`)
@@ -56,23 +56,23 @@ func (vs *Volumes) findByName(path string) (*Volume, error) {
 	}
 	switch len(found) {
 	case 0:
-		return nil, vs.notListed(cli.NoInput, path+": no such device")
+		return nil, vs.notListed(exit.NoInput, path+": no such device")
 	case 1:
 		return found[0], nil
 	}
 	if err := vs.checkVG(found[0]); err != nil {
 		return nil, err
 	}
-	return nil, cli.Fail(cli.Config, "%s stands for both %s and %s", path, found[0], found[1])
+	return nil, exit.Fail(exit.Config, "%s stands for both %s and %s", path, found[0], found[1])
 }
 
 // notListed is the error for a volume that is not in the list; if the list may
 // not be whole, nobody knows whether it exists.
 func (vs *Volumes) notListed(status int, message string) error {
 	if vs.incomplete != nil {
-		return cli.Fail(cli.Unavailable, "%s; but LVM could not list everything: %w", message, vs.incomplete)
+		return exit.Fail(exit.Unavailable, "%s; but LVM could not list everything: %w", message, vs.incomplete)
 	}
-	return cli.Fail(status, "%s", message)
+	return exit.Fail(status, "%s", message)
 }
 
 // checkVG refuses a volume whose group shares its name with another group:
@@ -80,7 +80,7 @@ func (vs *Volumes) notListed(status int, message string) error {
 func (vs *Volumes) checkVG(v *Volume) error {
 	for _, group := range vs.groups {
 		if group["vg_name"] == v.VG && group["vg_uuid"] != v.VGUUID {
-			return cli.Fail(cli.Config, "two volume groups are called %s (%s and %s): "+
+			return exit.Fail(exit.Config, "two volume groups are called %s (%s and %s): "+
 				"rename one (vgrename UUID NEWNAME), and keep LVM from looking into the guests' disks (devices/scan_lvs=0)",
 				v.VG, v.VGUUID, group["vg_uuid"])
 		}

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // GivenUp tells whether a volume is a snapshot whose content GiveUp took away.
@@ -33,7 +33,7 @@ func GiveUp(v *Volume, dir string) error {
 	// While it is open here LVM can't remove it, so its number in the pool stays its own.
 	f, err := os.Open(v.Path())
 	if err != nil {
-		return cli.OpenFailed(err)
+		return exit.OpenFailed(err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -45,11 +45,11 @@ func GiveUp(v *Volume, dir string) error {
 	case err != nil:
 		return err
 	case dm == nil || dm.UUID != v.dmUUID():
-		return cli.Fail(cli.Busy, "%s has become another device", v.Path())
+		return exit.Fail(exit.Busy, "%s has become another device", v.Path())
 	case dm.GivenUp():
-		return cli.Fail(cli.NoInput, "%s was given up already", v.Path())
+		return exit.Fail(exit.NoInput, "%s was given up already", v.Path())
 	case !dm.Thin() || len(dm.Targets) != 1:
-		return cli.Fail(cli.Internal, "%s is no thin volume", v.Path())
+		return exit.Fail(exit.Internal, "%s is no thin volume", v.Path())
 	}
 	d := &device{v.Path(), dm}
 	pool, err := d.pool()
@@ -59,10 +59,10 @@ func GiveUp(v *Volume, dir string) error {
 	// Neither waits for udev, which may wait for the pool.
 	const limit = 30 * time.Second
 	if err := run(limit, io.Discard, "dmsetup", "wipe_table", "--noflush", "--nolockfs", "--noudevsync", dm.Name); err != nil {
-		return cli.Fail(cli.IOError, "cannot take %s away from its readers: %w", v.Path(), err)
+		return exit.Fail(exit.IOError, "cannot take %s away from its readers: %w", v.Path(), err)
 	}
 	if err := run(limit, io.Discard, "dmsetup", "message", pool.dm.Name, "0", "delete "+d.param(1)); err != nil {
-		return cli.Fail(cli.IOError, "cannot give the room of %s back: %w", v.Path(), err)
+		return exit.Fail(exit.IOError, "cannot give the room of %s back: %w", v.Path(), err)
 	}
 	return releaseOurs(pool, dir)
 }

@@ -7,7 +7,8 @@ import (
 	"io"
 	"sort"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/text"
 )
 
 // ThinWrites are the data blocks of a thin volume that are about to be written.
@@ -20,7 +21,7 @@ type ThinWrites struct {
 // NewThinWrites returns an empty set; nil if path is no thin volume.
 func NewThinWrites(path string) (*ThinWrites, error) {
 	d, err := lookAt(path)
-	if cli.StatusOf(err) == cli.Usage { // no device of device-mapper
+	if exit.StatusOf(err) == exit.Usage { // no device of device-mapper
 		return nil, nil
 	}
 	if err != nil || d.kind() != "thin" {
@@ -63,8 +64,8 @@ func (w *ThinWrites) CheckRoom(dir string) error {
 	if need -= own; need <= free {
 		return nil
 	}
-	return cli.Fail(cli.CantCreate, "no room for the image in the thin pool of %s: it needs %s more, and there are %s",
-		w.volume.path, cli.FormatSize(need), cli.FormatSize(free))
+	return exit.Fail(exit.CantCreate, "no room for the image in the thin pool of %s: it needs %s more, and there are %s",
+		w.volume.path, text.FormatSize(need), text.FormatSize(free))
 }
 
 // own returns how many of the bytes lie in blocks that the volume has for itself.
@@ -91,7 +92,7 @@ func (w *ThinWrites) own(dir string) (n int64, err error) {
 	failed := run(thinLimit, pipe, "thin_dump", "--metadata-snap", "--dev-id", w.volume.param(1), metadata)
 	pipe.CloseWithError(failed)
 	if err = <-parsed; err != nil {
-		err = cli.Fail(cli.Unavailable, "cannot tell which blocks %s has: thin_dump: %w", w.volume.path, err)
+		err = exit.Fail(exit.Unavailable, "cannot tell which blocks %s has: thin_dump: %w", w.volume.path, err)
 	}
 	return n, errors.Join(err, snap.release())
 }

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // Volume is a logical volume as lvs(8) reports it. Sizes are in bytes.
@@ -97,7 +97,7 @@ func volumes(rows []row) (list []*Volume, err error) {
 		}
 		v, err := row.volume()
 		if err != nil {
-			return nil, cli.Fail(cli.Unavailable, "lvs: volume %s/%s: %w", row["vg_name"], row["lv_name"], err)
+			return nil, exit.Fail(exit.Unavailable, "lvs: volume %s/%s: %w", row["vg_name"], row["lv_name"], err)
 		}
 		seen[v.UUID] = true
 		list = append(list, v)
@@ -136,7 +136,7 @@ func report(columns string, command ...string) (rows []row, failed, err error) {
 	if failed != nil {
 		err = failed
 	}
-	return nil, nil, cli.Fail(cli.Unavailable, "cannot ask LVM for its volumes: %w", err)
+	return nil, nil, exit.Fail(exit.Unavailable, "cannot ask LVM for its volumes: %w", err)
 }
 
 // Tagged returns the volumes that carry a tag.

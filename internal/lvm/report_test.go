@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // lvs.json is what lvs 2.03.16 printed of a group with a thick origin, a good and
@@ -157,7 +157,7 @@ func fakeProgram(t *testing.T, name, script string) {
 func TestOrderOfPrivate(t *testing.T) {
 	vs := volumesOf(t, bytes.Replace(captured(t), []byte(`"lv_name":"vm1"`), []byte(`"lv_name":"[vm1]", "lv_role":"private,raid,image"`), 1))
 	_, err := vs.Order([]*Volume{vs.named(t, "vm1")}, 1<<30, "abcdefgh", []string{"x"})
-	if cli.StatusOf(err) != cli.Config || !strings.Contains(err.Error(), "hidden part") {
+	if exit.StatusOf(err) != exit.Config || !strings.Contains(err.Error(), "hidden part") {
 		t.Errorf("%v", err)
 	}
 }
@@ -185,12 +185,12 @@ func TestFindInactive(t *testing.T) {
 		}
 	}
 	_, err := vs.Find("/dev/vg0/nothing")
-	if cli.StatusOf(err) != cli.NoInput {
+	if exit.StatusOf(err) != exit.NoInput {
 		t.Errorf("missing: %v", err)
 	}
 	vs.incomplete = errors.New("lvs: Volume group vgx is locked")
 	_, err = vs.Find("/dev/vg0/nothing")
-	if cli.StatusOf(err) != cli.Unavailable {
+	if exit.StatusOf(err) != exit.Unavailable {
 		t.Errorf("missing in an incomplete list: %v", err)
 	}
 }
@@ -205,13 +205,13 @@ func TestAmbiguousGroup(t *testing.T) {
 		t.Error(err)
 	}
 	vs.groups = append(vs.groups, row{"vg_name": "vg0", "vg_uuid": "another"})
-	if _, err := vs.Order([]*Volume{vm1}, 1<<30, "abcdefgh", []string{"x"}); cli.StatusOf(err) != cli.Config {
+	if _, err := vs.Order([]*Volume{vm1}, 1<<30, "abcdefgh", []string{"x"}); exit.StatusOf(err) != exit.Config {
 		t.Errorf("Order: %v", err)
 	}
 	twin := *vm1
 	twin.VGUUID, twin.UUID = "another", "other"
 	vs.list = append(vs.list, &twin)
-	if _, err := vs.Find("/dev/vg0/vm1"); cli.StatusOf(err) != cli.Config {
+	if _, err := vs.Find("/dev/vg0/vm1"); exit.StatusOf(err) != exit.Config {
 		t.Errorf("Find: %v", err)
 	}
 }

@@ -10,7 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/text"
 )
 
 // chunkSize of a new exception store, in bytes: LVM's default, spelled out
@@ -47,8 +48,8 @@ func (vs *Volumes) Order(origins []*Volume, size int64, run string, tags []strin
 			need[v.VGUUID] += o.extents * v.ExtentSize
 		}
 		if need[v.VGUUID] > v.VGFree {
-			return nil, cli.Fail(cli.CantCreate, "volume group %s has only %s free, but the snapshots need %s: "+
-				"make room there, or let them be smaller with --size", v.VG, cli.FormatSize(v.VGFree), cli.FormatSize(need[v.VGUUID]))
+			return nil, exit.Fail(exit.CantCreate, "volume group %s has only %s free, but the snapshots need %s: "+
+				"make room there, or let them be smaller with --size", v.VG, text.FormatSize(v.VGFree), text.FormatSize(need[v.VGUUID]))
 		}
 		orders = append(orders, o)
 	}
@@ -61,17 +62,17 @@ var qubesSnapshot = regexp.MustCompile(`^vm-.+-snap$`)
 func (vs *Volumes) checkOrigin(v *Volume) error {
 	switch {
 	case v.Private:
-		return cli.Fail(cli.Config, "%s is a pool, or a hidden part of another volume: name the volume that a guest uses", v)
+		return exit.Fail(exit.Config, "%s is a pool, or a hidden part of another volume: name the volume that a guest uses", v)
 	case strings.HasPrefix(v.VG, "VG_XenStorage-"):
-		return cli.Fail(cli.Config, "%s belongs to a XenServer storage repository: "+
+		return exit.Fail(exit.Config, "%s belongs to a XenServer storage repository: "+
 			"its volumes hold chains of VHD images, which xen-backup can't copy", v)
 	case qubesSnapshot.MatchString(v.Name):
-		return cli.Fail(cli.Config, "%s is the running copy of a Qubes volume and vanishes when the qube stops: "+
+		return exit.Fail(exit.Config, "%s is the running copy of a Qubes volume and vanishes when the qube stops: "+
 			"back up Qubes with wyng-util-qubes", v)
 	case v.ThickSnapshot():
-		return cli.Fail(cli.Config, "%s is a snapshot, and LVM takes none of those: name its origin %s/%s", v, v.VG, v.Origin)
+		return exit.Fail(exit.Config, "%s is a snapshot, and LVM takes none of those: name its origin %s/%s", v, v.VG, v.Origin)
 	case v.attr(0) == 'O':
-		return cli.Fail(cli.Busy, "a snapshot is being merged into %s: try again when that is done", v)
+		return exit.Fail(exit.Busy, "a snapshot is being merged into %s: try again when that is done", v)
 	}
 	if err := vs.checkVG(v); err != nil || !v.Thin() {
 		return err
@@ -85,11 +86,11 @@ func (vs *Volumes) checkPool(v *Volume) error {
 		case pool.VGUUID != v.VGUUID || pool.Name != v.Pool:
 			continue
 		case pool.Health != "":
-			return cli.Fail(cli.CantCreate, "thin pool %s is not healthy: %s", pool, pool.Health)
+			return exit.Fail(exit.CantCreate, "thin pool %s is not healthy: %s", pool, pool.Health)
 		}
 		return nil
 	}
-	return vs.notListed(cli.Unavailable, fmt.Sprintf("LVM does not list %s/%s, the pool of %s", v.VG, v.Pool, v))
+	return vs.notListed(exit.Unavailable, fmt.Sprintf("LVM does not list %s/%s, the pool of %s", v.VG, v.Pool, v))
 }
 
 // storeBound returns the size in bytes of an exception store that can't
@@ -114,7 +115,7 @@ func snapshotName(v *Volume, run string) (string, error) {
 	if !v.Thin() {
 		hidden = "-cow"
 		if len(mangle(v.VG)+"-"+mangle(v.Name)+"-real") > dmNameMax {
-			return "", cli.Fail(cli.Config, "the name %s is too long for a volume with snapshots: rename it", v)
+			return "", exit.Fail(exit.Config, "the name %s is too long for a volume with snapshots: rename it", v)
 		}
 	}
 	lv := v.Name
@@ -125,7 +126,7 @@ func snapshotName(v *Volume, run string) (string, error) {
 		}
 		lv = v.Name[:n-1] + "+" + v.UUID[:6] // still unlike any other's
 	}
-	return "", cli.Fail(cli.Config, "the name of the volume group %s is too long for a snapshot to be named in it", v.VG)
+	return "", exit.Fail(exit.Config, "the name of the volume group %s is too long for a snapshot to be named in it", v.VG)
 }
 
 // Path returns the path that the snapshot will have.
@@ -147,7 +148,7 @@ func (o *Order) Create() error {
 		args = append(args, "--extents", strconv.FormatInt(o.extents, 10), "--chunksize", strconv.Itoa(chunkSize)+"b")
 	}
 	if err := lvmCommand("lvcreate", append(args, o.Origin.String())...); err != nil {
-		return cli.Fail(cli.CantCreate, "cannot take a snapshot of %s: %w", o.Origin, err)
+		return exit.Fail(exit.CantCreate, "cannot take a snapshot of %s: %w", o.Origin, err)
 	}
 	return nil
 }
@@ -160,7 +161,7 @@ func (o *Order) WaitForDevice() error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return cli.Fail(cli.CantCreate, "the snapshot was taken, but its device does not appear: %w", err)
+			return exit.Fail(exit.CantCreate, "the snapshot was taken, but its device does not appear: %w", err)
 		}
 	}
 }
@@ -184,9 +185,9 @@ func remove(vg, name, which, tag string) error {
 		case err == nil:
 			return gone(vg, name, which, tag)
 		case !inUse.MatchString(err.Error()):
-			return cli.Fail(cli.IOError, "cannot remove %s/%s: %w", vg, name, err)
+			return exit.Fail(exit.IOError, "cannot remove %s/%s: %w", vg, name, err)
 		case time.Now().After(deadline):
-			return cli.Fail(cli.Busy, "cannot remove %s/%s: somebody has it open: %w", vg, name, err)
+			return exit.Fail(exit.Busy, "cannot remove %s/%s: somebody has it open: %w", vg, name, err)
 		}
 		// What udev began it should finish first; where there is no udev, that fails.
 		run(5*time.Second, nil, "udevadm", "settle", "--timeout=4")
@@ -199,9 +200,9 @@ func gone(vg, name, which, tag string) error {
 	rows, failed, err := report("lv_uuid", "lvs", "--all", "--select", which, vg)
 	switch {
 	case err == nil && len(rows) > 0:
-		return cli.Fail(cli.IOError, "cannot remove %s/%s: it no longer has the tag %s", vg, name, tag)
+		return exit.Fail(exit.IOError, "cannot remove %s/%s: it no longer has the tag %s", vg, name, tag)
 	case err != nil || failed != nil:
-		return cli.Fail(cli.IOError, "cannot tell whether %s/%s is removed: %w", vg, name, errors.Join(err, failed))
+		return exit.Fail(exit.IOError, "cannot tell whether %s/%s is removed: %w", vg, name, errors.Join(err, failed))
 	}
 	// Where there is no udev, LVM forgets the link of a volume that was given up.
 	link := "/dev/" + vg + "/" + name

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 func TestOrder(t *testing.T) {
@@ -37,13 +37,13 @@ func TestOrderRefuses(t *testing.T) {
 		status int
 		words  string
 	}{
-		{"no room", func(vs *Volumes, v, thin, pool *Volume) { v.VGFree = 17<<22 - 1 }, false, cli.CantCreate, "only 68.0 MiB free"},
-		{"pool health", func(vs *Volumes, v, thin, pool *Volume) { pool.Health = "out_of_data" }, true, cli.CantCreate, "out_of_data"},
-		{"no pool", func(vs *Volumes, v, thin, pool *Volume) { pool.Name = "x" }, true, cli.Unavailable, "vg0/pool"},
-		{"snapshot", func(vs *Volumes, v, thin, pool *Volume) { *v = *vs.named(t, "xb-vm1-abcdefgh") }, false, cli.Config, "its origin vg0/vm1"},
-		{"merge", func(vs *Volumes, v, thin, pool *Volume) { v.Attr = "Owi-aos---" }, false, cli.Busy, "merged"},
-		{"qubes", func(vs *Volumes, v, thin, pool *Volume) { thin.Name = "vm-work-private-snap" }, true, cli.Config, "wyng"},
-		{"xenserver", func(vs *Volumes, v, thin, pool *Volume) { v.VG = "VG_XenStorage-4dea22b3" }, false, cli.Config, "VHD"},
+		{"no room", func(vs *Volumes, v, thin, pool *Volume) { v.VGFree = 17<<22 - 1 }, false, exit.CantCreate, "only 68.0 MiB free"},
+		{"pool health", func(vs *Volumes, v, thin, pool *Volume) { pool.Health = "out_of_data" }, true, exit.CantCreate, "out_of_data"},
+		{"no pool", func(vs *Volumes, v, thin, pool *Volume) { pool.Name = "x" }, true, exit.Unavailable, "vg0/pool"},
+		{"snapshot", func(vs *Volumes, v, thin, pool *Volume) { *v = *vs.named(t, "xb-vm1-abcdefgh") }, false, exit.Config, "its origin vg0/vm1"},
+		{"merge", func(vs *Volumes, v, thin, pool *Volume) { v.Attr = "Owi-aos---" }, false, exit.Busy, "merged"},
+		{"qubes", func(vs *Volumes, v, thin, pool *Volume) { thin.Name = "vm-work-private-snap" }, true, exit.Config, "wyng"},
+		{"xenserver", func(vs *Volumes, v, thin, pool *Volume) { v.VG = "VG_XenStorage-4dea22b3" }, false, exit.Config, "VHD"},
 	} {
 		vs := volumesOf(t, captured(t))
 		v, thin := vs.named(t, "vm1"), vs.named(t, "t1")
@@ -52,8 +52,8 @@ func TestOrderRefuses(t *testing.T) {
 			v = thin
 		}
 		_, err := vs.Order([]*Volume{v}, 1<<30, "abcdefgh", []string{"tag"})
-		if cli.StatusOf(err) != c.status || !strings.Contains(err.Error(), c.words) {
-			t.Errorf("%s: status %d: %v", c.what, cli.StatusOf(err), err)
+		if exit.StatusOf(err) != c.status || !strings.Contains(err.Error(), c.words) {
+			t.Errorf("%s: status %d: %v", c.what, exit.StatusOf(err), err)
 		}
 	}
 }
@@ -71,7 +71,7 @@ func TestOrderCountsTogether(t *testing.T) {
 	for _, v := range vs.list {
 		v.VGFree--
 	}
-	if _, err := vs.Order(origins, 1<<30, "abcdefgh", []string{"tag"}); cli.StatusOf(err) != cli.CantCreate {
+	if _, err := vs.Order(origins, 1<<30, "abcdefgh", []string{"tag"}); exit.StatusOf(err) != exit.CantCreate {
 		t.Errorf("one byte short: %v", err)
 	}
 }
@@ -115,7 +115,7 @@ func TestSnapshotName(t *testing.T) {
 				}
 				name, err := snapshotName(v, "abcdefgh")
 				if !thin && device+len("-real") > dmNameMax {
-					if cli.StatusOf(err) != cli.Config {
+					if exit.StatusOf(err) != exit.Config {
 						t.Errorf("%s: origin with too long a name: %v", v, err)
 					}
 					continue
@@ -138,7 +138,7 @@ func TestSnapshotName(t *testing.T) {
 	if a == b {
 		t.Errorf("both are %s", a)
 	}
-	if _, err := snapshotName(&Volume{VG: strings.Repeat("v", 110), Name: "a", UUID: "aaaaaa"}, "abcdefgh"); cli.StatusOf(err) != cli.Config {
+	if _, err := snapshotName(&Volume{VG: strings.Repeat("v", 110), Name: "a", UUID: "aaaaaa"}, "abcdefgh"); exit.StatusOf(err) != exit.Config {
 		t.Errorf("group with a long name: %v", err)
 	}
 }

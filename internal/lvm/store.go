@@ -5,7 +5,7 @@ import (
 	"io"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // A persistent exception store is what a thick snapshot keeps of its origin
@@ -34,7 +34,7 @@ const (
 // may be missing. chunk is the chunk size in bytes that the kernel uses.
 func readStore(store io.ReaderAt, chunk int64, changed func(off, n int64) error) error {
 	if chunk < sectorSize || chunk > maxChunkSize || chunk&(chunk-1) != 0 {
-		return cli.Fail(cli.Internal, "exception store with chunks of %d bytes", chunk)
+		return exit.Fail(exit.Internal, "exception store with chunks of %d bytes", chunk)
 	}
 	list := blockdev.Buffer(int(max(chunk, 4096)))[:chunk]
 	if err := readFull(store, list, 0); err != nil {
@@ -56,7 +56,7 @@ func readStore(store io.ReaderAt, chunk int64, changed func(off, n int64) error)
 			}
 			origin := binary.LittleEndian.Uint64(list[at:])
 			if origin > uint64(1<<62/chunk) {
-				return cli.Fail(cli.IOError, "exception store is damaged: it lists chunk %d", origin)
+				return exit.Fail(exit.IOError, "exception store is damaged: it lists chunk %d", origin)
 			}
 			if err := changed(int64(origin)*chunk, chunk); err != nil {
 				return err
@@ -72,9 +72,9 @@ func checkHeader(header []byte, chunk int64) error {
 	word := func(i int) uint32 { return binary.LittleEndian.Uint32(header[4*i:]) }
 	switch {
 	case word(0) != storeMagic || word(2) != 1 || int64(word(3))*sectorSize != chunk:
-		return cli.Fail(cli.IOError, "exception store is damaged, or of an unknown version: header % x", header[:16])
+		return exit.Fail(exit.IOError, "exception store is damaged, or of an unknown version: header % x", header[:16])
 	case word(1) != 1:
-		return cli.Fail(cli.BadSnapshot, "exception store is marked invalid")
+		return exit.Fail(exit.BadSnapshot, "exception store is marked invalid")
 	}
 	return nil
 }
@@ -87,5 +87,5 @@ func readFull(r io.ReaderAt, b []byte, off int64) error {
 	if err == io.EOF { // no list is ever full without another one behind it
 		err = io.ErrUnexpectedEOF
 	}
-	return cli.Fail(cli.IOError, "exception store at byte %d: %w", off, err)
+	return exit.Fail(exit.IOError, "exception store at byte %d: %w", off, err)
 }

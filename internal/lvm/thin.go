@@ -16,7 +16,8 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
 )
 
 // thinLimit is how long thin_delta may read a pool's metadata, and how long the
@@ -65,9 +66,9 @@ func thinDelta(metadata, id1, id2 string, size int64) (*Extents, error) {
 	case answer.err == nil:
 		return answer.e, nil
 	case errors.Is(answer.err, failed):
-		return nil, cli.Fail(cli.Unavailable, "cannot compare thin volumes: %w", failed)
+		return nil, exit.Fail(exit.Unavailable, "cannot compare thin volumes: %w", failed)
 	default:
-		return nil, cli.Fail(cli.Unavailable, "cannot read what thin_delta printed: %w", answer.err)
+		return nil, exit.Fail(exit.Unavailable, "cannot read what thin_delta printed: %w", answer.err)
 	}
 }
 
@@ -157,7 +158,7 @@ func reserve(pool *device, dir string) (*metadataSnap, error) {
 		return nil, err
 	}
 	s := &metadataSnap{pool: pool, lock: lock}
-	s.cancel = cli.OnSignal(func() { s.drop() })
+	s.cancel = durable.OnSignal(func() { s.drop() })
 	s.mutex.Lock()
 	err = s.take()
 	s.mutex.Unlock()
@@ -184,10 +185,10 @@ func (s *metadataSnap) take() error {
 	if now != "" {
 		ours, err := os.ReadFile(s.lock.Name())
 		if err != nil {
-			return cli.Fail(cli.IOError, "cannot read the lock: %w", err)
+			return exit.Fail(exit.IOError, "cannot read the lock: %w", err)
 		}
 		if now != string(ours) {
-			return cli.Fail(cli.Busy, "another program has reserved the metadata snapshot of pool %s; "+
+			return exit.Fail(exit.Busy, "another program has reserved the metadata snapshot of pool %s; "+
 				"if none is running, release it: dmsetup message %s 0 release_metadata_snap", s.pool.dm.Name, s.pool.dm.Name)
 		}
 		if err := s.message("release_metadata_snap"); err != nil {
@@ -216,13 +217,13 @@ func (s *metadataSnap) reserved() (string, error) {
 	words := strings.Fields(pool.status())
 	switch {
 	case len(words) < 5:
-		return "", cli.Fail(cli.Unavailable, "pool %s does not work: its status is %q", pool.dm.Name, pool.status())
+		return "", exit.Fail(exit.Unavailable, "pool %s does not work: its status is %q", pool.dm.Name, pool.status())
 	case words[3] == "-":
 		return "", nil
 	}
 	root, err := strconv.ParseInt(words[3], 10, 32)
 	if err != nil {
-		return "", cli.Fail(cli.Unavailable, "pool %s: cannot read its status %q", pool.dm.Name, pool.status())
+		return "", exit.Fail(exit.Unavailable, "pool %s: cannot read its status %q", pool.dm.Name, pool.status())
 	}
 	path, err := pool.below(0)
 	if err != nil {
@@ -235,7 +236,7 @@ func (s *metadataSnap) reserved() (string, error) {
 	defer metadata.Close()
 	block := blockdev.Buffer(metadataBlock)
 	if _, err := metadata.ReadAt(block, root*metadataBlock); err != nil {
-		return "", cli.Fail(cli.IOError, "metadata of pool %s: %w", pool.dm.Name, err)
+		return "", exit.Fail(exit.IOError, "metadata of pool %s: %w", pool.dm.Name, err)
 	}
 	return fmt.Sprintf("%d %016x\n", root, xxhash.Sum64(block)), nil
 }
@@ -266,7 +267,7 @@ func (s *metadataSnap) drop() error {
 		return err // the file goes on telling of it: the next run tries again
 	}
 	if now != s.held {
-		return errors.Join(s.writeDown(""), cli.Fail(cli.Busy,
+		return errors.Join(s.writeDown(""), exit.Fail(exit.Busy,
 			"somebody else has released the metadata snapshot of pool %s while it was read: try again", s.pool.dm.Name))
 	}
 	if err := s.message("release_metadata_snap"); err != nil {
@@ -277,7 +278,7 @@ func (s *metadataSnap) drop() error {
 
 func (s *metadataSnap) message(text string) error {
 	if err := run(patience, io.Discard, "dmsetup", "message", s.pool.dm.Name, "0", text); err != nil {
-		return cli.Fail(cli.Unavailable, "pool %s: %w", s.pool.dm.Name, err)
+		return exit.Fail(exit.Unavailable, "pool %s: %w", s.pool.dm.Name, err)
 	}
 	return nil
 }
@@ -289,7 +290,7 @@ func (s *metadataSnap) writeDown(held string) error {
 		_, err = s.lock.WriteAt([]byte(held), 0)
 	}
 	if err = errors.Join(err, s.lock.Sync()); err != nil {
-		return cli.Fail(cli.CantCreate, "cannot write down which metadata snapshot is held: %w", err)
+		return exit.Fail(exit.CantCreate, "cannot write down which metadata snapshot is held: %w", err)
 	}
 	return nil
 }
@@ -297,12 +298,12 @@ func (s *metadataSnap) writeDown(held string) error {
 // lockFile opens and locks a file, which stays: a lock on a file that somebody
 // may remove is none.
 func lockFile(path string) (*os.File, error) {
-	if err := cli.MakeDir(filepath.Dir(path)); err != nil {
-		return nil, cli.Fail(cli.CantCreate, "cannot create the state directory: %w", err)
+	if err := durable.MakeDir(filepath.Dir(path)); err != nil {
+		return nil, exit.Fail(exit.CantCreate, "cannot create the state directory: %w", err)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, cli.Fail(cli.CantCreate, "cannot create a lock: %w", err)
+		return nil, exit.Fail(exit.CantCreate, "cannot create a lock: %w", err)
 	}
 	for deadline := time.Now().Add(thinLimit); ; time.Sleep(100 * time.Millisecond) {
 		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
@@ -311,7 +312,7 @@ func lockFile(path string) (*os.File, error) {
 		}
 		if time.Now().After(deadline) || !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
 			f.Close()
-			return nil, cli.Fail(cli.Busy, "another run holds %s: %w", path, err)
+			return nil, exit.Fail(exit.Busy, "another run holds %s: %w", path, err)
 		}
 	}
 }

@@ -8,7 +8,8 @@ import (
 	"syscall"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/text"
 )
 
 const sectorSize = 512 // bytes, of device-mapper's numbers, whatever the disk has
@@ -24,17 +25,17 @@ type device struct {
 func lookAt(path string) (*device, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, cli.Fail(cli.NoInput, "%s: no such device, or it is not active", path)
+		return nil, exit.Fail(exit.NoInput, "%s: no such device, or it is not active", path)
 	}
 	if info.Mode()&os.ModeType != os.ModeDevice {
-		return nil, cli.Fail(cli.Usage, "%s is not a snapshot of a logical volume", path)
+		return nil, exit.Fail(exit.Usage, "%s is not a snapshot of a logical volume", path)
 	}
 	d, err := blockdev.DeviceMapper(info.Sys().(*syscall.Stat_t).Rdev)
 	if err != nil {
 		return nil, err
 	}
 	if d == nil || len(d.Targets) != 1 {
-		return nil, cli.Fail(cli.Usage, "%s is not a snapshot of a logical volume", path)
+		return nil, exit.Fail(exit.Usage, "%s is not a snapshot of a logical volume", path)
 	}
 	return &device{path, d}, nil
 }
@@ -57,7 +58,7 @@ func (d *device) param(i int) string {
 func (d *device) below(param int) (string, error) {
 	link, err := os.Readlink("/sys/dev/block/" + d.param(param))
 	if err != nil {
-		return "", cli.Fail(cli.Internal, "%s: no device below it: %w", d.path, err)
+		return "", exit.Fail(exit.Internal, "%s: no device below it: %w", d.path, err)
 	}
 	return "/dev/" + filepath.Base(link), nil // dm-N: the kernel itself makes this node
 }
@@ -67,14 +68,14 @@ func (d *device) check() error {
 	word, _, _ := strings.Cut(d.status(), " ")
 	switch {
 	case d.kind() == "snapshot" && !strings.Contains(word, "/"):
-		return cli.Fail(cli.BadSnapshot, "snapshot %s is lost: %s: what was written since it was taken did not fit into it; "+
+		return exit.Fail(exit.BadSnapshot, "snapshot %s is lost: %s: what was written since it was taken did not fit into it; "+
 			"a larger one is needed", d.path, strings.ToLower(d.status()))
 	case d.dm.GivenUp():
 		return blockdev.GivenUp(d.path)
 	case d.kind() == "thin" && (word == "Fail" || word == "Error"):
-		return cli.Fail(cli.BadSnapshot, "thin volume %s has failed: see its pool", d.path)
+		return exit.Fail(exit.BadSnapshot, "thin volume %s has failed: see its pool", d.path)
 	case d.kind() != "snapshot" && d.kind() != "thin":
-		return cli.Fail(cli.Usage, "%s is not a snapshot of a logical volume", d.path)
+		return exit.Fail(exit.Usage, "%s is not a snapshot of a logical volume", d.path)
 	}
 	return nil
 }
@@ -95,7 +96,7 @@ func Check(path string) (string, error) {
 	}
 	var used, total int64
 	if _, err := fmt.Sscanf(d.status(), "%d/%d", &used, &total); err != nil {
-		return "", cli.Fail(cli.Internal, "%s: cannot read the status %q", path, d.status())
+		return "", exit.Fail(exit.Internal, "%s: cannot read the status %q", path, d.status())
 	}
 	return useOf(used*sectorSize, total*sectorSize), nil
 }
@@ -117,11 +118,11 @@ func (d *device) pool() (*device, error) {
 	}
 	pool, err := lookAt(path)
 	if err == nil && pool.kind() != "thin-pool" {
-		err = cli.Fail(cli.Internal, "%s, below %s, is no thin pool", path, d.path)
+		err = exit.Fail(exit.Internal, "%s, below %s, is no thin pool", path, d.path)
 	}
 	return pool, err
 }
 
 func useOf(used, total int64) string {
-	return fmt.Sprintf("%.1f %% of %s used", 100*float64(used)/float64(max(total, 1)), cli.FormatSize(total))
+	return fmt.Sprintf("%.1f %% of %s used", 100*float64(used)/float64(max(total, 1)), text.FormatSize(total))
 }

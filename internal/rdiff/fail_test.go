@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/stream"
 )
 
@@ -217,12 +217,12 @@ func TestWriteErrors(t *testing.T) {
 		target.lie = at
 		// Where the file has a hole nothing is read that could lie.
 		if start, _, _ := basisFile.NextData(at); start == at {
-			wantStatus(t, "CheckWritten of a disk that lies", check(target), cli.IOError)
+			wantStatus(t, "CheckWritten of a disk that lies", check(target), exit.IOError)
 		}
 		if _, err := basisFile.WriteAt([]byte{source[at] + 1}, at); err != nil {
 			t.Fatal(err)
 		}
-		wantStatus(t, "CheckWritten of a wrong byte", check(breaking(basisFile, 1e6, 0)), cli.IOError)
+		wantStatus(t, "CheckWritten of a wrong byte", check(breaking(basisFile, 1e6, 0)), exit.IOError)
 		if _, err := basisFile.WriteAt(source[at:at+1], at); err != nil {
 			t.Fatal(err)
 		}
@@ -259,7 +259,7 @@ func TestNoSpace(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer target.Close()
-	if err := Apply(bytes.NewReader(delta), d, target); !errors.Is(err, syscall.ENOSPC) || cli.StatusOf(err) != cli.IOError {
+	if err := Apply(bytes.NewReader(delta), d, target); !errors.Is(err, syscall.ENOSPC) || exit.StatusOf(err) != exit.IOError {
 		t.Errorf("full disk: %v", err)
 	}
 }
@@ -317,7 +317,7 @@ func TestOptions(t *testing.T) {
 	}
 
 	// A source that proves bad after the last read must not give a whole stream.
-	invalid := cli.Fail(cli.BadSnapshot, "snapshot overflowed")
+	invalid := exit.Fail(exit.BadSnapshot, "snapshot overflowed")
 	o.BeforeEnd = func(d stream.Digest) error { want = d; return invalid }
 	var delta, newSig, direct bytes.Buffer
 	e, _ := stream.NewEncoder(1, 1)
@@ -329,14 +329,14 @@ func TestOptions(t *testing.T) {
 		t.Errorf("digest %+v", want)
 	}
 	out.Delta.Flush()
-	if _, err := verify(delta.Bytes()); cli.StatusOf(err) != cli.BadStream {
+	if _, err := verify(delta.Bytes()); exit.StatusOf(err) != exit.BadStream {
 		t.Errorf("the delta of a bad snapshot: %v", err)
 	}
 	if _, err := Sign(FromImage(img), h, stream.NewSignatureWriter(&direct, h), o); err != invalid {
 		t.Errorf("Sign: %v", err)
 	}
 	for _, b := range [][]byte{newSig.Bytes(), direct.Bytes()} {
-		if _, err := Describe(bytes.NewReader(b)); cli.StatusOf(err) != cli.BadStream {
+		if _, err := Describe(bytes.NewReader(b)); exit.StatusOf(err) != exit.BadStream {
 			t.Errorf("the signature of a bad snapshot: %v", err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/stream"
 )
 
@@ -99,10 +100,10 @@ func TestInfo(t *testing.T) {
 		}
 	}
 	env := &cli.Env{Name: "xb-test", Stdin: strings.NewReader("Last login: today\n"), Stdout: os.Stderr, Stderr: os.Stderr}
-	wantStatus(t, "noise", PrintInfo(env, new(cli.Flags), nil, false), cli.NotOurs)
-	wantStatus(t, "empty", PrintInfo(env, new(cli.Flags), nil, false), cli.BadStream)
-	wantStatus(t, "no file", PrintInfo(env, new(cli.Flags), []string{filepath.Join(dir, "missing")}, false), cli.NoInput)
-	wantStatus(t, "two files", PrintInfo(env, new(cli.Flags), []string{"a", "b"}, false), cli.Usage)
+	wantStatus(t, "noise", PrintInfo(env, new(cli.Flags), nil, false), exit.NotOurs)
+	wantStatus(t, "empty", PrintInfo(env, new(cli.Flags), nil, false), exit.BadStream)
+	wantStatus(t, "no file", PrintInfo(env, new(cli.Flags), []string{filepath.Join(dir, "missing")}, false), exit.NoInput)
+	wantStatus(t, "two files", PrintInfo(env, new(cli.Flags), []string{"a", "b"}, false), exit.Usage)
 }
 
 // TestHugeSparse: holes cost nothing, however large they are.

@@ -9,7 +9,9 @@ import (
 	"strings"
 
 	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/stream"
+	"xen-backup/internal/text"
 )
 
 // Info describes a stream. Sizes are in bytes.
@@ -95,7 +97,7 @@ func (i *Info) String() string {
 		fmt.Fprintf(&b, "%-15s %s\n", name+":", fmt.Sprintf(format, args...))
 	}
 	image := func(name string, d *ImageInfo) {
-		line(name+" size", "%d bytes (%s)", d.Size, cli.FormatSize(d.Size))
+		line(name+" size", "%d bytes (%s)", d.Size, text.FormatSize(d.Size))
 		line(name+" digest", "%s", d.Digest)
 	}
 	line("kind", "%s, version %d, complete", i.Kind, i.Version)
@@ -125,11 +127,11 @@ func PrintInfo(env *cli.Env, flags *cli.Flags, operands []string, asJSON bool) e
 	var r io.Reader
 	switch {
 	case len(operands) > 1:
-		return cli.Fail(cli.Usage, "--info takes at most one FILE")
+		return exit.Fail(exit.Usage, "--info takes at most one FILE")
 	case len(operands) == 1 && operands[0] != "-":
 		f, err := os.Open(operands[0])
 		if err != nil {
-			return cli.OpenFailed(err)
+			return exit.OpenFailed(err)
 		}
 		defer f.Close()
 		r = f
@@ -148,7 +150,7 @@ func PrintInfo(env *cli.Env, flags *cli.Flags, operands []string, asJSON bool) e
 	}
 	text, err := json.Marshal(info)
 	if err != nil {
-		return cli.Fail(cli.Internal, "--info: %w", err)
+		return exit.Fail(exit.Internal, "--info: %w", err)
 	}
 	return env.Print(string(text) + "\n")
 }

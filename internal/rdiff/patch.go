@@ -10,7 +10,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/ordered"
 	"xen-backup/internal/stream"
 )
@@ -230,7 +230,7 @@ func (f *frameJob) prove(h stream.Header) ([]byte, error) {
 		for i := r.First; i < r.End(); i++ {
 			block := rest[:min(len(rest), h.BlockSize)]
 			if isZero(block) {
-				return nil, cli.Fail(cli.BadStream, "bad delta: literal block %d is all zero", i)
+				return nil, exit.Fail(exit.BadStream, "bad delta: literal block %d is all zero", i)
 			}
 			h.Hash.Block(hash[:], block)
 			f.terms = h.Hash.Add(f.terms, h.Hash.Term(i, hash[:]))
@@ -293,7 +293,7 @@ func Runs(delta io.Reader, d Delta, visit func(off, n int64, zero bool) error) e
 
 // ErrNotBasis is returned where the target's blocks are not those that the delta
 // was made against.
-var ErrNotBasis = cli.Fail(cli.NotBasis, "the blocks to be replaced are not those that the delta was made against")
+var ErrNotBasis = exit.Fail(exit.NotBasis, "the blocks to be replaced are not those that the delta was made against")
 
 // ProveOld reads the blocks of the target that a delta replaces or drops, and
 // returns ErrNotBasis if their terms don't add up to what the delta says.
@@ -314,7 +314,7 @@ func ProveOld(delta io.Reader, d Delta, target Image) error {
 }
 
 // ErrNotRest is returned where what a delta leaves alone is not as in its basis.
-var ErrNotRest = cli.Fail(cli.NotBasis, "the blocks that the delta leaves alone are not those of its basis")
+var ErrNotRest = exit.Fail(exit.NotBasis, "the blocks that the delta leaves alone are not those of its basis")
 
 // ProveRest reads a target to which an apply has written some of the delta, and
 // returns ErrNotRest if any other block is not that of the basis: then to write the
@@ -509,7 +509,7 @@ func ApplyInPlace(in io.Reader, target Target, basisSize int64, check func(strea
 		},
 		work: func(h stream.Header, f *frameJob) error {
 			if !f.of.fits(h) {
-				return cli.Fail(cli.BadStream, "bad delta: a run goes beyond the image size in its header")
+				return exit.Fail(exit.BadStream, "bad delta: a run goes beyond the image size in its header")
 			}
 			if last, err := f.proveOld(h, target, basisSize); err != nil || !last {
 				return err

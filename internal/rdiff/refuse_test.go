@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/stream"
 )
 
@@ -16,7 +16,7 @@ const testBlock = 4096
 
 func wantStatus(t *testing.T, what string, err error, status int) {
 	t.Helper()
-	if err == nil || cli.StatusOf(err) != status {
+	if err == nil || exit.StatusOf(err) != status {
 		t.Errorf("%s: %v, want status %d", what, err, status)
 	}
 }
@@ -65,7 +65,7 @@ func TestProveOld(t *testing.T) {
 		}
 	}
 	for _, at := range []int64{testBlock, 2*testBlock - 1, 5 * testBlock, 30 * testBlock, int64(len(basis)) - 1} {
-		wantStatus(t, "edge changed", change(at), cli.NotBasis)
+		wantStatus(t, "edge changed", change(at), exit.NotBasis)
 	}
 	if err := ProveOld(bytes.NewReader(delta), d, target); err != nil {
 		t.Error(err)
@@ -73,7 +73,7 @@ func TestProveOld(t *testing.T) {
 	other := bytes.Clone(basis)
 	copy(other[testBlock:], basis[3*testBlock:4*testBlock])
 	copy(other[3*testBlock:], basis[testBlock:2*testBlock])
-	wantStatus(t, "blocks exchanged", ProveOld(bytes.NewReader(delta), d, imageFile(t, other, true)), cli.NotBasis)
+	wantStatus(t, "blocks exchanged", ProveOld(bytes.NewReader(delta), d, imageFile(t, other, true)), exit.NotBasis)
 }
 
 func TestInPlaceProvesBeforeItWrites(t *testing.T) {
@@ -112,7 +112,7 @@ func TestInPlaceProvesBeforeItWrites(t *testing.T) {
 	other := bytes.Clone(basis)
 	other[20*testBlock] ^= 1
 	_, err := ApplyInPlace(bytes.NewReader(delta), imageFile(t, other, true), int64(len(basis)), accept, func() error { return nil }, func(int64, int64) {})
-	wantStatus(t, "dropped block", err, cli.NotBasis)
+	wantStatus(t, "dropped block", err, exit.NotBasis)
 }
 
 // TestInPlaceStaysInImage: a frame that goes beyond the size in the header would be
@@ -137,7 +137,7 @@ func TestInPlaceStaysInImage(t *testing.T) {
 		// The end record, which shows that it is wrong, comes late.
 		slow := io.MultiReader(bytes.NewReader(delta[:len(delta)-73]), &lateReader{bytes.NewReader(delta[len(delta)-73:])})
 		_, err := ApplyInPlace(slow, target, 0, func(stream.Header) error { return nil }, func() error { return nil }, func(int64, int64) {})
-		wantStatus(t, "beyond the image", err, cli.BadStream)
+		wantStatus(t, "beyond the image", err, exit.BadStream)
 		if !bytes.Equal(content(t, target), device) {
 			t.Errorf("%+v: bytes beyond the image were written", test.run)
 		}
@@ -191,15 +191,15 @@ func TestVerify(t *testing.T) {
 	wrong := source
 	wrong.Sum[3]++
 	_, err := verify(writeDelta(t, h, basis, wrong, stream.Sum{}, change0{blocks, data}))
-	wantStatus(t, "another source digest", err, cli.BadStream)
+	wantStatus(t, "another source digest", err, exit.BadStream)
 	_, err = verify(writeDelta(t, h, wrong, source, stream.Sum{}, change0{blocks, data}))
-	wantStatus(t, "another basis digest", err, cli.BadStream)
+	wantStatus(t, "another basis digest", err, exit.BadStream)
 	_, err = verify(writeDelta(t, h, basis, source, stream.Sum{1}, change0{blocks, data}))
-	wantStatus(t, "other old terms", err, cli.BadStream)
+	wantStatus(t, "other old terms", err, exit.BadStream)
 
 	halfZero := append(bytes.Clone(data[:testBlock]), make([]byte, testBlock)...)
 	_, err = verify(writeDelta(t, h, basis, digestOf(h.Hash, testBlock, halfZero), stream.Sum{}, change0{blocks, halfZero}))
-	wantStatus(t, "literal block of zeroes", err, cli.BadStream)
+	wantStatus(t, "literal block of zeroes", err, exit.BadStream)
 
 	refuse := errors.New("refused")
 	_, err = Verify(io.MultiReader(bytes.NewReader(writeDelta(t, h, basis, source, stream.Sum{}, change0{blocks, data})[:32]), neverReader{t}),
@@ -228,10 +228,10 @@ func TestEveryPrefix(t *testing.T) {
 	target := imageFile(t, basis, true)
 	for n := 0; n < len(delta); n += 97 {
 		_, err := verify(delta[:n])
-		wantStatus(t, "Verify", err, cli.BadStream)
+		wantStatus(t, "Verify", err, exit.BadStream)
 		_, err = Describe(bytes.NewReader(delta[:n]))
-		wantStatus(t, "Describe", err, cli.BadStream)
-		wantStatus(t, "ProveOld", ProveOld(bytes.NewReader(delta[:n]), d, target), cli.BadStream)
+		wantStatus(t, "Describe", err, exit.BadStream)
+		wantStatus(t, "ProveOld", ProveOld(bytes.NewReader(delta[:n]), d, target), exit.BadStream)
 	}
 	if !bytes.Equal(content(t, target), basis) {
 		t.Error("a pass that reads has written")
@@ -240,7 +240,7 @@ func TestEveryPrefix(t *testing.T) {
 		target := imageFile(t, basis, true)
 		_, err := ApplyInPlace(bytes.NewReader(delta[:n]), target, int64(len(basis)),
 			func(stream.Header) error { return nil }, func() error { return nil }, func(int64, int64) {})
-		wantStatus(t, "ApplyInPlace", err, cli.BadStream)
+		wantStatus(t, "ApplyInPlace", err, exit.BadStream)
 	}
 }
 
@@ -270,15 +270,15 @@ func TestDiffRefusesSignature(t *testing.T) {
 		e, _ := stream.NewEncoder(1, 1)
 		out := Outputs{stream.NewDeltaWriter(&delta, h), e, stream.NewSignatureWriter(&newSig, h)}
 		_, err := Diff(signatureReader(t, sig), FromImage(img), out, Options{})
-		wantStatus(t, name, err, cli.BadStream)
+		wantStatus(t, name, err, exit.BadStream)
 		out.Delta.Flush()
 		if _, err := verify(delta.Bytes()); err == nil {
 			t.Errorf("%s: the delta is complete", name)
 		}
 		_, err = Diff(signatureReader(t, sig), FromImage(img), Outputs{}, Options{})
-		wantStatus(t, name+" (check)", err, cli.BadStream)
+		wantStatus(t, name+" (check)", err, exit.BadStream)
 		_, err = Describe(bytes.NewReader(sig))
-		wantStatus(t, name+" (info)", err, cli.BadStream)
+		wantStatus(t, name+" (info)", err, exit.BadStream)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/stream"
 )
 
@@ -54,8 +54,8 @@ func TestSlices(t *testing.T) {
 		other := bytes.Clone(basis)
 		other[at]++
 		target := imageFile(t, other, true)
-		wantStatus(t, "another basis", ProveOld(in(), d, target), cli.NotBasis)
-		wantStatus(t, "another basis, in place", inPlace(target), cli.NotBasis)
+		wantStatus(t, "another basis", ProveOld(in(), d, target), exit.NotBasis)
+		wantStatus(t, "another basis, in place", inPlace(target), exit.NotBasis)
 		if at < len(source) && !bytes.Equal(content(t, target), other) {
 			t.Errorf("byte %d differs, and the frame was written", at)
 		}

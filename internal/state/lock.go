@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // Run is what a run tells others of itself while it has a device's lock.
@@ -70,7 +70,7 @@ func (d *Device) Lock(run Run) (*Lock, error) {
 	}
 	f, err := os.OpenFile(d.file(".lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, cli.Fail(cli.CantCreate, "cannot create the lock (see --state-dir): %w", err)
+		return nil, exit.Fail(exit.CantCreate, "cannot create the lock (see --state-dir): %w", err)
 	}
 	l := &Lock{file: f}
 	err = l.take()
@@ -82,10 +82,10 @@ func (d *Device) Lock(run Run) (*Lock, error) {
 	}
 	if err != nil {
 		f.Close()
-		if cli.StatusOf(err) == cli.Busy {
+		if exit.StatusOf(err) == exit.Busy {
 			return nil, err
 		}
-		return nil, cli.Fail(cli.CantCreate, "cannot lock %s: %w", f.Name(), err)
+		return nil, exit.Fail(exit.CantCreate, "cannot lock %s: %w", f.Name(), err)
 	}
 	d.sweep()
 	return l, nil
@@ -100,7 +100,7 @@ func (l *Lock) Check() error {
 	named, err := os.Stat(l.file.Name())
 	held, heldErr := l.file.Stat()
 	if err != nil || heldErr != nil || !os.SameFile(named, held) {
-		return cli.Fail(cli.Busy, "the lock %s was removed or replaced meanwhile, and another run may be at work", l.file.Name())
+		return exit.Fail(exit.Busy, "the lock %s was removed or replaced meanwhile, and another run may be at work", l.file.Name())
 	}
 	return nil
 }
@@ -160,7 +160,7 @@ func (l *Lock) shut() error {
 			return nil // another error: where there are no such locks, nobody else has one either
 		}
 		if time.Now().After(end) {
-			return cli.Fail(cli.Busy, "another run takes this one's session for dead")
+			return exit.Fail(exit.Busy, "another run takes this one's session for dead")
 		}
 	}
 }
@@ -179,7 +179,7 @@ func (l *Lock) open() bool {
 func (l *Lock) takeOver(d *Device, run Run) error {
 	pid, theirs := l.holder()
 	busy := func() error {
-		return cli.Fail(cli.Busy, "%s: another xb-patch is at work on it%s", d.path, l.describe(pid, theirs))
+		return exit.Fail(exit.Busy, "%s: another xb-patch is at work on it%s", d.path, l.describe(pid, theirs))
 	}
 	if theirs == nil || !theirs.deadFor(run) {
 		return busy()

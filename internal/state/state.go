@@ -17,7 +17,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/stream"
 )
 
@@ -82,8 +83,8 @@ func Find(flag string) Dir {
 func (d Dir) Make() error { return makeDir(string(d)) }
 
 func makeDir(path string) error {
-	if err := cli.MakeDir(path); err != nil {
-		return cli.Fail(cli.CantCreate, "cannot create the state directory (see --state-dir): %w", err)
+	if err := durable.MakeDir(path); err != nil {
+		return exit.Fail(exit.CantCreate, "cannot create the state directory (see --state-dir): %w", err)
 	}
 	return nil
 }
@@ -132,7 +133,7 @@ func (d *Device) load(path string) (*Record, error) {
 		return &Record{Phase: None}, nil
 	}
 	if err != nil {
-		return nil, cli.Fail(cli.IOError, "cannot read the state of %s (see --state-dir): %w", d.path, err)
+		return nil, exit.Fail(exit.IOError, "cannot read the state of %s (see --state-dir): %w", d.path, err)
 	}
 	r := new(Record)
 	if err := json.Unmarshal(text, r); err != nil {
@@ -182,7 +183,7 @@ func (d *Device) unreadable(path, why string) error {
 	if spool := d.SpoolFile(""); fileExists(spool) {
 		cure = "an apply may be unfinished, which only its spool can finish, " + spool + ": keep it; " + cure
 	}
-	return cli.Fail(cli.Config, "the state of %s cannot be used: %s: %s\n%s", d.path, path, why, cure)
+	return exit.Fail(exit.Config, "the state of %s cannot be used: %s: %s\n%s", d.path, path, why, cure)
 }
 
 func fileExists(path string) bool {
@@ -195,7 +196,7 @@ func fileExists(path string) bool {
 func (d Dir) Records() ([]*Record, error) {
 	names, err := filepath.Glob(filepath.Join(globEscape(string(d)), "*.json"))
 	if err != nil {
-		return nil, cli.Fail(cli.Internal, "state: %w", err)
+		return nil, exit.Fail(exit.Internal, "state: %w", err)
 	}
 	var records []*Record
 	for _, name := range names {
@@ -215,13 +216,13 @@ func (d *Device) save(path string, r *Record) error {
 	if err != nil {
 		return err
 	}
-	p, err := cli.CreatePending(path)
+	p, err := durable.CreatePending(path)
 	if err != nil {
 		return err
 	}
 	defer p.Discard()
 	if _, err := p.Write(text); err != nil {
-		return cli.Fail(cli.CantCreate, "cannot write the state of %s: %w", d.path, err)
+		return exit.Fail(exit.CantCreate, "cannot write the state of %s: %w", d.path, err)
 	}
 	return p.Commit()
 }
@@ -229,7 +230,7 @@ func (d *Device) save(path string, r *Record) error {
 // encode completes a record and makes the directory that its file goes to.
 func (d *Device) encode(path string, r *Record) ([]byte, error) {
 	if !utf8.ValidString(r.Spool) {
-		return nil, cli.Fail(cli.CantCreate, "the state cannot hold the name of the spool, %s: it is not UTF-8", r.Spool)
+		return nil, exit.Fail(exit.CantCreate, "the state cannot hold the name of the spool, %s: it is not UTF-8", r.Spool)
 	}
 	r.Version, r.Identity = version, d.identity
 	if r.Time.IsZero() { // else it is the record of a sync before this one
@@ -240,7 +241,7 @@ func (d *Device) encode(path string, r *Record) ([]byte, error) {
 	}
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
-		return nil, cli.Fail(cli.Internal, "state: %w", err)
+		return nil, exit.Fail(exit.Internal, "state: %w", err)
 	}
 	if err := makeDir(filepath.Dir(path)); err != nil {
 		return nil, err
@@ -285,11 +286,11 @@ func (d *Device) sentFile(peer string) string {
 // SaveSent records that peer now has the image r of this device.
 func (d *Device) SaveSent(peer string, r *Record) error {
 	if strings.Trim(peer, ".") == "" {
-		return cli.Fail(cli.Usage, "bad peer %q", peer)
+		return exit.Fail(exit.Usage, "bad peer %q", peer)
 	}
 	r.Phase, r.Peer = Clean, peer
 	if err := d.check(r); err != nil { // it comes from outside, and could not be read again
-		return cli.Fail(cli.BadStream, "cannot remember what %s has of %s: %w", peer, d.path, err)
+		return exit.Fail(exit.BadStream, "cannot remember what %s has of %s: %w", peer, d.path, err)
 	}
 	return d.save(d.sentFile(peer), r)
 }
@@ -298,7 +299,7 @@ func (d *Device) SaveSent(peer string, r *Record) error {
 func (d *Device) Sent() ([]*Record, error) {
 	names, err := filepath.Glob(filepath.Join(globEscape(filepath.Join(string(d.dir), "sent", d.base)), "*.json"))
 	if err != nil {
-		return nil, cli.Fail(cli.Internal, "state: %w", err)
+		return nil, exit.Fail(exit.Internal, "state: %w", err)
 	}
 	var records []*Record
 	for _, name := range names {

@@ -14,7 +14,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 const deviceID = "/srv/images/domu1 100%.img"
@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 		hold(os.Stdin)
 	case "lock":
 		_, err := Dir(os.Getenv("XB_TEST_DIR")).Device(deviceID, "img").Lock(Run{})
-		fmt.Println(cli.StatusOf(err))
+		fmt.Println(exit.StatusOf(err))
 		os.Exit(0)
 	case "save":
 		if err := Dir(os.Getenv("XB_TEST_DIR")).Device(deviceID, "img").Save(&Record{Phase: Applying}); err != nil {
@@ -54,7 +54,7 @@ func newDevice(t *testing.T, identity string) (Dir, *Device) {
 
 func wantStatus(t *testing.T, what string, err error, status int) {
 	t.Helper()
-	if err == nil || cli.StatusOf(err) != status {
+	if err == nil || exit.StatusOf(err) != status {
 		t.Errorf("%s: %v, want status %d", what, err, status)
 	}
 }
@@ -197,7 +197,7 @@ func TestUnusable(t *testing.T) {
 			t.Fatal(err)
 		}
 		r, err := d.Load()
-		if cli.StatusOf(err) != cli.Config || r != nil {
+		if exit.StatusOf(err) != exit.Config || r != nil {
 			t.Errorf("%s: %+v, %v", name, r, err)
 		} else if !strings.Contains(err.Error(), file) {
 			t.Errorf("%s: %v does not name %s", name, err, file)
@@ -210,7 +210,7 @@ func TestUnusable(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = d.Load()
-	wantStatus(t, "a directory", err, cli.IOError)
+	wantStatus(t, "a directory", err, exit.IOError)
 }
 
 // TestDamagedSeen: what xb-sig saw only saves work.
@@ -262,7 +262,7 @@ func TestSent(t *testing.T) {
 		}
 	}
 	for _, peer := range []string{"", ".", ".."} {
-		wantStatus(t, "peer "+peer, d.SaveSent(peer, &Record{}), cli.Usage)
+		wantStatus(t, "peer "+peer, d.SaveSent(peer, &Record{}), exit.Usage)
 	}
 	if entries, err := os.ReadDir(string(dir)); err != nil || len(entries) != 1 {
 		t.Errorf("%v, %v", entries, err)
@@ -272,7 +272,7 @@ func TestSent(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = d.Sent()
-	wantStatus(t, "damaged", err, cli.Config)
+	wantStatus(t, "damaged", err, exit.Config)
 }
 
 func TestCompare(t *testing.T) {
@@ -300,10 +300,10 @@ func TestNoDirectory(t *testing.T) {
 	}
 	d := Dir(filepath.Join(file, "dir")).Device(deviceID, "img")
 	_, err := d.Lock(Run{})
-	wantStatus(t, "Lock", err, cli.CantCreate)
-	wantStatus(t, "Save", d.Save(&Record{Phase: Clean}), cli.CantCreate)
+	wantStatus(t, "Lock", err, exit.CantCreate)
+	wantStatus(t, "Save", d.Save(&Record{Phase: Clean}), exit.CantCreate)
 	_, err = d.Load()
-	wantStatus(t, "Load", err, cli.IOError)
+	wantStatus(t, "Load", err, exit.IOError)
 
 	t.Setenv("XB_STATE_DIR", "")
 	if d := Find(""); d != DefaultDir {
@@ -336,7 +336,7 @@ func TestFailedSave(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(string(dir), "filler"), make([]byte, 1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatal(err)
 	}
-	wantStatus(t, "full disk", d.Save(&Record{Phase: Clean}), cli.CantCreate)
+	wantStatus(t, "full disk", d.Save(&Record{Phase: Clean}), exit.CantCreate)
 	if r, err := d.Load(); err != nil || r.Phase != Applying {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -397,7 +397,7 @@ func TestBytesThatAreNotUTF8(t *testing.T) {
 	}
 	// A spool whose name is lost could not be found again.
 	err := dir.Device("/srv/y", "y").Save(&Record{Phase: Applying, Spool: "/spool/\xff.delta"})
-	if cli.StatusOf(err) != cli.CantCreate {
+	if exit.StatusOf(err) != exit.CantCreate {
 		t.Error(err)
 	}
 }

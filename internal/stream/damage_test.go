@@ -9,7 +9,7 @@ import (
 	"testing"
 	"testing/iotest"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // sample is a stream and what reads its kind.
@@ -74,7 +74,7 @@ func TestEveryPrefixIsCut(t *testing.T) {
 			t.Fatalf("%s: %v", s.name, err)
 		}
 		for n := 0; n < len(s.stream); n += s.step {
-			if err := s.read(bytes.NewReader(s.stream[:n])); cli.StatusOf(err) != cli.BadStream {
+			if err := s.read(bytes.NewReader(s.stream[:n])); exit.StatusOf(err) != exit.BadStream {
 				t.Errorf("%s: the first %d of %d bytes: %v", s.name, n, len(s.stream), err)
 			}
 		}
@@ -84,7 +84,7 @@ func TestEveryPrefixIsCut(t *testing.T) {
 func TestOneByteMore(t *testing.T) {
 	for _, s := range append(samples(t), larger(t)...) {
 		for _, b := range []byte{0, '\n', 'E', 'F', 'H', 'Z', s.stream[0]} {
-			wantStatus(t, s.name, s.read(bytes.NewReader(append(slices.Clip(s.stream), b))), cli.BadStream)
+			wantStatus(t, s.name, s.read(bytes.NewReader(append(slices.Clip(s.stream), b))), exit.BadStream)
 		}
 	}
 }
@@ -93,11 +93,11 @@ func TestEveryFlippedBit(t *testing.T) {
 	flip := func(s sample, i int, bits byte) {
 		b := bytes.Clone(s.stream)
 		b[i] ^= bits
-		want := cli.BadStream
+		want := exit.BadStream
 		if i < 10 { // magic and version
-			want = cli.NotOurs
+			want = exit.NotOurs
 		}
-		if err := s.read(bytes.NewReader(b)); cli.StatusOf(err) != want {
+		if err := s.read(bytes.NewReader(b)); exit.StatusOf(err) != want {
 			t.Errorf("%s: byte %d of %d changed by %#x: %v, want status %d", s.name, i, len(b), bits, err, want)
 		}
 	}
@@ -159,7 +159,7 @@ func TestReadError(t *testing.T) {
 	for _, s := range samples(t) {
 		for n := 0; n <= len(s.stream); n++ {
 			err := s.read(io.MultiReader(bytes.NewReader(s.stream[:n]), iotest.ErrReader(broken)))
-			if !errors.Is(err, broken) || cli.StatusOf(err) != cli.IOError {
+			if !errors.Is(err, broken) || exit.StatusOf(err) != exit.IOError {
 				t.Errorf("%s: a failed read after %d of %d bytes: %v", s.name, n, len(s.stream), err)
 			}
 		}

@@ -6,7 +6,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 const (
@@ -354,4 +354,4 @@ func (r *SignatureReader) CheckSum(sum Sum) error {
 	return nil
 }
 
-var errBadPayload = cli.Fail(cli.BadStream, "bad delta: a frame's payload does not decode to its literal data")
+var errBadPayload = exit.Fail(exit.BadStream, "bad delta: a frame's payload does not decode to its literal data")

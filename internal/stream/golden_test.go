@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // golden reads bytes written by hand: hexadecimal digits and comments.
@@ -106,7 +106,7 @@ func TestGoldenSignature(t *testing.T) {
 		if err := r.CheckSum(digest.Sum); err != nil {
 			t.Error(err)
 		}
-		wantStatus(t, "other sum", r.CheckSum(h.Add(digest.Sum, Sum{1})), cli.BadStream)
+		wantStatus(t, "other sum", r.CheckSum(h.Add(digest.Sum, Sum{1})), exit.BadStream)
 	})
 }
 
@@ -165,7 +165,7 @@ func TestGoldenDelta(t *testing.T) {
 		if err := r.End.CheckSum(h, source.Sum); err != nil {
 			t.Error(err)
 		}
-		wantStatus(t, "other literals", r.End.CheckSum(h, Sum{}), cli.BadStream)
+		wantStatus(t, "other literals", r.End.CheckSum(h, Sum{}), exit.BadStream)
 	})
 }
 

@@ -10,7 +10,8 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/text"
 )
 
 // Version of both formats.
@@ -95,7 +96,7 @@ func newReader(in io.Reader, magic string) (*reader, error) {
 		return nil, err
 	}
 	if v := binary.LittleEndian.Uint16(b[8:]); v != Version {
-		return nil, cli.Fail(cli.NotOurs, "this %s has version %d, and only version %d is known here", r.kind, v, Version)
+		return nil, exit.Fail(exit.NotOurs, "this %s has version %d, and only version %d is known here", r.kind, v, Version)
 	}
 	if err := r.full(b[10:]); err != nil {
 		return nil, err
@@ -125,19 +126,19 @@ func (r *reader) magic(magic string) error {
 	case err != nil && err != io.EOF:
 		return err
 	case len(b) == 0:
-		return cli.Fail(cli.BadStream, "empty input where a %s should be: the stage before this one failed", r.kind)
+		return exit.Fail(exit.BadStream, "empty input where a %s should be: the stage before this one failed", r.kind)
 	case err == io.EOF && string(b) == magic[:len(b)]:
 		return r.cut()
 	}
 	for _, m := range []string{signatureMagic, deltaMagic} {
 		if string(b) == m {
-			return cli.Fail(cli.NotOurs, "this is a %s, not a %s", kindOf(m), r.kind)
+			return exit.Fail(exit.NotOurs, "this is a %s, not a %s", kindOf(m), r.kind)
 		}
 	}
 	noise, _ := r.in.Peek(min(r.in.Buffered(), 200)) // what is there: more may never come
 	line, _, _ := bytes.Cut(bytes.TrimLeft(noise, "\r\n"), []byte("\n"))
-	return cli.Fail(cli.NotOurs, "not a %s; does the login shell at the other end print something? it begins: %s",
-		r.kind, cli.Printable(string(bytes.TrimRight(line, "\r"))))
+	return exit.Fail(exit.NotOurs, "not a %s; does the login shell at the other end print something? it begins: %s",
+		r.kind, text.Printable(string(bytes.TrimRight(line, "\r"))))
 }
 
 func (r *reader) parse(b []byte) error {
@@ -150,10 +151,10 @@ func (r *reader) parse(b []byte) error {
 	// Somebody meant this: with a flag or a hash of a later program nothing behind it
 	// need be what is known here.
 	case flags&^sizeKnown != 0:
-		return cli.Fail(cli.NotOurs, "this %s is of another format, with flags %#x that are not known here: "+
+		return exit.Fail(exit.NotOurs, "this %s is of another format, with flags %#x that are not known here: "+
 			"is the program at the other end a newer one?", r.kind, flags&^sizeKnown)
 	case r.Hash != XXH64 && r.Hash != SHA256:
-		return cli.Fail(cli.NotOurs, "this %s is of another format, with a hash %d that is not known here: "+
+		return exit.Fail(exit.NotOurs, "this %s is of another format, with a hash %d that is not known here: "+
 			"is the program at the other end a newer one?", r.kind, b[10])
 	case b[11] < 12 || b[11] > 20:
 		return r.bad("bad block size 2^%d", b[11])
@@ -168,11 +169,11 @@ func (r *reader) parse(b []byte) error {
 }
 
 func (r *reader) bad(format string, args ...any) error {
-	return cli.Fail(cli.BadStream, "bad %s: "+format, append([]any{r.kind}, args...)...)
+	return exit.Fail(exit.BadStream, "bad %s: "+format, append([]any{r.kind}, args...)...)
 }
 
 func (r *reader) cut() error {
-	return cli.Fail(cli.BadStream, "the %s is cut: it ends before its end record", r.kind)
+	return exit.Fail(exit.BadStream, "the %s is cut: it ends before its end record", r.kind)
 }
 
 // full fills b and adds it to the checksum.

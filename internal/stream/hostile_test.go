@@ -10,7 +10,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // Streams in this file are put together byte by byte, with right checksums, so
@@ -20,7 +20,7 @@ func wantStatus(t testing.TB, what string, err error, status int) {
 	t.Helper()
 	if err == nil {
 		t.Errorf("%s: accepted", what)
-	} else if got := cli.StatusOf(err); got != status {
+	} else if got := exit.StatusOf(err); got != status {
 		t.Errorf("%s: status %d (%v), want %d", what, got, err, status)
 	}
 }
@@ -86,31 +86,31 @@ func TestSignatureRules(t *testing.T) {
 		stream []byte
 		status int
 	}{
-		{"empty image", signature(0, 0, 0), cli.OK},
-		{"full records", signature(2049*block, 2049, 0, hashRecord(1024), hashRecord(1024), hashRecord(1)), cli.OK},
-		{"short last block", signature(2*block-1, 1, 1, zeroRecord(1), hashRecord(1)), cli.OK},
-		{"largest image", signature(1<<62, 0, 1<<50, zeroRecord(1<<50)), cli.OK},
+		{"empty image", signature(0, 0, 0), exit.OK},
+		{"full records", signature(2049*block, 2049, 0, hashRecord(1024), hashRecord(1024), hashRecord(1)), exit.OK},
+		{"short last block", signature(2*block-1, 1, 1, zeroRecord(1), hashRecord(1)), exit.OK},
+		{"largest image", signature(1<<62, 0, 1<<50, zeroRecord(1<<50)), exit.OK},
 
-		{"zero after zero", signature(2*block, 0, 2, zeroRecord(1), zeroRecord(1)), cli.BadStream},
-		{"hash after one not full", signature(1024*block, 1024, 0, hashRecord(1023), hashRecord(1)), cli.BadStream},
-		{"no hashes", signature(0, 0, 0, hashRecord(0)), cli.BadStream},
-		{"no zeroes", signature(0, 0, 0, zeroRecord(0)), cli.BadStream},
-		{"too many hashes", signature(1025*block, 1025, 0, hashRecord(1025)), cli.BadStream},
-		{"unknown record", signature(block, 1, 0, []byte{'h'}, hashRecord(1)[1:]), cli.BadStream},
-		{"frame in a signature", signature(block, 1, 0, []byte{'F'}, hashRecord(1)[1:]), cli.BadStream},
-		{"zeroes beyond 2^62", signature(1<<62, 0, 1<<50+1, zeroRecord(1<<50+1)), cli.BadStream},
-		{"zeroes that overflow", signature(0, 0, 0, zeroRecord(1<<63), hashRecord(1), zeroRecord(1<<63)), cli.BadStream},
-		{"in sum beyond 2^62", signature(1<<62, 1, 1<<50, zeroRecord(1<<50), hashRecord(1)), cli.BadStream},
-		{"size one block less", signature(block, 1, 1, hashRecord(1), zeroRecord(1)), cli.BadStream},
-		{"size one byte more", signature(2*block+1, 1, 1, hashRecord(1), zeroRecord(1)), cli.BadStream},
-		{"size beyond 2^62", signature(1<<62+1, 0, 1<<50, zeroRecord(1<<50)), cli.BadStream},
-		{"size that overflows", signature(1<<64-1, 0, 0), cli.BadStream},
-		{"hashed count wrong", signature(2*block, 2, 0, hashRecord(1), zeroRecord(1)), cli.BadStream},
-		{"zero count wrong", signature(2*block, 1, 2, hashRecord(1), zeroRecord(1)), cli.BadStream},
-		{"record after the end", append(signature(0, 0, 0), zeroRecord(1)...), cli.BadStream},
-		{"two streams", append(signature(0, 0, 0), signature(0, 0, 0)...), cli.BadStream},
+		{"zero after zero", signature(2*block, 0, 2, zeroRecord(1), zeroRecord(1)), exit.BadStream},
+		{"hash after one not full", signature(1024*block, 1024, 0, hashRecord(1023), hashRecord(1)), exit.BadStream},
+		{"no hashes", signature(0, 0, 0, hashRecord(0)), exit.BadStream},
+		{"no zeroes", signature(0, 0, 0, zeroRecord(0)), exit.BadStream},
+		{"too many hashes", signature(1025*block, 1025, 0, hashRecord(1025)), exit.BadStream},
+		{"unknown record", signature(block, 1, 0, []byte{'h'}, hashRecord(1)[1:]), exit.BadStream},
+		{"frame in a signature", signature(block, 1, 0, []byte{'F'}, hashRecord(1)[1:]), exit.BadStream},
+		{"zeroes beyond 2^62", signature(1<<62, 0, 1<<50+1, zeroRecord(1<<50+1)), exit.BadStream},
+		{"zeroes that overflow", signature(0, 0, 0, zeroRecord(1<<63), hashRecord(1), zeroRecord(1<<63)), exit.BadStream},
+		{"in sum beyond 2^62", signature(1<<62, 1, 1<<50, zeroRecord(1<<50), hashRecord(1)), exit.BadStream},
+		{"size one block less", signature(block, 1, 1, hashRecord(1), zeroRecord(1)), exit.BadStream},
+		{"size one byte more", signature(2*block+1, 1, 1, hashRecord(1), zeroRecord(1)), exit.BadStream},
+		{"size beyond 2^62", signature(1<<62+1, 0, 1<<50, zeroRecord(1<<50)), exit.BadStream},
+		{"size that overflows", signature(1<<64-1, 0, 0), exit.BadStream},
+		{"hashed count wrong", signature(2*block, 2, 0, hashRecord(1), zeroRecord(1)), exit.BadStream},
+		{"zero count wrong", signature(2*block, 1, 2, hashRecord(1), zeroRecord(1)), exit.BadStream},
+		{"record after the end", append(signature(0, 0, 0), zeroRecord(1)...), exit.BadStream},
+		{"two streams", append(signature(0, 0, 0), signature(0, 0, 0)...), exit.BadStream},
 	} {
-		if err := readSignature(bytes.NewReader(test.stream)); cli.StatusOf(err) != test.status {
+		if err := readSignature(bytes.NewReader(test.stream)); exit.StatusOf(err) != test.status {
 			t.Errorf("%s: %v, want status %d", test.name, err, test.status)
 		}
 	}
@@ -123,28 +123,28 @@ func TestHeaderRules(t *testing.T) {
 		stream []byte
 		status int
 	}{
-		{"block size 2^11", header(signatureMagic, 1, 11, 0, 0), cli.BadStream},
-		{"block size 2^21", header(signatureMagic, 1, 21, 0, 0), cli.BadStream},
-		{"block size 2^255", header(signatureMagic, 1, 255, 0, 0), cli.BadStream},
-		{"hash 0", header(signatureMagic, 0, 12, 0, 0), cli.NotOurs},
-		{"hash 3", header(signatureMagic, 3, 12, 0, 0), cli.NotOurs},
-		{"unknown flag", header(signatureMagic, 1, 12, 2, 0), cli.NotOurs},
-		{"unknown flag besides the known one", header(signatureMagic, 1, 12, 3, 4096), cli.NotOurs},
-		{"last flag", header(signatureMagic, 1, 12, 1<<31, 0), cli.NotOurs},
-		{"flag by which other fields mean something else", header(signatureMagic, 9, 99, 2, 1<<63), cli.NotOurs},
-		{"unknown flag in a damaged header", append(header(signatureMagic, 1, 12, 2, 0)[:31], 0), cli.BadStream},
-		{"a size that is not known", header(signatureMagic, 1, 12, 0, 1), cli.BadStream},
-		{"size beyond 2^62", header(signatureMagic, 1, 12, 1, 1<<62+1), cli.BadStream},
-		{"negative size", header(signatureMagic, 1, 12, 1, 1<<63), cli.BadStream},
-		{"version 2", version2, cli.NotOurs},
-		{"version 2, cut", version2[:10], cli.NotOurs},
-		{"delta", unsized(deltaMagic), cli.NotOurs},
-		{"empty", nil, cli.BadStream},
-		{"noise", []byte("Welcome to dom0b!\r\nLast login\n" + signatureMagic), cli.NotOurs},
-		{"short noise", []byte("hi\n"), cli.NotOurs},
-		{"magic through a terminal", []byte("\x89xbsig\n" + "more of it"), cli.NotOurs},
+		{"block size 2^11", header(signatureMagic, 1, 11, 0, 0), exit.BadStream},
+		{"block size 2^21", header(signatureMagic, 1, 21, 0, 0), exit.BadStream},
+		{"block size 2^255", header(signatureMagic, 1, 255, 0, 0), exit.BadStream},
+		{"hash 0", header(signatureMagic, 0, 12, 0, 0), exit.NotOurs},
+		{"hash 3", header(signatureMagic, 3, 12, 0, 0), exit.NotOurs},
+		{"unknown flag", header(signatureMagic, 1, 12, 2, 0), exit.NotOurs},
+		{"unknown flag besides the known one", header(signatureMagic, 1, 12, 3, 4096), exit.NotOurs},
+		{"last flag", header(signatureMagic, 1, 12, 1<<31, 0), exit.NotOurs},
+		{"flag by which other fields mean something else", header(signatureMagic, 9, 99, 2, 1<<63), exit.NotOurs},
+		{"unknown flag in a damaged header", append(header(signatureMagic, 1, 12, 2, 0)[:31], 0), exit.BadStream},
+		{"a size that is not known", header(signatureMagic, 1, 12, 0, 1), exit.BadStream},
+		{"size beyond 2^62", header(signatureMagic, 1, 12, 1, 1<<62+1), exit.BadStream},
+		{"negative size", header(signatureMagic, 1, 12, 1, 1<<63), exit.BadStream},
+		{"version 2", version2, exit.NotOurs},
+		{"version 2, cut", version2[:10], exit.NotOurs},
+		{"delta", unsized(deltaMagic), exit.NotOurs},
+		{"empty", nil, exit.BadStream},
+		{"noise", []byte("Welcome to dom0b!\r\nLast login\n" + signatureMagic), exit.NotOurs},
+		{"short noise", []byte("hi\n"), exit.NotOurs},
+		{"magic through a terminal", []byte("\x89xbsig\n" + "more of it"), exit.NotOurs},
 	} {
-		if _, err := NewSignatureReader(bytes.NewReader(test.stream)); cli.StatusOf(err) != test.status {
+		if _, err := NewSignatureReader(bytes.NewReader(test.stream)); exit.StatusOf(err) != test.status {
 			t.Errorf("%s: %v, want status %d", test.name, err, test.status)
 		}
 	}
@@ -166,7 +166,7 @@ func TestAnotherFormat(t *testing.T) {
 		_, sig := NewSignatureReader(bytes.NewReader(header(signatureMagic, h.hash, 12, h.flags, 4096)))
 		_, delta := NewDeltaReader(bytes.NewReader(header(deltaMagic, h.hash, 12, h.flags, 4096)))
 		for _, err := range []error{sig, delta} {
-			if cli.StatusOf(err) != cli.NotOurs || !strings.Contains(err.Error(), h.words) {
+			if exit.StatusOf(err) != exit.NotOurs || !strings.Contains(err.Error(), h.words) {
 				t.Errorf("hash %d, flags %#x: %v", h.hash, h.flags, err)
 			}
 		}
@@ -297,13 +297,13 @@ func TestDeltaRules(t *testing.T) {
 		if test.ok && err != nil {
 			t.Errorf("%s: %v", test.name, err)
 		} else if !test.ok {
-			wantStatus(t, test.name, err, cli.BadStream)
+			wantStatus(t, test.name, err, exit.BadStream)
 		}
 	}
 
 	sized := delta(block, 0, 0, 0)
 	sized = sealed(header(deltaMagic, 1, 12, 1, 2*block), sized[32:len(sized)-8])
-	wantStatus(t, "another size than in the header", readDelta(bytes.NewReader(sized)), cli.BadStream)
+	wantStatus(t, "another size than in the header", readDelta(bytes.NewReader(sized)), exit.BadStream)
 }
 
 // TestFrameRefusedAtOnce: a frame that contradicts itself must not be handed on, not
@@ -321,7 +321,7 @@ func TestFrameRefusedAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wantStatus(t, name, r.Next(new(Frame)), cli.BadStream)
+		wantStatus(t, name, r.Next(new(Frame)), exit.BadStream)
 	}
 }
 
@@ -380,7 +380,7 @@ func TestHostileLengths(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		err := read(bytes.NewReader(stream))
 		runtime.ReadMemStats(&after)
-		wantStatus(t, name, err, cli.BadStream)
+		wantStatus(t, name, err, exit.BadStream)
 		if used := after.TotalAlloc - before.TotalAlloc; used > 12<<20 {
 			t.Errorf("%s: %d bytes were allocated", name, used)
 		}

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 
-	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 )
 
 // MaxHashes is the number of hashes in a full hash record.
@@ -196,5 +196,5 @@ func (r *SignatureReader) end() error {
 
 // errMismatch is for a sum that an end record gives and the content does not.
 func errMismatch(kind string) error {
-	return cli.Fail(cli.BadStream, "bad %s: the digest in its end record is not that of its content", kind)
+	return exit.Fail(exit.BadStream, "bad %s: the digest in its end record is not that of its content", kind)
 }

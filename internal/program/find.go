@@ -1,19 +1,21 @@
-package cli
+package program
 
 import (
 	"os/exec"
 	"path/filepath"
+
+	"xen-backup/internal/exit"
 )
 
-// FindProgram returns where a helper program is. The PATH of cron and of ssh often
+// Find returns where a helper program is. The PATH of cron and of ssh often
 // lacks the sbin directories: not to see xl for that would be to overlook the
 // domains that it started. The error, of one that is not installed, is
 // exec.ErrNotFound and has status Unavailable.
-func FindProgram(name string) (string, error) {
+func Find(name string) (string, error) {
 	for _, dir := range []string{"", "/usr/local/sbin", "/usr/sbin", "/sbin"} {
 		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
 			return path, nil
 		}
 	}
-	return "", Fail(Unavailable, "%s: %w: is its package installed?", name, exec.ErrNotFound)
+	return "", exit.Fail(exit.Unavailable, "%s: %w: is its package installed?", name, exec.ErrNotFound)
 }

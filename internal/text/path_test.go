@@ -1,8 +1,10 @@
-package cli
+package text
 
 import (
 	"strings"
 	"testing"
+
+	"xen-backup/internal/exit"
 )
 
 func TestPath(t *testing.T) {
@@ -40,7 +42,7 @@ func TestPath(t *testing.T) {
 		"file:///a#b":                           "",
 	} {
 		got, err := Path(arg)
-		if got != want || (err == nil) != (want != "") || err != nil && StatusOf(err) != Usage {
+		if got != want || (err == nil) != (want != "") || err != nil && exit.StatusOf(err) != exit.Usage {
 			t.Errorf("%q: %q, %v; want %q", arg, got, err, want)
 		}
 	}
@@ -68,25 +70,6 @@ func TestOperand(t *testing.T) {
 	for _, path := range []string{"-x", "a b"} {
 		if got := Operand(path); !strings.HasPrefix(got, "file:///") {
 			t.Errorf("%q: %s", path, got)
-		}
-	}
-}
-
-func TestPathsOfACommandLine(t *testing.T) {
-	var path, other string
-	flags := func() *Flags {
-		f := (&Env{}).Flags()
-		f.Path(&path, "path,p")
-		f.String(&other, "other")
-		return f
-	}
-	operands, err := flags().ParsePaths([]string{"file:///a%20b", "--other", "file:///x", "--path=file:/c%20d", "e"})
-	if err != nil || len(operands) != 2 || operands[0] != "/a b" || operands[1] != "e" || path != "/c d" || other != "file:///x" {
-		t.Errorf("%q, %q, %q, %v", operands, path, other, err)
-	}
-	for _, args := range [][]string{{"a", "file:x"}, {"--path", "file://h/x"}, {"--path", ""}, {""}, {"-p", "file:///%"}} {
-		if operands, err := flags().ParsePaths(args); err == nil || StatusOf(err) != Usage {
-			t.Errorf("%q: %q, %v; want status %d", args, operands, err, Usage)
 		}
 	}
 }

@@ -1,6 +1,5 @@
-// Package cli is what the five commands share towards their user: options,
-// messages, exit statuses, sizes, progress and summaries.
-package cli
+// Package exit has the exit statuses, and errors that carry one.
+package exit
 
 import (
 	"errors"
@@ -72,7 +71,20 @@ func OpenFailed(err error) error {
 }
 
 // Answer is the error of a command whose answer is no and whose output has
-// already said so: it sets the exit status and prints nothing.
+// already said so: it sets the exit status, and nothing is to be printed.
 func Answer(status int) error { return &statusError{status, errSilent} }
 
+// IsAnswer reports whether err is one that Answer has made.
+func IsAnswer(err error) bool { return errors.Is(err, errSilent) }
+
 var errSilent = errors.New("")
+
+// Cause strips the "write /dev/stdout:" that os adds, where the caller has named the
+// file already.
+func Cause(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}

@@ -1,4 +1,4 @@
-package cli
+package text
 
 import (
 	"errors"
@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"xen-backup/internal/exit"
 )
 
 // Path returns the path that an argument means: the argument itself, or that in a file:
@@ -19,7 +21,7 @@ func Path(arg string) (string, error) {
 	}
 	path, err := pathInURI(arg[len(scheme):])
 	if err != nil {
-		return "", Fail(Usage, "bad URI %s: %w", arg, err)
+		return "", exit.Fail(exit.Usage, "bad URI %s: %w", arg, err)
 	}
 	return path, nil
 }
@@ -76,26 +78,4 @@ func Operand(path string) string {
 
 func all(b []byte, is func(byte) bool) bool {
 	return !slices.ContainsFunc(b, func(c byte) bool { return !is(c) })
-}
-
-// ParsePaths is Parse where all operands are paths.
-func (f *Flags) ParsePaths(args []string) (paths []string, err error) {
-	paths, err = f.Parse(args)
-	for i := range paths {
-		if err == nil {
-			paths[i], err = Path(paths[i])
-		}
-	}
-	return paths, err
-}
-
-// Path registers an option whose argument is a path.
-func (f *Flags) Path(p *string, names string) {
-	f.Func(names, func(s string) (err error) {
-		if s == "" {
-			return errEmpty
-		}
-		*p, err = Path(s)
-		return err
-	})
 }

@@ -325,6 +325,36 @@ func TestParseBadDelta(t *testing.T) {
 	}
 }
 
+// TestParseLongDelta: with more than a million extents the set joins neighbours, and
+// still has every block in its place.
+func TestParseLongDelta(t *testing.T) {
+	const block, blocks = 64 << 10, 2*4*maxFresh + 2000 // the unit grows when four times maxFresh are merged
+	r, w := io.Pipe()
+	go func() {
+		b := bufio.NewWriter(w)
+		b.WriteString(`<superblock data_block_size="128"><diff left="1" right="2">`)
+		for i := 0; i < blocks; i += 2 {
+			fmt.Fprintf(b, `<different begin="%d" length="1"/>`, i)
+		}
+		b.WriteString(`</diff></superblock>`)
+		w.CloseWithError(b.Flush())
+	}()
+	const size = 3 * blocks * block // more than there are differences
+	e, err := parseDelta(r, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var next int64 // the first block that is not known to be in the set
+	for off, n := range e.All {
+		if next*block >= off {
+			next = max(next, ((off+n)/block+1)/2*2)
+		}
+	}
+	if next < blocks {
+		t.Errorf("block %d is missing in the set", next)
+	}
+}
+
 // What came first is told, not that the other end of the pipe then broke.
 func TestThinDeltaFails(t *testing.T) {
 	const head = `echo '<superblock data_block_size="128"><diff left="1" right="2">'; `

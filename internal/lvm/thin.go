@@ -86,6 +86,7 @@ func thinDelta(metadata, id1, id2 string, size int64) (*Extents, error) {
 func parseDelta(r io.Reader, size int64) (*Extents, error) {
 	d := xml.NewDecoder(r)
 	var e *Extents
+	var block int64 // bytes of what is counted here; the set's own unit may grow
 	diffs := 0
 	for {
 		token, err := d.Token()
@@ -106,7 +107,8 @@ func parseDelta(r io.Reader, size int64) (*Extents, error) {
 			if err != nil || sectors == 0 {
 				return nil, errors.Join(errors.New("no data_block_size"), err)
 			}
-			e = newExtents(sectors*sectorSize, size)
+			block = sectors * sectorSize
+			e = newExtents(block, size)
 		case name == "diff" && e != nil:
 			diffs++
 		case name == "same" && diffs == 1:
@@ -116,8 +118,8 @@ func parseDelta(r io.Reader, size int64) (*Extents, error) {
 			if err := errors.Join(err1, err2); err != nil {
 				return nil, err
 			}
-			if begin < (e.size+e.unit-1)/e.unit {
-				e.add(begin*e.unit, min(length, e.size/e.unit+1)*e.unit)
+			if begin < (size+block-1)/block {
+				e.add(begin*block, min(length, size/block+1)*block)
 			}
 		default:
 			return nil, fmt.Errorf("unexpected element <%s>", name)

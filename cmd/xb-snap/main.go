@@ -3,13 +3,14 @@
 package main
 
 import (
-	"fmt"
+	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
-	"xen-backup/internal/lvm"
+	"xen-backup/internal/snapshot"
 	"xen-backup/internal/state"
 )
 
@@ -75,24 +76,115 @@ func run(env *cli.Env, args []string) error {
 	return command(env, slices.Concat(args[:at], args[at+1:]))
 }
 
-// stateFlag registers --state-dir.
-func stateFlag(f *cli.Flags, dir *string) { f.Path(dir, "state-dir") }
+// snapFlags returns a parser of the flags that all subcommands have.
+func snapFlags(env *cli.Env, dir *string) *cli.Flags {
+	flags := env.Flags()
+	flags.Path(dir, "state-dir")
+	return flags
+}
+
+// noOperands parses the arguments of a subcommand that takes none but flags.
+func noOperands(flags *cli.Flags, args []string, command string) error {
+	operands, err := flags.Parse(args)
+	if err == nil && len(operands) > 0 {
+		err = exit.Fail(exit.Usage, "%s takes no operands", command)
+	}
+	return err
+}
+
+// printer prints paths, one a line.
+func printer(env *cli.Env) snapshot.Tell {
+	return func(paths ...string) error { return env.Print(strings.Join(paths, "\n") + "\n") }
+}
+
+func create(env *cli.Env, args []string) error {
+	var owner, dir string
+	order := snapshot.Order{Size: snapshot.DefaultSize}
+	flags := snapFlags(env, &dir)
+	flags.Size(&order.Size, "size")
+	flags.String(&owner, "owner")
+	flags.Bool(&order.DryRun, "dry-run")
+	sources, err := flags.ParsePaths(args)
+	if err != nil {
+		return err
+	}
+	if len(sources) == 0 {
+		return exit.Fail(exit.Usage, "create needs at least one SOURCE")
+	}
+	if order.Size <= 0 {
+		return exit.Fail(exit.Usage, "--size must be more than 0")
+	}
+	if order.Owner, err = snapshot.FindOwner(owner); err != nil {
+		return err
+	}
+	order.State = state.Find(dir)
+	return snapshot.Create(sources, order, env, printer(env))
+}
+
+func remove(env *cli.Env, args []string) error {
+	var dir string
+	paths, err := snapFlags(env, &dir).ParsePaths(args)
+	if err != nil {
+		return err
+	}
+	if len(paths) == 0 {
+		return exit.Fail(exit.Usage, "remove needs at least one SNAP")
+	}
+	return snapshot.Remove(paths, state.Find(dir))
+}
+
+func list(env *cli.Env, args []string) error {
+	var asJSON bool
+	var dir string
+	flags := snapFlags(env, &dir)
+	flags.Bool(&asJSON, "json")
+	if err := noOperands(flags, args, "list"); err != nil {
+		return err
+	}
+	all, err := snapshot.List(state.Find(dir))
+	var text strings.Builder
+	if asJSON {
+		json.NewEncoder(&text).Encode(append([]*snapshot.Snapshot{}, all...)) // [] if there is none
+	} else {
+		for _, s := range all {
+			text.WriteString(s.String() + "\n")
+		}
+	}
+	return errors.Join(err, env.Print(text.String()))
+}
+
+func prune(env *cli.Env, args []string) error {
+	var dir string
+	if err := noOperands(snapFlags(env, &dir), args, "prune"); err != nil {
+		return err
+	}
+	return snapshot.Prune(state.Find(dir), printer(env))
+}
+
+func guard(env *cli.Env, args []string) error {
+	var word, dir string
+	flags := snapFlags(env, &dir)
+	flags.String(&word, "owner")
+	if err := noOperands(flags, args, "guard"); err != nil {
+		return err
+	}
+	owner, err := snapshot.FindOwner(word)
+	if err != nil {
+		return err
+	}
+	return snapshot.Guard(owner, state.Find(dir), env, printer(env))
+}
 
 func check(env *cli.Env, args []string) error {
 	var dir string
-	flags := env.Flags()
-	stateFlag(flags, &dir)
-	operands, err := flags.ParsePaths(args)
+	operands, err := snapFlags(env, &dir).ParsePaths(args)
 	if err != nil {
 		return err
 	}
 	if len(operands) != 1 {
 		return exit.Fail(exit.Usage, "check needs one SNAP")
 	}
-	use, err := checkFile(operands[0], state.Find(dir))
-	if err == nil && use == "" {
-		use, err = lvm.Check(operands[0])
-	}
+	use, err := snapshot.Check(operands[0], state.Find(dir))
 	if err != nil {
 		return err
 	}
@@ -101,9 +193,8 @@ func check(env *cli.Env, args []string) error {
 
 func changes(env *cli.Env, args []string) error {
 	var since, dir string
-	flags := env.Flags()
+	flags := snapFlags(env, &dir)
 	flags.Path(&since, "since")
-	stateFlag(flags, &dir)
 	operands, err := flags.ParsePaths(args)
 	if err != nil {
 		return err
@@ -111,19 +202,9 @@ func changes(env *cli.Env, args []string) error {
 	if len(operands) != 1 || since == "" {
 		return exit.Fail(exit.Usage, "changes needs --since OLD and one NEW")
 	}
-	extents, err := lvm.Changes(since, operands[0], string(state.Find(dir)))
+	extents, err := snapshot.Changes(since, operands[0], state.Find(dir))
 	if err != nil {
 		return err
 	}
-	var lines []byte
-	for off, n := range extents.All {
-		lines = fmt.Appendln(lines, off, n)
-		if len(lines) > 1<<16 {
-			if err := env.Print(string(lines)); err != nil {
-				return err
-			}
-			lines = lines[:0]
-		}
-	}
-	return env.Print(string(lines))
+	return extents.WriteText(env.Out())
 }

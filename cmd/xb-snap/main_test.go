@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,7 +12,8 @@ import (
 	"testing"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/state"
+	"xen-backup/internal/snapshot"
+	"xen-backup/internal/testkit"
 )
 
 // The tests run this test program as xb-snap, on file systems of their own.
@@ -88,28 +88,6 @@ func (h host) files(dirs ...string) string {
 	return strings.Join(all, " ")
 }
 
-func mount(t *testing.T, mkfs ...string) string {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root, to mount a file system")
-	}
-	image := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(image, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(image, 400<<20); err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	for _, c := range [][]string{append(mkfs, image), {"mount", "-o", "loop", image, dir}} {
-		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", c, err, out)
-		}
-	}
-	t.Cleanup(func() { exec.Command("umount", dir).Run() })
-	return dir
-}
-
 func write(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -129,7 +107,7 @@ func content(t *testing.T, path string) string {
 func TestFiles(t *testing.T) {
 	for _, mkfs := range [][]string{{"mkfs.xfs", "-q", "-m", "reflink=1"}, {"mkfs.btrfs", "-q"}} {
 		t.Run(mkfs[0], func(t *testing.T) {
-			h, dir := newHost(t), mount(t, mkfs...)
+			h, dir := newHost(t), testkit.Mount(t, mkfs...)
 			a, b := filepath.Join(dir, "a disk.img"), filepath.Join(dir, strings.Repeat("b", 255))
 			link := filepath.Join(h.T.TempDir(), "link")
 			write(t, a, strings.Repeat("a", 100_000))
@@ -160,7 +138,7 @@ func TestFiles(t *testing.T) {
 			if got := h.run("check", snaps[0]); got.status != 0 || got.stdout != "file of 97.7 KiB\n" {
 				t.Errorf("check: %+v", got)
 			}
-			var listed []existing
+			var listed []snapshot.Snapshot
 			if err := json.Unmarshal([]byte(h.run("list", "--json").stdout), &listed); err != nil || len(listed) != 2 ||
 				listed[0].Snapshot != snaps[0] || listed[0].Origin != a || listed[1].Origin != b || listed[0].Kind != "file" ||
 				listed[0].Size != 100_000 || !listed[0].Valid || listed[0].Dead {
@@ -185,7 +163,7 @@ func TestFiles(t *testing.T) {
 }
 
 func TestFileURIs(t *testing.T) {
-	h, dir := newHost(t), mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
+	h, dir := newHost(t), testkit.Mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
 	write(t, filepath.Join(dir, "a disk.img"), "a")
 	before := h.files(dir)
 	uri := func(path string) string { return "file://" + strings.ReplaceAll(path, " ", "%20") }
@@ -206,7 +184,7 @@ func TestFileURIs(t *testing.T) {
 
 // TestReflinkCauses: not every refusal is the fault of the file system.
 func TestReflinkCauses(t *testing.T) {
-	h, dir := newHost(t), mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
+	h, dir := newHost(t), testkit.Mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
 	image, bound := filepath.Join(dir, "image"), filepath.Join(t.TempDir(), "bound")
 	write(t, image, strings.Repeat("image", 100_000))
 	write(t, bound, "")
@@ -230,7 +208,7 @@ func TestReflinkCauses(t *testing.T) {
 }
 
 func TestAllOrNothing(t *testing.T) {
-	h, dir, plain := newHost(t), mount(t, "mkfs.xfs", "-q", "-m", "reflink=1"), mount(t, "mkfs.ext4", "-q")
+	h, dir, plain := newHost(t), testkit.Mount(t, "mkfs.xfs", "-q", "-m", "reflink=1"), testkit.Mount(t, "mkfs.ext4", "-q")
 	a, b := filepath.Join(dir, "a"), filepath.Join(plain, "b")
 	write(t, a, "a")
 	write(t, b, "b")
@@ -269,7 +247,7 @@ func TestAllOrNothing(t *testing.T) {
 }
 
 func TestPrune(t *testing.T) {
-	h, dir := newHost(t), mount(t, "mkfs.btrfs", "-q")
+	h, dir := newHost(t), testkit.Mount(t, "mkfs.btrfs", "-q")
 	a := filepath.Join(dir, "a")
 	write(t, a, "a")
 	sleeper := exec.Command("sleep", "1000")
@@ -311,7 +289,7 @@ func TestPrune(t *testing.T) {
 
 // A file system that is not mounted hides its snapshots: they are not gone.
 func TestNotMounted(t *testing.T) {
-	h, dir := newHost(t), mount(t, "mkfs.btrfs", "-q")
+	h, dir := newHost(t), testkit.Mount(t, "mkfs.btrfs", "-q")
 	a := filepath.Join(dir, "a")
 	write(t, a, "a")
 	snap := h.ok("create", "--owner", "none", a)[0]
@@ -334,7 +312,7 @@ func TestNotMounted(t *testing.T) {
 }
 
 func TestRemovesOnlyItsOwn(t *testing.T) {
-	h, dir := newHost(t), mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
+	h, dir := newHost(t), testkit.Mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
 	a, lookalike := filepath.Join(dir, "a"), filepath.Join(dir, ".a.xb-snap-abcdefgh")
 	write(t, a, "a")
 	write(t, lookalike, "precious")
@@ -378,34 +356,9 @@ func TestUsage(t *testing.T) {
 	h.fails(66, "no such", "remove", "/nothing/there")
 }
 
-func TestOwner(t *testing.T) {
-	me, err := findOwner(fmt.Sprint(os.Getpid()))
-	if err != nil || me.dead() || !ownerWords.MatchString(string(me)) {
-		t.Fatalf("owner %q, %v", me, err)
-	}
-	words := strings.Split(string(me), ".")
-	for _, c := range []struct {
-		owner owner
-		dead  bool
-		text  string
-	}{
-		{me, false, "process " + words[0]},
-		{owner(words[0] + ".1." + words[2]), true, "dead " + words[0]},             // the number was used again
-		{owner(words[0] + "." + words[1] + ".00000000"), true, "dead " + words[0]}, // another boot
-		{owner("4194999.5." + words[2]), true, "dead 4194999"},
-		{nobody, false, "no owner"},
-		{"", false, "unknown owner"}, // no word of a death, so none
-		{"x", false, "unknown owner"},
-	} {
-		if c.owner.dead() != c.dead || c.owner.String() != c.text {
-			t.Errorf("%q: dead %v, %q", c.owner, c.owner.dead(), c.owner)
-		}
-	}
-}
-
 // Where the guests' writes would find no room, there is no snapshot.
 func TestRoomToCreate(t *testing.T) {
-	h, dir := newHost(t), mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
+	h, dir := newHost(t), testkit.Mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
 	free := func() int64 {
 		t.Helper()
 		room, err := blockdev.FileRoom(dir)
@@ -452,62 +405,5 @@ func TestRoomToCreate(t *testing.T) {
 	h.fails(73, words, "create", sparse)
 	if left := strings.Count(h.files(), ".json"); left != 4 {
 		t.Errorf("%d records, want 4", left)
-	}
-}
-
-// What is given up must be what xb-snap made.
-func TestGiveUpOnlyOurs(t *testing.T) {
-	h, dir := newHost(t), mount(t, "mkfs.btrfs", "-q")
-	a := filepath.Join(dir, "a")
-	write(t, a, "precious")
-	for what, replace := range map[string]func(snap string) error{
-		"a link to another file": func(snap string) error { return os.Symlink(a, snap) },
-		"another name of a file": func(snap string) error { return os.Link(a, snap) },
-		"another file":           func(snap string) error { return os.WriteFile(snap, []byte("precious"), 0o600) },
-	} {
-		snap := h.ok("create", "--owner", "none", a)[0]
-		files, err := fileSnapshots(state.Find(h.state))
-		if err != nil || len(files) != 1 {
-			t.Fatal(files, err)
-		}
-		if err := os.Remove(snap); err != nil {
-			t.Fatal(err)
-		}
-		if err := replace(snap); err != nil {
-			t.Fatal(err)
-		}
-		if err := files[0].giveUp(); err == nil || content(t, a) != "precious" || content(t, snap) != "precious" {
-			t.Errorf("%s: %v", what, err)
-		}
-		h.ok("remove", snap)
-	}
-	empty := filepath.Join(dir, "empty")
-	write(t, empty, "")
-	h.fails(78, "is empty", "create", empty)
-}
-
-// Somebody prunes while a snapshot is being taken for an owner that is dead by now.
-func TestPrunedWhileTaken(t *testing.T) {
-	h, dir := newHost(t), mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
-	a := filepath.Join(dir, "a")
-	write(t, a, "a")
-	before := h.files(dir)
-	f, err := os.Open(a)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	s, err := newFileSnapshot(f, "abcdefgh", 0, "1.1.00000000", state.Find(h.state))
-	if err == nil {
-		err = errors.Join(s.prepare(), os.Remove(s.record), s.take())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.finish(); err == nil || !strings.Contains(err.Error(), "removed while it was taken") {
-		t.Errorf("finish: %v", err)
-	}
-	if err := s.undo(); err != nil || h.files(dir) != before {
-		t.Errorf("undo: %v, left %s", err, h.files(dir))
 	}
 }

@@ -174,8 +174,11 @@ func (w stdout) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// Out returns the writer of a command's textual answer.
+func (e *Env) Out() io.Writer { return stdout{e.Stdout} }
+
 // Print writes a command's textual answer and reports a failed write.
 func (e *Env) Print(text string) error {
-	_, err := io.WriteString(stdout{e.Stdout}, text)
+	_, err := io.WriteString(e.Out(), text)
 	return err
 }

@@ -6,6 +6,7 @@ import (
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/extent"
 )
 
 // Changes returns the extents in which the images of two snapshots of one origin
@@ -17,7 +18,7 @@ import (
 // directory dir. The error's status is BadSnapshot if a snapshot is invalid, now
 // or after the records were read; Usage if the two can't be compared; Busy if
 // somebody else reads the pool's records.
-func Changes(older, newer, dir string) (*Extents, error) {
+func Changes(older, newer, dir string) (*extent.Set, error) {
 	a, err := lookAt(older)
 	if err != nil {
 		return nil, err
@@ -29,7 +30,7 @@ func Changes(older, newer, dir string) (*Extents, error) {
 	if err := checkPair(a, b); err != nil {
 		return nil, err
 	}
-	var e *Extents
+	var e *extent.Set
 	if a.kind() == "thin" {
 		e, err = thinChanges(a, b, dir)
 	} else {
@@ -46,7 +47,7 @@ func Changes(older, newer, dir string) (*Extents, error) {
 		return nil, err
 	}
 	// No record has what the older one never had.
-	e.add(a.size(), b.size()-a.size())
+	e.Add(a.size(), b.size()-a.size())
 	return e, nil
 }
 
@@ -96,7 +97,7 @@ func (d *device) still() error {
 // written to a snapshot itself is in its own store. So both stores together cover
 // every difference in what both have (and, what can't be told apart, the origin's
 // changes since the newer one). The order of the two does not matter.
-func thickChanges(a, b *device) (*Extents, error) {
+func thickChanges(a, b *device) (*extent.Set, error) {
 	chunk := [2]int64{}
 	for i, d := range []*device{a, b} {
 		sectors, err := strconv.ParseInt(d.param(3), 10, 32)
@@ -105,7 +106,7 @@ func thickChanges(a, b *device) (*Extents, error) {
 		}
 		chunk[i] = sectors * sectorSize
 	}
-	e := newExtents(min(chunk[0], chunk[1]), b.size())
+	e := extent.NewSet(min(chunk[0], chunk[1]), b.size())
 	for i, d := range []*device{a, b} {
 		if err := d.readStore(chunk[i], e); err != nil {
 			return nil, fmt.Errorf("%s: %w", d.path, err)
@@ -114,7 +115,7 @@ func thickChanges(a, b *device) (*Extents, error) {
 	return e, nil
 }
 
-func (d *device) readStore(chunk int64, e *Extents) error {
+func (d *device) readStore(chunk int64, e *extent.Set) error {
 	path, err := d.below(1)
 	if err != nil {
 		return err
@@ -128,7 +129,7 @@ func (d *device) readStore(chunk int64, e *Extents) error {
 		if off >= d.size() {
 			return exit.Fail(exit.IOError, "exception store is damaged: it lists byte %d of an origin of %d", off, d.size())
 		}
-		e.add(off, n)
+		e.Add(off, n)
 		return nil
 	})
 }

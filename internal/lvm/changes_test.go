@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"reflect"
@@ -16,101 +15,16 @@ import (
 	"testing"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/extent"
 )
 
 // extentsOf returns the extents as pairs.
-func extentsOf(e *Extents) [][2]int64 {
+func extentsOf(e *extent.Set) [][2]int64 {
 	var list [][2]int64
 	for off, n := range e.All {
 		list = append(list, [2]int64{off, n})
 	}
 	return list
-}
-
-func TestExtents(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
-	for range 300 {
-		unit, size := int64(1+r.IntN(9)), int64(r.IntN(2000))
-		e := newExtents(unit, size)
-		changed := make([]bool, size)
-		for range r.IntN(40) {
-			off, n := int64(r.IntN(2200)), int64(r.IntN(30))
-			e.add(off, n)
-			for i := off / unit * unit; n > 0 && off < size && i < (min(off+n, size)+unit-1)/unit*unit && i < size; i++ {
-				changed[i] = true
-			}
-		}
-		var want [][2]int64
-		for i, is := range changed {
-			switch {
-			case !is:
-			case i > 0 && changed[i-1]:
-				want[len(want)-1][1]++
-			default:
-				want = append(want, [2]int64{int64(i), 1})
-			}
-		}
-		if got := extentsOf(e); !reflect.DeepEqual(got, want) {
-			t.Fatalf("unit %d size %d: %v, want %v", unit, size, got, want)
-		}
-	}
-}
-
-// However many there are, all that was added is in the set, and its bounds hold.
-func TestTooManyExtents(t *testing.T) {
-	r := rand.New(rand.NewPCG(3, 4))
-	for i := range 300 {
-		unit := int64(1 + r.IntN(9))
-		size := 1 + int64(r.IntN(4000))
-		e := newExtents(unit, size)
-		e.limit = 1 + r.IntN(40)
-		changed := make([]bool, size)
-		order := r.Perm(int(size))[:r.IntN(int(size)+1)]
-		if i%2 == 0 { // as thin_delta prints them
-			slices.Sort(order)
-		}
-		for _, off := range order {
-			changed[off] = true
-			e.add(int64(off), 1)
-		}
-		list := extentsOf(e)
-		if len(list) > e.limit {
-			t.Fatalf("%d extents, at most %d wanted", len(list), e.limit)
-		}
-		end := int64(-1)
-		for _, x := range list {
-			if x[0] <= end || x[1] <= 0 || x[0]%e.unit != 0 || x[0]+x[1] != min(size, (x[0]+x[1]+e.unit-1)/e.unit*e.unit) {
-				t.Fatalf("size %d in units of %d: bad extent %v behind %d", size, e.unit, x, end)
-			}
-			end = x[0] + x[1]
-			clear(changed[x[0]:end])
-		}
-		if at := slices.Index(changed, true); at >= 0 {
-			t.Fatalf("size %d, limit %d: byte %d is missing in %v", size, e.limit, at, list)
-		}
-	}
-}
-
-// A million are kept as they are, from a store in any order as from thin_delta.
-func TestMillionExtents(t *testing.T) {
-	const chunk, size = 4096, 16 << 40
-	order := rand.New(rand.NewPCG(5, 6)).Perm(maxExtents)
-	for _, extra := range []int{0, 1} {
-		e := newExtents(chunk, size)
-		for _, i := range order {
-			e.add(int64(i)*2*chunk, chunk)
-		}
-		for range extra {
-			e.add(size-chunk, chunk)
-		}
-		list := extentsOf(e)
-		if exact := len(list) == maxExtents && list[maxExtents-1] == [2]int64{(maxExtents - 1) * 2 * chunk, chunk}; exact != (extra == 0) {
-			t.Errorf("%d more than a million: %d extents in units of %d", extra, len(list), e.unit)
-		}
-		if last := list[len(list)-1]; extra > 0 && last != [2]int64{size - e.unit, e.unit} {
-			t.Errorf("the last extent is %v", last)
-		}
-	}
 }
 
 // endless is an exception store that lists so many chunks of the origin, all over
@@ -138,7 +52,7 @@ func (s endless) ReadAt(b []byte, off int64) (int, error) {
 func TestChangesMemory(t *testing.T) {
 	const size, maxResident = 16 << 40, 64 << 10
 	what := os.Getenv("TEST_CHANGES_MEMORY")
-	var e *Extents
+	var e *extent.Set
 	var err error
 	switch what {
 	case "":
@@ -162,15 +76,15 @@ func TestChangesMemory(t *testing.T) {
 		return
 	case "store":
 		debug.SetMemoryLimit(55 << 20)
-		e = newExtents(4096, size)
-		err = readStore(endless{4 * maxExtents, size / 4096}, 4096, func(off, n int64) error { e.add(off, n); return nil })
+		e = extent.NewSet(4096, size)
+		err = readStore(endless{4 * extent.Max, size / 4096}, 4096, func(off, n int64) error { e.Add(off, n); return nil })
 	case "thin_delta":
 		debug.SetMemoryLimit(55 << 20)
 		r, w := io.Pipe()
 		go func() {
 			b := bufio.NewWriter(w)
 			b.WriteString(`<superblock data_block_size="128"><diff left="1" right="2">`)
-			for i := range int64(3 * maxExtents / 2) {
+			for i := range int64(3 * extent.Max / 2) {
 				fmt.Fprintf(b, "\n    <different begin=\"%d\" length=\"1\"/>", i*2)
 			}
 			b.WriteString(`</diff></superblock>`)
@@ -185,7 +99,7 @@ func TestChangesMemory(t *testing.T) {
 	for range e.All {
 		n++
 	}
-	if n == 0 || n > maxExtents {
+	if n == 0 || n > extent.Max {
 		t.Fatalf("%d extents", n)
 	}
 	status, err := os.ReadFile("/proc/self/status")
@@ -328,7 +242,7 @@ func TestParseBadDelta(t *testing.T) {
 // TestParseLongDelta: with more than a million extents the set joins neighbours, and
 // still has every block in its place.
 func TestParseLongDelta(t *testing.T) {
-	const block, blocks = 64 << 10, 2*4*maxFresh + 2000 // the unit grows when four times maxFresh are merged
+	const block, blocks = 64 << 10, 2*(extent.Max+1<<17) + 2000
 	r, w := io.Pipe()
 	go func() {
 		b := bufio.NewWriter(w)

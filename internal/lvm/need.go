@@ -5,15 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sort"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/extent"
 	"xen-backup/internal/text"
 )
 
 // ThinWrites are the data blocks of a thin volume that are about to be written.
 type ThinWrites struct {
-	*Extents
+	blocks    *extent.Set
 	volume    *device
 	blockSize int64 // of the pool, in bytes
 }
@@ -31,12 +31,12 @@ func NewThinWrites(path string) (*ThinWrites, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ThinWrites{newExtents(pool.BlockSize, d.size()), d, pool.BlockSize}, nil
+	return &ThinWrites{extent.NewSet(pool.BlockSize, d.size()), d, pool.BlockSize}, nil
 }
 
 // Add adds n bytes at off.
 func (w *ThinWrites) Add(off, n int64) error {
-	w.add(off, n)
+	w.blocks.Add(off, n)
 	return nil
 }
 
@@ -45,15 +45,11 @@ func (w *ThinWrites) Add(off, n int64) error {
 // are more than there are free ones the volume's mappings are read; dir is where the lock
 // of the pool's metadata snapshot is kept.
 func (w *ThinWrites) CheckRoom(dir string) error {
-	w.merge()
 	pool, err := w.volume.dm.Pool()
 	if err != nil {
 		return err
 	}
-	free, need := pool.Data-pool.DataUsed, int64(0)
-	for _, s := range w.list {
-		need += s.end - s.off
-	}
+	free, need := pool.Data-pool.DataUsed, w.blocks.Bytes()
 	if need <= free {
 		return nil
 	}
@@ -99,12 +95,7 @@ func (w *ThinWrites) own(dir string) (n int64, err error) {
 
 // overlap returns how many bytes of the set lie in length data blocks from begin on.
 func (w *ThinWrites) overlap(begin, length int64) (n int64) {
-	block := w.blockSize
-	from, to := begin*block, (begin+length)*block
-	for i := sort.Search(len(w.list), func(i int) bool { return w.list[i].end > from }); i < len(w.list) && w.list[i].off < to; i++ {
-		n += min(to, w.list[i].end) - max(from, w.list[i].off)
-	}
-	return n
+	return w.blocks.Overlap(begin*w.blockSize, length*w.blockSize)
 }
 
 // parseDump reads thin_dump's XML of one volume, and shows the ranges of blocks that the

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"xen-backup/internal/extent"
 )
 
 const dump = `<superblock uuid="" time="3" transaction="4" version="2" data_block_size="128" nr_data_blocks="512">
@@ -40,11 +42,10 @@ func TestParseDump(t *testing.T) {
 }
 
 func TestThinWritesOverlap(t *testing.T) {
-	w := &ThinWrites{Extents: newExtents(100, 10_000), blockSize: 100}
+	w := &ThinWrites{blocks: extent.NewSet(100, 10_000), blockSize: 100}
 	for _, off := range []int64{1000, 1150, 5010, 9990} {
 		w.Add(off, 10)
 	}
-	w.merge()
 	for _, test := range []struct{ begin, length, want int64 }{{0, 100, 400}, {0, 10, 0}, {10, 1, 100}, {11, 1, 100}, {12, 38, 0}, {10, 41, 300}, {99, 50, 100}} {
 		if got := w.overlap(test.begin, test.length); got != test.want {
 			t.Errorf("%d blocks from %d: %d bytes, want %d", test.length, test.begin, got, test.want)

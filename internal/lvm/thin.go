@@ -18,6 +18,7 @@ import (
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/extent"
 )
 
 // thinLimit is how long thin_delta may read a pool's metadata, and how long the
@@ -26,7 +27,7 @@ const thinLimit = 30 * time.Minute
 
 // thinChanges compares the mappings of two thin snapshots. Where both have the
 // same block they have the same data, because neither is written to.
-func thinChanges(a, b *device, dir string) (*Extents, error) {
+func thinChanges(a, b *device, dir string) (*extent.Set, error) {
 	pool, err := a.pool()
 	if err != nil {
 		return nil, err
@@ -44,10 +45,10 @@ func thinChanges(a, b *device, dir string) (*Extents, error) {
 }
 
 // thinDelta runs thin_delta(8) on the metadata snapshot of a pool.
-func thinDelta(metadata, id1, id2 string, size int64) (*Extents, error) {
+func thinDelta(metadata, id1, id2 string, size int64) (*extent.Set, error) {
 	r, w := io.Pipe()
 	type result struct {
-		e   *Extents
+		e   *extent.Set
 		err error
 	}
 	parsed := make(chan result, 1)
@@ -83,9 +84,9 @@ func thinDelta(metadata, id1, id2 string, size int64) (*Extents, error) {
 //
 // A block that only one of the two has was discarded or written in between. An
 // unknown element may mean a difference, so it is an error.
-func parseDelta(r io.Reader, size int64) (*Extents, error) {
+func parseDelta(r io.Reader, size int64) (*extent.Set, error) {
 	d := xml.NewDecoder(r)
-	var e *Extents
+	var e *extent.Set
 	var block int64 // bytes of what is counted here; the set's own unit may grow
 	diffs := 0
 	for {
@@ -108,7 +109,7 @@ func parseDelta(r io.Reader, size int64) (*Extents, error) {
 				return nil, errors.Join(errors.New("no data_block_size"), err)
 			}
 			block = sectors * sectorSize
-			e = newExtents(block, size)
+			e = extent.NewSet(block, size)
 		case name == "diff" && e != nil:
 			diffs++
 		case name == "same" && diffs == 1:
@@ -119,7 +120,7 @@ func parseDelta(r io.Reader, size int64) (*Extents, error) {
 				return nil, err
 			}
 			if begin < (size+block-1)/block {
-				e.add(begin*block, min(length, size/block+1)*block)
+				e.Add(begin*block, min(length, size/block+1)*block)
 			}
 		default:
 			return nil, fmt.Errorf("unexpected element <%s>", name)

@@ -1,4 +1,4 @@
-package main
+package snapshot
 
 import (
 	"errors"
@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/lvm"
@@ -19,26 +18,16 @@ import (
 	"xen-backup/internal/text"
 )
 
-// guard watches the rooms in which an owner has snapshots and gives snapshots up
-// before guests find none, until the owner is gone.
-func guard(env *cli.Env, args []string) error {
-	var ownerWord, dir string
-	flags := env.Flags()
-	flags.String(&ownerWord, "owner")
-	stateFlag(flags, &dir)
-	if err := noOperands(flags, args, "guard"); err != nil {
-		return err
-	}
-	owner, err := findOwner(ownerWord)
-	if err != nil {
-		return err
-	}
-	if owner == nobody {
+// Guard watches the rooms in which an owner has snapshots and gives snapshots up
+// before guests find none, until the owner is gone. It tells the paths of those that
+// it gives up or removes.
+func Guard(owner Owner, dir state.Dir, words Words, tell Tell) error {
+	if owner == Nobody {
 		return exit.Fail(exit.Usage, "guard needs a process as owner: it ends with it")
 	}
-	g := &guardian{env: env, owner: owner, dir: state.Find(dir), posts: make(map[string]*post), said: make(map[string]bool)}
-	g.volumes.dir = g.dir
-	// A signal waits for what is being given up: half of it helps nobody.
+	g := &guardian{words: words, tell: tell, owner: owner, dir: dir, posts: make(map[string]*post), said: make(map[string]bool)}
+	g.volumes.dir = dir
+	// A signal waits for what is being given up: half of it helps Nobody.
 	defer durable.OnSignal(g.giving.Lock)()
 	for !owner.dead() {
 		before := g.trace()
@@ -68,8 +57,9 @@ func (g *guardian) trace() string {
 
 // guardian is a guard at work.
 type guardian struct {
-	env   *cli.Env
-	owner owner
+	words Words
+	tell  Tell
+	owner Owner
 	dir   state.Dir
 
 	volumes volumeWatch
@@ -86,7 +76,7 @@ func (g *guardian) sayOnce(format string, args ...any) {
 	defer g.mutex.Unlock()
 	if message := fmt.Sprintf(format, args...); !g.said[message] {
 		g.said[message] = true
-		g.env.Warn("%s", message)
+		g.words.Warn("%s", message)
 	}
 }
 
@@ -97,7 +87,7 @@ func (g *guardian) find() {
 	if err != nil {
 		g.sayOnce("not all snapshots can be watched: %v", err)
 	}
-	var all []*existing
+	var all []*Snapshot
 	for _, s := range files {
 		all = append(all, s.existing())
 	}
@@ -107,7 +97,7 @@ func (g *guardian) find() {
 	}
 	found := make(map[string]*watched)
 	for _, e := range append(all, volumes...) {
-		if !e.Valid || e.Owner != g.owner && e.Owner != nobody && !e.Owner.dead() {
+		if !e.Valid || e.Owner != g.owner && e.Owner != Nobody && !e.Owner.dead() {
 			continue
 		}
 		room, err := e.room()
@@ -130,7 +120,7 @@ func (g *guardian) find() {
 // watched is a room, and the snapshots in it that may be given up.
 type watched struct {
 	room      *blockdev.Room
-	snapshots []*existing
+	snapshots []*Snapshot
 	own       bool // one of them is the owner's
 }
 
@@ -161,7 +151,7 @@ func (g *guardian) post(found map[string]*watched) {
 type post struct{ atomic.Pointer[watched] }
 
 // room returns the room that a snapshot takes from, nil if it shares none with guests.
-func (e *existing) room() (*blockdev.Room, error) {
+func (e *Snapshot) room() (*blockdev.Room, error) {
 	switch e.Kind {
 	case "file":
 		return blockdev.FileRoom(e.Snapshot)
@@ -201,7 +191,7 @@ func (g *guardian) watch(p *post) {
 
 // giveUpOne gives up the snapshot that is missed the least; false if none could be.
 func (g *guardian) giveUpOne(w *watched) bool {
-	var order [missedMost + 1][]*existing
+	var order [missedMost + 1][]*Snapshot
 	for _, e := range w.snapshots {
 		how := g.missed(e)
 		order[how] = append(order[how], e)
@@ -218,9 +208,9 @@ const missedMost = 3
 
 // missed tells how much a snapshot is missed: a leftover, one that waits for its turn,
 // one that is being read, and one that somebody wanted to keep.
-func (g *guardian) missed(e *existing) int {
+func (g *guardian) missed(e *Snapshot) int {
 	switch {
-	case e.Owner == nobody:
+	case e.Owner == Nobody:
 		return missedMost
 	case e.Owner != g.owner:
 		return 0
@@ -240,7 +230,7 @@ func lack(r *blockdev.Room) string {
 	return fmt.Sprintf("%s has only %s free", r.Name, text.FormatSize(r.Free))
 }
 
-func (g *guardian) giveUp(e *existing, room *blockdev.Room) bool {
+func (g *guardian) giveUp(e *Snapshot, room *blockdev.Room) bool {
 	g.giving.RLock()
 	defer g.giving.RUnlock()
 	full := lack(room)
@@ -250,14 +240,14 @@ func (g *guardian) giveUp(e *existing, room *blockdev.Room) bool {
 	case err != nil:
 		g.sayOnce("cannot give up snapshot %s: %v", e.Snapshot, err)
 	default:
-		g.env.Warn("snapshot %s given up: %s, which the guests need", e.Snapshot, full)
-		g.env.Print(e.Snapshot + "\n") // whether or not it is read, the watch goes on
+		g.words.Warn("snapshot %s given up: %s, which the guests need", e.Snapshot, full)
+		g.tell(e.Snapshot) // whether or not it is read, the watch goes on
 	}
 	return err == nil
 }
 
-// leave removes what the owner has left: nobody would watch it any more. If the owner
-// was killed there may be readers that go on, but nobody will hear of their success.
+// leave removes what the owner has left: Nobody would watch it any more. If the owner
+// was killed there may be readers that go on, but Nobody will hear of their success.
 func (g *guardian) leave() error {
 	all, _, err := taken(g.dir)
 	errs := []error{err}
@@ -269,7 +259,7 @@ func (g *guardian) leave() error {
 	return errors.Join(errs...)
 }
 
-func (g *guardian) removeLeft(e *existing) error {
+func (g *guardian) removeLeft(e *Snapshot) error {
 	g.giving.RLock()
 	defer g.giving.RUnlock()
 	if err := e.giveUp(); err != nil && exit.StatusOf(err) != exit.NoInput {
@@ -280,8 +270,8 @@ func (g *guardian) removeLeft(e *existing) error {
 		return nil
 	}
 	if err == nil {
-		g.env.Warn("snapshot %s removed: its owner is gone", e.Snapshot)
-		err = g.env.Print(e.Snapshot + "\n")
+		g.words.Warn("snapshot %s removed: its owner is gone", e.Snapshot)
+		err = g.tell(e.Snapshot)
 	}
 	return err
 }
@@ -294,12 +284,12 @@ type volumeWatch struct {
 	sync.Mutex
 	names   []string // active devices that look like our snapshots, when LVM was asked
 	asking  bool
-	volumes []*existing
+	volumes []*Snapshot
 	err     error
 }
 
 // list returns what LVM said last.
-func (w *volumeWatch) list() ([]*existing, error) {
+func (w *volumeWatch) list() ([]*Snapshot, error) {
 	w.Lock()
 	defer w.Unlock()
 	names := blockdev.VolumeSnapshots()

@@ -1,7 +1,6 @@
-package main
+package snapshot
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,22 +12,22 @@ import (
 	"time"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/extent"
 	"xen-backup/internal/lvm"
 	"xen-backup/internal/state"
 	"xen-backup/internal/text"
 )
 
-// existing is a snapshot that xb-snap took. Its fields are what list shows.
-type existing struct {
+// Snapshot is one that xb-snap took. Its fields are what list shows.
+type Snapshot struct {
 	Snapshot string    `json:"snapshot"`
 	Origin   string    `json:"origin"`
 	Kind     string    `json:"kind"`                   // thick, thin or file
 	Size     int64     `json:"size"`                   // bytes: of a thick one what it may take, else of its image
 	Used     *float64  `json:"used_percent,omitempty"` // of Size, of a thick one
 	Valid    bool      `json:"valid"`
-	Owner    owner     `json:"owner"`
+	Owner    Owner     `json:"owner"`
 	Dead     bool      `json:"owner_dead"`
 	Created  time.Time `json:"created"`
 
@@ -39,8 +38,8 @@ type existing struct {
 
 // taken returns all snapshots that xb-snap took. Even with an error, those that
 // it returns are there.
-func taken(dir state.Dir) ([]*existing, *lvm.Volumes, error) {
-	var all []*existing
+func taken(dir state.Dir) ([]*Snapshot, *lvm.Volumes, error) {
+	var all []*Snapshot
 	files, fileErr := fileSnapshots(dir)
 	for _, s := range files {
 		all = append(all, s.existing())
@@ -66,8 +65,8 @@ func isOurs(v *lvm.Volume) bool {
 	return hasOwner && volumeName.MatchString(v.Name) && (v.Thin() || v.ThickSnapshot())
 }
 
-func existingVolume(v *lvm.Volume, dir state.Dir) *existing {
-	e := &existing{
+func existingVolume(v *lvm.Volume, dir state.Dir) *Snapshot {
+	e := &Snapshot{
 		Snapshot: v.Path(), Origin: "/dev/" + v.VG + "/" + v.Origin, Kind: "thick",
 		Size: v.Size, Valid: !v.Invalid(), Created: v.Created,
 		remove: func() error { return lvm.Remove(v, tag) },
@@ -81,15 +80,15 @@ func existingVolume(v *lvm.Volume, dir state.Dir) *existing {
 	}
 	for _, t := range v.Tags {
 		if word, ok := strings.CutPrefix(t, ownerTag); ok {
-			e.Owner = owner(word)
+			e.Owner = Owner(word)
 		}
 	}
 	e.Dead = e.Owner.dead()
 	return e
 }
 
-func (s *fileSnapshot) existing() *existing {
-	e := &existing{
+func (s *fileSnapshot) existing() *Snapshot {
+	e := &Snapshot{
 		Snapshot: s.Snapshot, Origin: s.Origin, Kind: "file",
 		Owner: s.Owner, Dead: s.Owner.dead(), Created: s.Created, remove: s.remove, giveUp: s.giveUp,
 	}
@@ -100,8 +99,8 @@ func (s *fileSnapshot) existing() *existing {
 	return e
 }
 
-// line is what list prints of it.
-func (e *existing) line() string {
+// String is the line that list prints of it.
+func (e *Snapshot) String() string {
 	use := "-"
 	switch {
 	case e.givenUp:
@@ -111,38 +110,19 @@ func (e *existing) line() string {
 	case e.Used != nil:
 		use = fmt.Sprintf("%.1f %%", *e.Used)
 	}
-	return strings.Join([]string{e.Snapshot, e.Origin, e.Kind, text.FormatSize(e.Size), use, e.Owner.String()}, "\t") + "\n"
+	return strings.Join([]string{e.Snapshot, e.Origin, e.Kind, text.FormatSize(e.Size), use, e.Owner.String()}, "\t")
 }
 
-func list(env *cli.Env, args []string) error {
-	var asJSON bool
-	var dir string
-	flags := env.Flags()
-	flags.Bool(&asJSON, "json")
-	stateFlag(flags, &dir)
-	if err := noOperands(flags, args, "list"); err != nil {
-		return err
-	}
-	all, _, err := taken(state.Find(dir))
-	var text strings.Builder
-	if asJSON {
-		json.NewEncoder(&text).Encode(append([]*existing{}, all...)) // [] if there is none
-	} else {
-		for _, e := range all {
-			text.WriteString(e.line())
-		}
-	}
-	return errors.Join(err, env.Print(text.String()))
+// List returns all snapshots that xb-snap took. Even with an error, those that it
+// returns are there.
+func List(dir state.Dir) ([]*Snapshot, error) {
+	all, _, err := taken(dir)
+	return all, err
 }
 
-func prune(env *cli.Env, args []string) error {
-	var dir string
-	flags := env.Flags()
-	stateFlag(flags, &dir)
-	if err := noOperands(flags, args, "prune"); err != nil {
-		return err
-	}
-	all, _, err := taken(state.Find(dir))
+// Prune removes the snapshots whose owner is dead, and tells the path of each.
+func Prune(dir state.Dir, tell Tell) error {
+	all, _, err := taken(dir)
 	errs := []error{err}
 	for _, e := range all {
 		if !e.Dead {
@@ -150,7 +130,7 @@ func prune(env *cli.Env, args []string) error {
 		}
 		err := e.remove()
 		if err == nil {
-			err = env.Print(e.Snapshot + "\n")
+			err = tell(e.Snapshot)
 		} else if exit.StatusOf(err) == exit.NoInput { // only its record was left
 			err = nil
 		}
@@ -159,26 +139,9 @@ func prune(env *cli.Env, args []string) error {
 	return errors.Join(errs...)
 }
 
-func noOperands(flags *cli.Flags, args []string, command string) error {
-	operands, err := flags.Parse(args)
-	if err == nil && len(operands) > 0 {
-		err = exit.Fail(exit.Usage, "%s takes no operands", command)
-	}
-	return err
-}
-
-func remove(env *cli.Env, args []string) error {
-	var dir string
-	flags := env.Flags()
-	stateFlag(flags, &dir)
-	paths, err := flags.ParsePaths(args)
-	if err != nil {
-		return err
-	}
-	if len(paths) == 0 {
-		return exit.Fail(exit.Usage, "remove needs at least one SNAP")
-	}
-	all, volumes, listErr := taken(state.Find(dir))
+// Remove removes the snapshots at paths, if they are ones that xb-snap took.
+func Remove(paths []string, dir state.Dir) error {
+	all, volumes, listErr := taken(dir)
 	var errs []error
 	for _, path := range paths {
 		e, err := find(path, all, volumes)
@@ -192,13 +155,29 @@ func remove(env *cli.Env, args []string) error {
 	return errors.Join(errs...)
 }
 
+// Check describes how full the snapshot at path is. The error's status is BadSnapshot if
+// its content is not to be had.
+func Check(path string, dir state.Dir) (string, error) {
+	use, err := checkFile(path, dir)
+	if err == nil && use == "" {
+		use, err = lvm.Check(path)
+	}
+	return use, err
+}
+
+// Changes returns the extents in which two snapshots of a logical volume may differ: see
+// lvm.Changes.
+func Changes(older, newer string, dir state.Dir) (*extent.Set, error) {
+	return lvm.Changes(older, newer, string(dir))
+}
+
 // find returns the snapshot at path, if it is one that xb-snap took.
-func find(path string, all []*existing, volumes *lvm.Volumes) (*existing, error) {
+func find(path string, all []*Snapshot, volumes *lvm.Volumes) (*Snapshot, error) {
 	name, err := nameOf(path, volumes)
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(all, func(e *existing) bool { return e.Snapshot == name })
+	i := slices.IndexFunc(all, func(e *Snapshot) bool { return e.Snapshot == name })
 	if i >= 0 {
 		return all[i], nil
 	}

@@ -1,4 +1,4 @@
-package main
+package snapshot
 
 import (
 	"crypto/rand"
@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/lvm"
@@ -29,7 +28,8 @@ func newRunID() string { return strings.ToLower(rand.Text()[:8]) }
 
 var volumeName = regexp.MustCompile(`^xb-.+-[a-z2-7]{8}$`)
 
-const defaultSize = 1 << 30
+// DefaultSize is what a disk's guest is expected to write while it has a snapshot.
+const DefaultSize = 1 << 30
 
 // snapshot is one to be taken. The methods are called in this order, each for all
 // snapshots before the next one; undo may come after any of them.
@@ -41,54 +41,43 @@ type snapshot interface {
 	path() string
 }
 
-func create(env *cli.Env, args []string) error {
-	var ownerWord, dir string
-	var dryRun bool
-	size := int64(defaultSize)
-	flags := env.Flags()
-	flags.Size(&size, "size")
-	flags.String(&ownerWord, "owner")
-	flags.Bool(&dryRun, "dry-run")
-	stateFlag(flags, &dir)
-	sources, err := flags.ParsePaths(args)
+// Order is what somebody wants of snapshots.
+type Order struct {
+	Size   int64 // bytes that may be written to a disk while it has a snapshot
+	Owner  Owner
+	State  state.Dir // where records are kept
+	DryRun bool      // take none, and find out whether it could be done
+}
+
+// Create takes one of each source, one right after another, and tells their paths. All or
+// nothing: none remains if one fails, if nobody could be told, or if a signal comes.
+func Create(sources []string, order Order, words Words, tell Tell) error {
+	snapshots, err := plan(sources, order.Size, order.Owner, order.State)
+	defer closeSources(snapshots)
 	if err != nil {
 		return err
 	}
-	if len(sources) == 0 {
-		return exit.Fail(exit.Usage, "create needs at least one SOURCE")
-	}
-	if size <= 0 {
-		return exit.Fail(exit.Usage, "--size must be more than 0")
-	}
-	owner, err := findOwner(ownerWord)
-	if err != nil {
-		return err
-	}
-	snapshots, err := plan(sources, size, owner, state.Find(dir))
-	if err != nil {
-		return err
-	}
-	if dryRun {
+	if order.DryRun {
 		return try(snapshots)
 	}
 	b := new(batch)
 	defer durable.OnSignal(func() {
 		if err := b.undo(); err != nil {
-			env.Warn("%v", err)
+			words.Warn("%v", err)
 		}
 	})()
 	span, err := b.takeAll(snapshots)
 	if err == nil {
 		if slices.ContainsFunc(snapshots, isVolume) && lvm.SeesGuests() {
-			env.Warn("LVM looks for volume groups inside of volumes, where a guest may have made one of any name: " +
+			words.Warn("LVM looks for volume groups inside of volumes, where a guest may have made one of any name: " +
 				"set devices/scan_lvs=0 in lvm.conf")
 		}
-		err = printPaths(env, snapshots)
+		err = tell(paths(snapshots)...)
 	}
 	if err != nil {
 		return errors.Join(err, b.undo())
 	}
-	env.Info("all snapshots taken within %.1f s", span.Seconds())
+	words.Info("all snapshots taken within %.1f s", span.Seconds())
 	return nil
 }
 
@@ -104,16 +93,24 @@ func try(snapshots []snapshot) error {
 	return nil
 }
 
-func printPaths(env *cli.Env, snapshots []snapshot) error {
-	var paths strings.Builder
+func paths(snapshots []snapshot) (all []string) {
 	for _, s := range snapshots {
-		paths.WriteString(s.path() + "\n")
+		all = append(all, s.path())
 	}
-	return env.Print(paths.String())
+	return all
 }
 
-// plan finds out what each source is and checks all that can be checked.
-func plan(sources []string, size int64, owner owner, dir state.Dir) ([]snapshot, error) {
+func closeSources(snapshots []snapshot) {
+	for _, s := range snapshots {
+		if file, is := s.(*fileSnapshot); is {
+			file.source.Close()
+		}
+	}
+}
+
+// plan finds out what each source is and checks all that can be checked. Even with an
+// error, the sources of what it returns are open.
+func plan(sources []string, size int64, owner Owner, dir state.Dir) ([]snapshot, error) {
 	run := newRunID()
 	snapshots := make([]snapshot, len(sources))
 	rooms := newRooms(size)
@@ -124,48 +121,49 @@ func plan(sources []string, size int64, owner owner, dir state.Dir) ([]snapshot,
 	for i, source := range sources {
 		f, err := blockdev.Open(source)
 		if err != nil {
-			return nil, err
+			return snapshots, err
 		}
 		var origin string
 		if err := rooms.add(f); err != nil {
 			f.Close()
-			return nil, err
+			return snapshots, err
 		}
 		if f.IsBlock() {
 			f.Close()
 			if volumes == nil {
 				if volumes, err = lvm.List(); err != nil {
-					return nil, err
+					return snapshots, err
 				}
 			}
 			v, err := volumes.Find(source)
 			if err != nil {
-				return nil, err
+				return snapshots, err
 			}
 			origins, places = append(origins, v), append(places, i)
 			origin = v.Path()
 		} else {
 			s, err := newFileSnapshot(f.OS(), run, i, owner, dir)
 			if err != nil {
-				return nil, err
+				f.Close()
+				return snapshots, err
 			}
 			snapshots[i] = s
 			origin = s.Origin
 		}
 		if seen[origin] != "" {
-			return nil, exit.Fail(exit.Usage, "%s and %s are the same disk", seen[origin], source)
+			return snapshots, exit.Fail(exit.Usage, "%s and %s are the same disk", seen[origin], source)
 		}
 		seen[origin] = source
 	}
 	if err := rooms.check(seen, volumes, dir); err != nil {
-		return nil, err
+		return snapshots, err
 	}
 	if len(origins) == 0 {
 		return snapshots, nil
 	}
 	orders, err := volumes.Order(origins, size, run, []string{tag, ownerTag + string(owner)})
 	if err != nil {
-		return nil, err
+		return snapshots, err
 	}
 	for i, o := range orders {
 		snapshots[places[i]] = volumeSnapshot{o}

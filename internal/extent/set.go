@@ -1,37 +1,37 @@
-package lvm
+// Package extent keeps byte ranges of an image. A set of them may have more in it than
+// was added, but never less: what is missing in one is a change that nobody copies.
+package extent
 
 import (
 	"cmp"
 	"slices"
+	"sort"
 )
 
-// maxExtents bounds the memory that a set takes, to 16 MiB and some: a disk of 16
-// TiB in chunks of 4 KiB has four thousand million of them.
-const (
-	maxExtents = 1_000_000
-	maxFresh   = 1 << 18 // those that wait for being merged
-)
+// Max bounds the memory that a set takes, to 16 MiB and some: a disk of 16 TiB in
+// chunks of 4 KiB has four thousand million extents.
+const Max = 1_000_000
 
-// Extents are the byte ranges of an image that may differ from another's, in whole
-// units. They are exact as long as there are a million or less; with more of them,
-// neighbours are joined by making the unit larger. So there can be more in the set
-// than was added, but never less.
-type Extents struct {
+const maxFresh = 1 << 18 // extents that wait for being merged
+
+// Set is a set of the byte ranges of an image that may differ from another's, in whole
+// units. They are exact as long as there are Max or less; with more of them, neighbours
+// are joined by making the unit larger.
+type Set struct {
 	unit, size int64  // in bytes
-	limit      int    // maxExtents
+	limit      int    // Max
 	list       []span // in order, none touching the next
 	fresh      []span // added since, in no order
 }
 
 type span struct{ off, end int64 }
 
-func newExtents(unit, size int64) *Extents {
-	return &Extents{unit: unit, size: size, limit: maxExtents}
-}
+// NewSet returns an empty set for an image of size bytes.
+func NewSet(unit, size int64) *Set { return &Set{unit: unit, size: size, limit: Max} }
 
-// add adds the units that n bytes at off touch; what lies behind the image's end
+// Add adds the units that n bytes at off touch; what lies behind the image's end
 // is dropped.
-func (e *Extents) add(off, n int64) {
+func (e *Set) Add(off, n int64) {
 	if off >= e.size || n <= 0 {
 		return
 	}
@@ -46,7 +46,7 @@ func (e *Extents) add(off, n int64) {
 }
 
 // whole rounds to whole units, the last of which may be a short one.
-func (e *Extents) whole(s span) span {
+func (e *Set) whole(s span) span {
 	end := s.end
 	if rest := end % e.unit; rest > 0 {
 		end += min(e.unit-rest, e.size-end)
@@ -55,7 +55,7 @@ func (e *Extents) whole(s span) span {
 }
 
 // merge puts the fresh ones in their places in the list.
-func (e *Extents) merge() {
+func (e *Set) merge() {
 	slices.SortFunc(e.fresh, func(a, b span) int { return cmp.Compare(a.off, b.off) })
 	if e.list == nil && len(e.fresh) > 0 { // memory that is not used is not resident, and what has grown is garbage
 		e.list = make([]span, 0, e.limit+maxFresh)
@@ -76,7 +76,7 @@ func (e *Extents) merge() {
 }
 
 // join makes one of those that touch each other, in units of today's size.
-func (e *Extents) join() {
+func (e *Set) join() {
 	joined := e.list[:0]
 	for _, s := range e.list {
 		s = e.whole(s)
@@ -91,11 +91,30 @@ func (e *Extents) join() {
 
 // All yields offset and length in bytes of each extent, in ascending order. Two
 // of them never touch.
-func (e *Extents) All(yield func(off, n int64) bool) {
+func (e *Set) All(yield func(off, n int64) bool) {
 	e.merge()
 	for _, s := range e.list {
 		if !yield(s.off, s.end-s.off) {
 			return
 		}
 	}
+}
+
+// Bytes returns how many bytes the extents have together.
+func (e *Set) Bytes() (n int64) {
+	for _, length := range e.All {
+		n += length
+	}
+	return n
+}
+
+// Overlap returns how many of the n bytes at off are in the set.
+func (e *Set) Overlap(off, n int64) (common int64) {
+	e.merge()
+	end := off + n
+	behind := func(i int) bool { return e.list[i].end > off }
+	for i := sort.Search(len(e.list), behind); i < len(e.list) && e.list[i].off < end; i++ {
+		common += min(end, e.list[i].end) - max(off, e.list[i].off)
+	}
+	return common
 }

@@ -1,4 +1,4 @@
-package main
+package snapshot
 
 import (
 	"encoding/json"
@@ -30,7 +30,7 @@ import (
 type fileSnapshot struct {
 	Snapshot string    `json:"snapshot"`
 	Origin   string    `json:"origin"`
-	Owner    owner     `json:"owner"`
+	Owner    Owner     `json:"owner"`
 	Created  time.Time `json:"created"`
 
 	record string // its path
@@ -42,7 +42,7 @@ var recordName = regexp.MustCompile(`^[a-z2-7]{8}-[0-9]+\.json$`)
 
 const nameMax = 255 // bytes, of a file name
 
-func newFileSnapshot(source *os.File, run string, number int, owner owner, dir state.Dir) (*fileSnapshot, error) {
+func newFileSnapshot(source *os.File, run string, number int, owner Owner, dir state.Dir) (*fileSnapshot, error) {
 	origin, err := realPath(source.Name())
 	if err != nil {
 		return nil, err

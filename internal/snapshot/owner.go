@@ -1,4 +1,4 @@
-package main
+package snapshot
 
 import (
 	"fmt"
@@ -10,19 +10,19 @@ import (
 	"xen-backup/internal/exit"
 )
 
-// owner is the process that uses a snapshot: when it is dead, the snapshot is a
+// Owner is the process that uses a snapshot: when it is dead, the snapshot is a
 // leftover. It is written as PID.START.BOOT: the process's start time in clock
 // ticks and the first eight characters of the kernel's boot id tell it from a
 // later one with the same number.
-type owner string
+type Owner string
 
-const nobody owner = "none" // kept until somebody removes it by name
+const Nobody Owner = "none" // kept until somebody removes it by name
 
-// findOwner returns the owner that --owner stands for; by default the parent of
-// this process, which itself ends at once.
-func findOwner(word string) (owner, error) {
-	if word == string(nobody) {
-		return nobody, nil
+// FindOwner returns the owner that a word stands for: a process id or "none"; by default
+// the parent of this process, which itself ends at once.
+func FindOwner(word string) (Owner, error) {
+	if word == string(Nobody) {
+		return Nobody, nil
 	}
 	pid := os.Getppid()
 	if word != "" {
@@ -36,14 +36,14 @@ func findOwner(word string) (owner, error) {
 		return "", exit.Fail(exit.Usage, "the owner of the snapshots, process %d, is not running: see --owner", pid)
 	}
 	boot, err := bootID()
-	return owner(fmt.Sprintf("%d.%s.%s", pid, start, boot)), err
+	return Owner(fmt.Sprintf("%d.%s.%s", pid, start, boot)), err
 }
 
 var ownerWords = regexp.MustCompile(`^([1-9][0-9]{0,9})\.([0-9]+)\.([0-9a-f]{8})$`)
 
 // dead tells whether the owner can never come back to its snapshot. Of an owner
 // that it can't read, it doesn't say so.
-func (o owner) dead() bool {
+func (o Owner) dead() bool {
 	words := ownerWords.FindStringSubmatch(string(o))
 	if words == nil {
 		return false
@@ -58,9 +58,9 @@ func (o owner) dead() bool {
 }
 
 // String describes the owner for list.
-func (o owner) String() string {
+func (o Owner) String() string {
 	switch pid, _, ok := strings.Cut(string(o), "."); {
-	case o == nobody:
+	case o == Nobody:
 		return "no owner"
 	case !ok:
 		return "unknown owner"

@@ -8,7 +8,7 @@ import (
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
-	"xen-backup/internal/rdiff"
+	"xen-backup/internal/inspect"
 	"xen-backup/internal/stream"
 	"xen-backup/internal/text"
 )
@@ -90,8 +90,10 @@ func run(env *cli.Env, args []string) error {
 	switch {
 	case err != nil:
 		return err
+	case info && asJSON:
+		return env.PrintInfo(f, operands, inspect.JSON)
 	case info:
-		return rdiff.PrintInfo(env, f, operands, asJSON)
+		return env.PrintInfo(f, operands, inspect.Text)
 	case asJSON:
 		return exit.Fail(exit.Usage, "--json goes with --info")
 	case len(operands) != 1:

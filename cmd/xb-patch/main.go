@@ -10,7 +10,7 @@ import (
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
-	"xen-backup/internal/rdiff"
+	"xen-backup/internal/inspect"
 )
 
 const usage = `Usage: xb-patch [OPTION]... DEV|FILE < DELTA
@@ -134,8 +134,10 @@ func run(env *cli.Env, args []string) error {
 	switch {
 	case modes > 1:
 		return exit.Fail(exit.Usage, "--dry-run, --recover, --abandon-apply, --adopt, --state, --record and --info exclude each other")
+	case mode.info && mode.json:
+		return env.PrintInfo(f, operands, inspect.JSON)
 	case mode.info:
-		return rdiff.PrintInfo(env, f, operands, mode.json)
+		return env.PrintInfo(f, operands, inspect.Text)
 	case mode.json:
 		return exit.Fail(exit.Usage, "--json goes with --info")
 	case len(operands) != 1:

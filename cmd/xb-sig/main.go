@@ -11,6 +11,7 @@ import (
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/inspect"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
@@ -82,8 +83,10 @@ func run(env *cli.Env, args []string) error {
 	switch {
 	case err != nil:
 		return err
+	case o.info && o.json:
+		return env.PrintInfo(f, operands, inspect.JSON)
 	case o.info:
-		return rdiff.PrintInfo(env, f, operands, o.json)
+		return env.PrintInfo(f, operands, inspect.Text)
 	case o.json:
 		return exit.Fail(exit.Usage, "--json goes with --info")
 	case len(operands) != 1:

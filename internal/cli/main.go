@@ -182,3 +182,27 @@ func (e *Env) Print(text string) error {
 	_, err := io.WriteString(e.Out(), text)
 	return err
 }
+
+// PrintInfo is --info of the commands: describe reads the stream in the file that is the
+// only operand, or that on standard input if there is none or it is "-".
+func (e *Env) PrintInfo(flags *Flags, operands []string, describe func(io.Reader, io.Writer) error) error {
+	if err := flags.Only("--info", "--json"); err != nil {
+		return err
+	}
+	switch {
+	case len(operands) > 1:
+		return exit.Fail(exit.Usage, "--info takes at most one FILE")
+	case len(operands) == 1 && operands[0] != "-":
+		f, err := os.Open(operands[0])
+		if err != nil {
+			return exit.OpenFailed(err)
+		}
+		defer f.Close()
+		return describe(f, stdout{e.Stdout})
+	}
+	in, err := e.BinaryIn()
+	if err != nil {
+		return err
+	}
+	return describe(in, stdout{e.Stdout})
+}

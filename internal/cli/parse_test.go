@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -169,6 +172,49 @@ func TestPathsOfACommandLine(t *testing.T) {
 	for _, args := range [][]string{{"a", "file:x"}, {"--path", "file://h/x"}, {"--path", ""}, {""}, {"-p", "file:///%"}} {
 		if operands, err := flags().ParsePaths(args); err == nil || exit.StatusOf(err) != exit.Usage {
 			t.Errorf("%q: %q, %v; want status %d", args, operands, err, exit.Usage)
+		}
+	}
+}
+
+// TestPrintInfo: --info reads the file that is named, or standard input.
+func TestPrintInfo(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "stream")
+	if err := os.WriteFile(file, []byte("in the file"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	copyAll := func(in io.Reader, out io.Writer) error { _, err := io.Copy(out, in); return err }
+	info := func(args ...string) (string, error) {
+		var out bytes.Buffer
+		env := &Env{Name: "xb-test", Stdin: strings.NewReader("on stdin"), Stdout: &out}
+		f, ignored := env.Flags(), false
+		f.Bool(&ignored, "info")
+		f.Bool(&ignored, "json")
+		f.Bool(&ignored, "other")
+		operands, err := f.Parse(args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = env.PrintInfo(f, operands, copyAll)
+		return out.String(), err
+	}
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--info"}, "on stdin"}, {[]string{"--info", "-"}, "on stdin"}, {[]string{"--info", "--json", file}, "in the file"},
+	} {
+		if got, err := info(test.args...); err != nil || got != test.want {
+			t.Errorf("%q: %q, %v, want %q", test.args, got, err, test.want)
+		}
+	}
+	for _, test := range []struct {
+		args   []string
+		status int
+	}{
+		{[]string{"--info", "a", "b"}, exit.Usage}, {[]string{"--info", "--other"}, exit.Usage}, {[]string{"--info", file + "2"}, exit.NoInput},
+	} {
+		if _, err := info(test.args...); exit.StatusOf(err) != test.status {
+			t.Errorf("%q: %v, want status %d", test.args, err, test.status)
 		}
 	}
 }

@@ -115,3 +115,17 @@ func (r *basisRun) hash(h stream.Hash, i int64) []byte {
 	n := int64(h.Size())
 	return r.hashes[i*n : (i+1)*n]
 }
+
+// VerifySignature reads a signature to its end and proves it: structure, checksum and
+// digest.
+func VerifySignature(r *stream.SignatureReader) error {
+	b, err := newBasis(r)
+	if err != nil {
+		return err
+	}
+	sum, err := b.drop()
+	if err != nil {
+		return err
+	}
+	return r.CheckSum(sum)
+}

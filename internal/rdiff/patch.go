@@ -28,8 +28,10 @@ type Target interface {
 type Delta struct {
 	stream.Header
 	stream.DeltaEnd
-	Bytes int64 // of the stream
-	end   int64 // number of the block after the last run
+	Bytes        int64 // of the stream
+	Runs         int64
+	LiteralBytes int64
+	end          int64 // number of the block after the last run
 }
 
 // Changed returns how many bytes the delta changes.
@@ -88,8 +90,7 @@ type pass struct {
 }
 
 func (p *pass) run(in io.Reader) (Delta, error) {
-	counted := &countingReader{r: in}
-	r, err := stream.NewDeltaReader(counted)
+	r, err := stream.NewDeltaReader(in)
 	if err != nil {
 		return Delta{}, err
 	}
@@ -99,8 +100,8 @@ func (p *pass) run(in io.Reader) (Delta, error) {
 			return Delta{}, err
 		}
 	}
+	d := Delta{Header: h}
 	var literals stream.Sum
-	var end int64
 	work := func(f *frameJob) (err error) {
 		if p.decode && f.of == f {
 			if f.literal, err = f.prove(h); err != nil {
@@ -117,7 +118,9 @@ func (p *pass) run(in io.Reader) (Delta, error) {
 			return nil
 		}
 		literals = h.Hash.Add(literals, f.terms)
-		end = f.Runs[len(f.Runs)-1].End()
+		d.Runs += int64(len(f.Runs))
+		d.LiteralBytes += int64(f.RawSize)
+		d.end = f.Runs[len(f.Runs)-1].End()
 		if p.count != nil {
 			p.count(h, f)
 		}
@@ -133,7 +136,8 @@ func (p *pass) run(in io.Reader) (Delta, error) {
 			return Delta{}, err
 		}
 	}
-	return Delta{h, r.End, counted.n, end}, nil
+	d.DeltaEnd, d.Bytes = r.End, r.BytesRead()
+	return d, nil
 }
 
 func (p *pass) feed(q *ordered.Queue[frameJob], r *stream.DeltaReader) error {
@@ -527,15 +531,4 @@ func ApplyInPlace(in io.Reader, target Target, basisSize int64, check func(strea
 		return d, ErrNotBasis
 	}
 	return d, proveDropped(d, target, old)
-}
-
-type countingReader struct {
-	r io.Reader
-	n int64
-}
-
-func (c *countingReader) Read(b []byte) (int, error) {
-	n, err := c.r.Read(b)
-	c.n += int64(n)
-	return n, err
 }

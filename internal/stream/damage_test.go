@@ -10,6 +10,7 @@ import (
 	"testing/iotest"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/testkit"
 )
 
 // sample is a stream and what reads its kind.
@@ -26,8 +27,8 @@ func samples(t testing.TB) []sample {
 		{"empty delta", delta(0, 0, 0, 0), readDelta, 1},
 	}
 	for _, h := range []Hash{XXH64, SHA256} {
-		s = append(s, sample{"signature " + h.String(), golden(t, "signature-"+h.String()), readSignature, 1},
-			sample{"delta " + h.String(), golden(t, "delta-"+h.String()), readDelta, 1})
+		s = append(s, sample{"signature " + h.String(), testkit.Golden(t, "signature-"+h.String()), readSignature, 1},
+			sample{"delta " + h.String(), testkit.Golden(t, "delta-"+h.String()), readDelta, 1})
 	}
 	return s
 }

@@ -2,34 +2,14 @@ package stream
 
 import (
 	"bytes"
-	"encoding/hex"
 	"io"
-	"os"
-	"strings"
 	"testing"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/testkit"
 )
 
 // golden reads bytes written by hand: hexadecimal digits and comments.
-func golden(t testing.TB, name string) []byte {
-	t.Helper()
-	text, err := os.ReadFile("testdata/" + name + ".hex")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var digits strings.Builder
-	for line := range strings.Lines(string(text)) {
-		line, _, _ = strings.Cut(line, "#")
-		digits.WriteString(strings.TrimSpace(line))
-	}
-	b, err := hex.DecodeString(digits.String())
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return b
-}
-
 // content of the blocks in the golden streams.
 var (
 	blockA = bytes.Repeat([]byte{1}, 4096)
@@ -59,7 +39,7 @@ func bothHashes(t *testing.T, test func(*testing.T, Hash)) {
 
 func TestGoldenSignature(t *testing.T) {
 	bothHashes(t, func(t *testing.T, h Hash) {
-		want := golden(t, "signature-"+h.String())
+		want := testkit.Golden(t, "signature-"+h.String())
 		digest := Digest{16484, sumOf(h, map[int64][]byte{0: blockA, 3: blockB, 4: blockC})}
 
 		var got bytes.Buffer
@@ -114,7 +94,7 @@ func goldenRuns() []Run { return []Run{{0, 1, true}, {2, 1, true}, {3, 1, false}
 
 func TestGoldenDelta(t *testing.T) {
 	bothHashes(t, func(t *testing.T, h Hash) {
-		want := golden(t, "delta-"+h.String())
+		want := testkit.Golden(t, "delta-"+h.String())
 		basis := Digest{8192, sumOf(h, map[int64][]byte{0: blockA})}
 		source := Digest{12291, sumOf(h, map[int64][]byte{3: blockD})}
 

@@ -82,8 +82,12 @@ type reader struct {
 	in   *bufio.Reader
 	sum  *xxhash.Digest
 	kind string // "signature" or "delta"
+	n    int64  // bytes taken from in
 	Header
 }
+
+// BytesRead returns the bytes of the stream that were read so far.
+func (r *reader) BytesRead() int64 { return r.n }
 
 // newReader reads the header of a stream with that magic.
 func newReader(in io.Reader, magic string) (*reader, error) {
@@ -185,6 +189,7 @@ func (r *reader) full(b []byte) error {
 		return err
 	}
 	r.sum.Write(b)
+	r.n += int64(len(b))
 	return nil
 }
 

@@ -1,15 +1,17 @@
-package rdiff
+// Package inspect describes a signature or a delta for whoever looks at one, in words or
+// as JSON. What it describes it has read to the end and proved: what is cut, damaged or
+// of somebody else is an error, and never described in part.
+package inspect
 
 import (
 	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
-	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/rdiff"
 	"xen-backup/internal/stream"
 	"xen-backup/internal/text"
 )
@@ -45,41 +47,32 @@ func Describe(in io.Reader) (*Info, error) {
 	if stream.IsDelta(buffered) {
 		return describeDelta(buffered)
 	}
-	counted := &countingReader{r: buffered}
-	r, err := stream.NewSignatureReader(counted)
+	return describeSignature(buffered)
+}
+
+func describeSignature(in io.Reader) (*Info, error) {
+	r, err := stream.NewSignatureReader(in)
 	if err != nil {
 		return nil, err
 	}
-	var sum stream.Sum
-	b, err := newBasis(r)
-	if err != nil {
+	if err := rdiff.VerifySignature(r); err != nil {
 		return nil, err
 	}
-	if sum, err = b.drop(); err != nil {
-		return nil, err
-	}
-	if err := r.CheckSum(sum); err != nil {
-		return nil, err
-	}
-	i := describe("signature", r.Header, counted.n)
+	i := describe("signature", r.Header, r.BytesRead())
 	i.Image = imageInfo(r.Header, r.Digest)
 	i.Records, i.Hashed, i.Zero = r.Records, &r.Hashed, r.Zero
 	return i, nil
 }
 
 func describeDelta(in io.Reader) (*Info, error) {
-	var runs, raw int64
-	p := pass{decode: true, count: func(_ stream.Header, f *frameJob) {
-		runs += int64(len(f.Runs))
-		raw += int64(f.RawSize)
-	}}
-	d, err := p.run(in)
+	anyHeader := func(stream.Header) error { return nil }
+	d, err := rdiff.Verify(in, anyHeader, func(int64, int64) {})
 	if err != nil {
 		return nil, err
 	}
 	i := describe("delta", d.Header, d.Bytes)
-	i.Basis, i.Source = imageInfo(d.Header, d.Basis), imageInfo(d.Header, d.DeltaEnd.Source)
-	i.Records, i.Frames, i.Literal, i.Zero, i.RawBytes = runs, &d.Frames, &d.Literals, d.Zeroes, &raw
+	i.Basis, i.Source = imageInfo(d.Header, d.Basis), imageInfo(d.Header, d.Source)
+	i.Records, i.Frames, i.Literal, i.Zero, i.RawBytes = d.Runs, &d.Frames, &d.Literals, d.Zeroes, &d.LiteralBytes
 	return i, nil
 }
 
@@ -118,39 +111,26 @@ func (i *Info) String() string {
 	return b.String()
 }
 
-// PrintInfo is --info of the commands: it describes the stream in a file, or that
-// on standard input if there is no operand or it is "-".
-func PrintInfo(env *cli.Env, flags *cli.Flags, operands []string, asJSON bool) error {
-	if err := flags.Only("--info", "--json"); err != nil {
-		return err
-	}
-	var r io.Reader
-	switch {
-	case len(operands) > 1:
-		return exit.Fail(exit.Usage, "--info takes at most one FILE")
-	case len(operands) == 1 && operands[0] != "-":
-		f, err := os.Open(operands[0])
-		if err != nil {
-			return exit.OpenFailed(err)
-		}
-		defer f.Close()
-		r = f
-	default:
-		var err error
-		if r, err = env.BinaryIn(); err != nil {
-			return err
-		}
-	}
-	info, err := Describe(r)
+// Text describes the stream in words.
+func Text(in io.Reader, out io.Writer) error {
+	info, err := Describe(in)
 	if err != nil {
 		return err
 	}
-	if !asJSON {
-		return env.Print(info.String())
+	_, err = io.WriteString(out, info.String())
+	return err
+}
+
+// JSON describes the stream as a JSON object.
+func JSON(in io.Reader, out io.Writer) error {
+	info, err := Describe(in)
+	if err != nil {
+		return err
 	}
 	text, err := json.Marshal(info)
 	if err != nil {
 		return exit.Fail(exit.Internal, "--info: %w", err)
 	}
-	return env.Print(string(text) + "\n")
+	_, err = out.Write(append(text, '\n'))
+	return err
 }

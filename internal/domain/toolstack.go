@@ -2,13 +2,16 @@ package domain
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"xen-backup/internal/exit"
 	"xen-backup/internal/program"
 )
+
+// patience is how long a toolstack may take for one answer: a busy Dom0 has taken 7.5 s.
+const patience = 30 * time.Second
 
 // Answer is what one toolstack says of a domain.
 type Answer struct {
@@ -72,13 +75,4 @@ var migrationHalves = []string{"--incoming", "--migratedaway"}
 
 func isHalf(name string) bool {
 	return slices.ContainsFunc(migrationHalves, func(suffix string) bool { return strings.HasSuffix(name, suffix) })
-}
-
-// noAnswer gives a program's failure its status.
-func noAnswer(err error) error {
-	var p *programError
-	if errors.As(err, &p) {
-		return exit.Fail(exit.Unavailable, "%w", err)
-	}
-	return err
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/program"
 )
 
 var uuidForm = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
@@ -36,7 +37,7 @@ func (v *Virsh) run(ctx context.Context, args ...string) ([]byte, error) {
 	if v.URI != "" {
 		args = append([]string{"--connect=" + v.URI}, args...)
 	}
-	return output(ctx, v.timeout, "virsh", args...)
+	return program.Ask(ctx, v.timeout, "virsh", args...)
 }
 
 // VolumePath returns the path of a storage volume.
@@ -56,7 +57,7 @@ type virshListing struct {
 func (v *Virsh) List(ctx context.Context) (Listing, error) {
 	out, err := v.run(ctx, "list", "--all", "--uuid", "--name")
 	if err != nil {
-		return nil, noAnswer(err)
+		return nil, err
 	}
 	if len(out) == 0 { // with no domains it prints an empty line
 		return nil, exit.Fail(exit.Unavailable, "virsh list prints nothing")
@@ -129,7 +130,7 @@ func (v *virshListing) Documents(ctx context.Context) (all []*Domain, err error)
 		}
 		text, err := v.run(ctx, commands.String())
 		if err != nil {
-			return nil, noAnswer(err)
+			return nil, err
 		}
 		domains, err := parseXMLs(text)
 		if err != nil {
@@ -153,7 +154,7 @@ func (v *virshListing) Document(ctx context.Context, name string, a Answer) (*Do
 	}
 	info, err := v.run(ctx, "dominfo", "--domain="+ref)
 	if err != nil {
-		return nil, noAnswer(err)
+		return nil, err
 	}
 	args := []string{"dumpxml", "--security-info", "--domain=" + ref}
 	switch persistent := infoField(string(info), "Persistent"); persistent {
@@ -165,7 +166,7 @@ func (v *virshListing) Document(ctx context.Context, name string, a Answer) (*Do
 	}
 	text, err := v.run(ctx, args...)
 	if err != nil {
-		return nil, noAnswer(err)
+		return nil, err
 	}
 	d, err := ReadDocument(bytes.NewReader(text))
 	if err != nil {
@@ -188,7 +189,7 @@ func infoField(text, name string) string {
 func (v *Virsh) HasSecret(ctx context.Context, s Secret) (bool, error) {
 	out, err := v.run(ctx, "secret-list")
 	if err != nil {
-		return false, noAnswer(err)
+		return false, err
 	}
 	for line := range strings.Lines(string(out)) {
 		uuid, usage, _ := strings.Cut(strings.TrimSpace(line), " ")
@@ -236,7 +237,7 @@ func vanished(a Answer, err error) (Answer, error) {
 		a.Restless = true
 		return a, nil
 	}
-	return a, noAnswer(err)
+	return a, err
 }
 
 // judgeVirsh sets the answer by the state and reason that virsh prints, which

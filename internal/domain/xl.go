@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/program"
 )
 
 // XL asks Xen's own toolstack.
@@ -42,23 +43,23 @@ type xlListing struct {
 // List reads both lists.
 func (x *XL) List(ctx context.Context) (Listing, error) {
 	l := &xlListing{XL: x}
-	out, err := output(ctx, x.timeout, "xl", "list")
+	out, err := program.Ask(ctx, x.timeout, "xl", "list")
 	if err != nil {
-		return nil, noAnswer(err)
+		return nil, err
 	}
 	if l.rows, err = parseXLList(string(out)); err != nil {
 		return nil, exit.Fail(exit.Unavailable, "%w", err)
 	}
-	out, err = output(ctx, x.timeout, "xl", "list", "-l")
+	out, err = program.Ask(ctx, x.timeout, "xl", "list", "-l")
 	if err != nil {
-		return nil, noAnswer(err)
+		return nil, err
 	}
 	if l.configs, err = parseXL(out); err != nil {
 		return nil, exit.Fail(exit.Unavailable, "%w", err)
 	}
 	if slices.ContainsFunc(l.rows, xlRow.zombie) {
 		l.dying = []string{""}
-		if out, err := output(ctx, x.timeout, "xl", "list", "-v"); err == nil {
+		if out, err := program.Ask(ctx, x.timeout, "xl", "list", "-v"); err == nil {
 			l.dying = zombieUUIDs(string(out))
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"xen-backup/internal/exit"
 	"xen-backup/internal/extent"
+	"xen-backup/internal/testkit"
 )
 
 // extentsOf returns the extents as pairs.
@@ -284,7 +285,7 @@ func TestThinDeltaFails(t *testing.T) {
 		{"fails at the end", head + `echo '</diff></superblock>'; echo "bad metadata" >&2; exit 1`, "thin_delta: bad metadata"},
 		{"cut", head, "EOF"},
 	} {
-		fakeProgram(t, "thin_delta", c.script)
+		testkit.Programs(t, map[string]string{"thin_delta": c.script})
 		_, err := thinDelta("/dev/null", "1", "2", 1<<30)
 		if exit.StatusOf(err) != exit.Unavailable || !strings.Contains(err.Error(), c.words) || strings.Contains(err.Error(), "ipe") {
 			t.Errorf("%s: %v", c.what, err)

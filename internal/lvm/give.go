@@ -1,13 +1,13 @@
 package lvm
 
 import (
-	"io"
 	"os"
 	"syscall"
 	"time"
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/program"
 )
 
 // GivenUp tells whether a volume is a snapshot whose content GiveUp took away.
@@ -58,10 +58,10 @@ func GiveUp(v *Volume, dir string) error {
 	}
 	// Neither waits for udev, which may wait for the pool.
 	const limit = 30 * time.Second
-	if err := run(limit, io.Discard, "dmsetup", "wipe_table", "--noflush", "--nolockfs", "--noudevsync", dm.Name); err != nil {
+	if err := program.Run(limit, nil, "dmsetup", "wipe_table", "--noflush", "--nolockfs", "--noudevsync", dm.Name); err != nil {
 		return exit.Fail(exit.IOError, "cannot take %s away from its readers: %w", v.Path(), err)
 	}
-	if err := run(limit, io.Discard, "dmsetup", "message", pool.dm.Name, "0", "delete "+d.param(1)); err != nil {
+	if err := program.Run(limit, nil, "dmsetup", "message", pool.dm.Name, "0", "delete "+d.param(1)); err != nil {
 		return exit.Fail(exit.IOError, "cannot give the room of %s back: %w", v.Path(), err)
 	}
 	return releaseOurs(pool, dir)

@@ -3,6 +3,8 @@ package lvm
 import (
 	"bytes"
 	"strings"
+
+	"xen-backup/internal/program"
 )
 
 // SeesGuests tells whether LVM on this host looks for volume groups inside of logical
@@ -11,7 +13,7 @@ import (
 // but that of older configuration files (lvm.conf(5), devices/scan_lvs).
 func SeesGuests() bool {
 	var config bytes.Buffer
-	err := run(patience, &config, "lvmconfig", "--typeconfig", "full",
+	err := program.Run(patience, &config, "lvmconfig", "--typeconfig", "full",
 		"devices/scan_lvs", "devices/use_devicesfile", "devices/filter", "devices/global_filter")
 	return err == nil && seesGuests(config.String())
 }

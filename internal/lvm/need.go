@@ -8,6 +8,7 @@ import (
 
 	"xen-backup/internal/exit"
 	"xen-backup/internal/extent"
+	"xen-backup/internal/program"
 	"xen-backup/internal/text"
 )
 
@@ -85,7 +86,7 @@ func (w *ThinWrites) own(dir string) (n int64, err error) {
 		r.CloseWithError(err)
 		parsed <- err
 	}()
-	failed := run(thinLimit, pipe, "thin_dump", "--metadata-snap", "--dev-id", w.volume.param(1), metadata)
+	failed := program.Run(thinLimit, pipe, "thin_dump", "--metadata-snap", "--dev-id", w.volume.param(1), metadata)
 	pipe.CloseWithError(failed)
 	if err = <-parsed; err != nil {
 		err = exit.Fail(exit.Unavailable, "cannot tell which blocks %s has: thin_dump: %w", w.volume.path, err)

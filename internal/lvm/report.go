@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/program"
 )
 
 // Volume is a logical volume as lvs(8) reports it. Sizes are in bytes.
@@ -128,7 +129,7 @@ func Hidden() func(dmUUID string) (bool, error) {
 // report.
 func report(columns string, command ...string) (rows []row, failed, err error) {
 	var out bytes.Buffer
-	failed = run(patience, &out, command[0], append(command[1:], "--config", settings, "--reportformat", "json",
+	failed = program.Run(patience, &out, command[0], append(command[1:], "--config", settings, "--reportformat", "json",
 		"--units", "b", "--nosuffix", "-o", columns)...)
 	if rows, err = parseReport(out.Bytes()); err == nil {
 		return rows, failed, nil

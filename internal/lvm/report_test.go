@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/testkit"
 )
 
 // lvs.json is what lvs 2.03.16 printed of a group with a thick origin, a good and
@@ -118,7 +119,8 @@ func TestHidden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fakeProgram(t, "lvs", "cat <<'X'\n"+string(text)+"X\necho asked >>asked\n")
+	t.Chdir(t.TempDir())
+	testkit.Programs(t, map[string]string{"lvs": "cat <<'X'\n" + string(text) + "X\necho asked >>asked"})
 	hidden := Hidden()
 	for uuid, want := range map[string]bool{
 		"LVM-Ef9ZD2TPYcSUzVxzAc0fI2Gh4eAwWMrb483ad3qWuGaFR5t3bQU61RGyYX5HwVqF": false, // ri
@@ -136,20 +138,9 @@ func TestHidden(t *testing.T) {
 	if asked, err := os.ReadFile("asked"); err != nil || string(asked) != "asked\n" {
 		t.Errorf("asked: %q, %v", asked, err)
 	}
-	fakeProgram(t, "lvs", "echo broken >&2; exit 5")
+	testkit.Programs(t, map[string]string{"lvs": "echo broken >&2; exit 5"})
 	if _, err := Hidden()("LVM-x"); err == nil || !strings.Contains(err.Error(), "broken") {
 		t.Errorf("LVM does not answer: %v", err)
-	}
-}
-
-// fakeProgram puts a shell script in the place of a program, and the test into an empty
-// folder.
-func fakeProgram(t *testing.T, name, script string) {
-	dir := t.TempDir()
-	t.Chdir(dir)
-	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	if err := os.WriteFile(dir+"/"+name, []byte("#!/bin/sh\n"+script), 0o755); err != nil {
-		t.Fatal(err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/program"
 	"xen-backup/internal/text"
 )
 
@@ -190,7 +191,7 @@ func remove(vg, name, which, tag string) error {
 			return exit.Fail(exit.Busy, "cannot remove %s/%s: somebody has it open: %w", vg, name, err)
 		}
 		// What udev began it should finish first; where there is no udev, that fails.
-		run(5*time.Second, nil, "udevadm", "settle", "--timeout=4")
+		program.Run(5*time.Second, nil, "udevadm", "settle", "--timeout=4")
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/extent"
+	"xen-backup/internal/program"
 )
 
 // thinLimit is how long thin_delta may read a pool's metadata, and how long the
@@ -60,7 +61,7 @@ func thinDelta(metadata, id1, id2 string, size int64) (*extent.Set, error) {
 	// The reader gets the failure of thin_delta in place of the end. So its error is
 	// that one only if it read all there was: else its own came first, and thin_delta
 	// may have failed for want of a reader.
-	failed := run(thinLimit, w, "thin_delta", "--metadata-snap", "--snap1", id1, "--snap2", id2, metadata)
+	failed := program.Run(thinLimit, w, "thin_delta", "--metadata-snap", "--snap1", id1, "--snap2", id2, metadata)
 	w.CloseWithError(failed)
 	answer := <-parsed
 	switch {
@@ -280,7 +281,7 @@ func (s *metadataSnap) drop() error {
 }
 
 func (s *metadataSnap) message(text string) error {
-	if err := run(patience, io.Discard, "dmsetup", "message", s.pool.dm.Name, "0", text); err != nil {
+	if err := program.Run(patience, nil, "dmsetup", "message", s.pool.dm.Name, "0", text); err != nil {
 		return exit.Fail(exit.Unavailable, "pool %s: %w", s.pool.dm.Name, err)
 	}
 	return nil

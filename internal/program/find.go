@@ -1,3 +1,6 @@
+// Package program runs the programs of others: virsh, xl, LVM's. Each one has a time limit,
+// speaks no other language than the C locale, and fails with what it said. Nothing stays
+// behind of one that only answers; none that changes something is ever killed.
 package program
 
 import (

@@ -6,9 +6,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-
-	"xen-backup/internal/domain"
-	"xen-backup/internal/exit"
 )
 
 func TestActive(t *testing.T) {
@@ -59,36 +56,6 @@ func TestActive(t *testing.T) {
 	r = locateCommand(t, nil, "--active", "-c", uri+".none", "--toolstack", "virsh", "runs", "off")
 	if r.status != 69 || r.stdout != "runs\tunknown\noff\tunknown\n" {
 		t.Errorf("no answer of two: %+v", r)
-	}
-}
-
-// While it changes its host, and while its memory waits for its disks, there is no no.
-func TestActiveBusy(t *testing.T) {
-	no := exit.Fail(exit.No, "not here")
-	for _, c := range []struct {
-		answer domain.Answer
-		final  bool
-		word   string
-		words  string
-	}{
-		{domain.Answer{Half: true}, false, "busy", "not here"},
-		{domain.Answer{Saved: "by X: do Y"}, false, "busy", "d is not active here, but its memory is saved by X: do Y"},
-		{domain.Answer{Saved: "by X: do Y"}, true, "busy", "d is not active here, but its memory is saved by X: do Y"},
-		{domain.Answer{State: "shut off (saved)"}, false, "no", ""},
-		{domain.Answer{State: "shut off (saved)"}, true, "busy", "not here, and a part of its data is only in the memory that was saved: " +
-			"virsh restore it and shut it down, or give the memory up: start it and shut it down"},
-		{domain.Answer{State: "shut off (shutdown)"}, true, "no", ""},
-	} {
-		word, err := activeWord("d", domain.Found{Answer: c.answer, Err: no}, c.final)
-		if word != c.word || (err == nil) != (c.words == "") || err != nil && (err.Error() != c.words || exit.StatusOf(err) != exit.Busy) {
-			t.Errorf("%+v: %s, %v; want %s, %s", c.answer, word, err, c.word, c.words)
-		}
-	}
-	busy, unknown := exit.Fail(exit.Busy, "a"), exit.Fail(exit.Unavailable, "b")
-	for _, err := range []error{worse(worse(nil, busy), unknown), worse(unknown, busy)} {
-		if exit.StatusOf(err) != exit.Unavailable || len(err.Error()) != len("a\nb") {
-			t.Errorf("%d: %v", exit.StatusOf(err), err)
-		}
 	}
 }
 

@@ -2,21 +2,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
-	"io/fs"
-	"os"
-	"slices"
+	"path/filepath"
 	"strings"
 	"time"
 
-	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/domain"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/lvm"
-	"xen-backup/internal/text"
+	"xen-backup/internal/state"
 )
 
 const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude TARGET]...
@@ -88,7 +85,7 @@ type options struct {
 	final    bool   // for a copy that is to be the last
 	bundle   string // file for the document and what else belongs to the domain
 	store    string // the domain whose document is on standard input
-	places   map[string]string
+	places   domain.Places
 	drop     []string
 	stateDir string
 }
@@ -112,7 +109,7 @@ func run(env *cli.Env, args []string) error {
 	f.Path(&o.bundle, "bundle")
 	f.Bool(&o.uuid, "uuid")
 	f.String(&o.store, "store")
-	f.Func("map", o.addPlace)
+	f.Func("map", o.places.Add)
 	f.Func("drop", targets(&o.drop))
 	f.Path(&o.stateDir, "state-dir")
 	operands, err := f.Parse(args)
@@ -129,8 +126,10 @@ func run(env *cli.Env, args []string) error {
 	return answer(context.Background(), env, &o, operands)
 }
 
+type answerer func(ctx context.Context, env *cli.Env, o *options, operands []string) error
+
 // question returns the option that says what is asked, those that go with it, and who answers.
-func (o *options) question() (option string, allowed []string, answer func(context.Context, *cli.Env, *options, []string) error) {
+func (o *options) question() (option string, allowed []string, answer answerer) {
 	ask := []string{"-c", "--connect", "--toolstack"}
 	list := []string{"-c", "--connect", "--exclude", "--all", "--json"}
 	switch {
@@ -163,27 +162,30 @@ func targets(list *[]string) func(string) error {
 	}
 }
 
-// checkNames refuses what cannot be the names of domains.
-func checkNames(names []string) error {
-	for _, name := range names {
-		if strings.TrimSpace(name) != name || name != text.Printable(name) {
-			return exit.Fail(exit.Usage, "bad name of a domain: %q", name)
-		}
-	}
-	return nil
-}
-
 // oneName returns the only operand.
 func oneName(operands []string) (string, error) {
 	if len(operands) != 1 {
 		return "", exit.Fail(exit.Usage, "want one DOMAIN")
 	}
-	return operands[0], checkNames(operands)
+	return operands[0], domain.CheckNames(operands...)
 }
 
-func newLocator(o *options, judge *domain.Judge) (*domain.Locator, error) {
+func someNames(operands []string) error {
+	if len(operands) == 0 {
+		return exit.Fail(exit.Usage, "want a DOMAIN")
+	}
+	return domain.CheckNames(operands...)
+}
+
+func newJudge(ctx context.Context, o *options) *domain.Judge {
+	return domain.NewJudge(ctx, o.uri, o.exclude, lvm.Hidden())
+}
+
+// newLocator returns who asks the toolstacks, and who judges the disks.
+func newLocator(ctx context.Context, o *options) (*domain.Locator, *domain.Judge, error) {
+	judge := newJudge(ctx, o)
 	toolstacks, err := domain.Installed(o.toolstack, o.uri, o.xlConfig)
-	return &domain.Locator{Toolstacks: toolstacks, InUse: judge.InUse, Pause: time.Second}, err
+	return &domain.Locator{Toolstacks: toolstacks, InUse: judge.InUse, Pause: time.Second}, judge, err
 }
 
 // locate lists the disks of a domain that is active here.
@@ -192,8 +194,7 @@ func locate(ctx context.Context, env *cli.Env, o *options, operands []string) er
 	if err != nil {
 		return err
 	}
-	judge := newJudge(ctx, o)
-	l, err := newLocator(o, judge)
+	l, judge, err := newLocator(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -205,134 +206,120 @@ func locate(ctx context.Context, env *cli.Env, o *options, operands []string) er
 	return list(env, o, judge, answer)
 }
 
-// listDocument lists the disks of a document of libvirt or xl.
+// listDocument lists the disks of a document of libvirt or xl, or prints its UUID.
 func listDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
 	if o.xml == "" || len(operands) > 0 {
 		return exit.Fail(exit.Usage, "want --xml FILE, and no DOMAIN")
 	}
-	in, name := env.Stdin, "standard input"
-	if o.xml != "-" {
-		f, err := os.Open(o.xml)
-		if err != nil {
-			return exit.Fail(exit.NoInput, "cannot read: %w", err)
-		}
-		defer f.Close()
-		in, name = f, o.xml
-	}
-	d, err := domain.ParseDocument(in)
+	d, err := domain.ParseFile(o.xml, env.Stdin)
 	switch {
 	case err != nil:
-		return badDocument(name, err)
-	case o.uuid:
-		return printUUID(env, d)
-	}
-	return list(env, o, newJudge(ctx, o), domain.Answer{Domain: d})
-}
-
-// badDocument gives the failure to read a document its status.
-func badDocument(name string, err error) error {
-	var path *fs.PathError
-	if errors.As(err, &path) {
-		return exit.Fail(exit.IOError, "cannot read: %w", err)
-	}
-	return exit.Fail(exit.BadStream, "%s: %w", name, err)
-}
-
-func newJudge(ctx context.Context, o *options) *domain.Judge {
-	virsh := domain.NewVirsh(o.uri)
-	return &domain.Judge{
-		Resolver: domain.Resolver{Sys: "/sys", Dev: "/dev"},
-		Users:    func(path string) ([]string, error) { return blockdev.Users(path, ours) },
-		Hidden:   lvm.Hidden(),
-		VolumePath: func(pool, volume string) (string, error) {
-			return virsh.VolumePath(ctx, pool, volume)
-		},
-		Exclude: o.exclude,
-	}
-}
-
-// ours tells whether a process, by its comm, is a command of xen-backup: a standby that
-// xb-patch writes to is no running domain.
-func ours(comm string) bool { return strings.HasPrefix(comm, "xb-") }
-
-// list prints the disks of a.Domain. If one of them can't be copied, nothing but
-// what --all asks for is printed: a list that looks whole and is not would become
-// a copy that is not.
-func list(env *cli.Env, o *options, judge *domain.Judge, a domain.Answer) error {
-	entries := judge.Disks(a.Domain)
-	chosen := []domain.Entry{}
-	var failed []string
-	for _, e := range entries {
-		switch {
-		case e.Failed:
-			failed = append(failed, e.Target+": "+e.Skip)
-		case e.Notice != "" && (o.xml == "" || e.Skip != ""): // a document may be another host's
-			env.Warn("%s: disk %s: %s", a.Domain.Name, e.Target, e.Notice)
-		}
-		if o.all || e.Skip == "" {
-			chosen = append(chosen, e)
-		}
-	}
-	for _, target := range o.exclude {
-		if !slices.ContainsFunc(entries, func(e domain.Entry) bool { return e.Target == target }) {
-			env.Warn("%s has no disk %s to exclude", a.Domain.Name, target)
-		}
-	}
-	if failed != nil && !o.all {
-		return cannotCopy(a.Domain.Name, failed)
-	}
-	if len(chosen) == 0 {
-		env.Warn("%s has no disk to copy", a.Domain.Name)
-	}
-	text, err := format(o, a, chosen)
-	if err != nil {
 		return err
+	case !o.uuid:
+		return list(env, o, newJudge(ctx, o), domain.Answer{Domain: d})
+	case d.KeptUUID() == "":
+		return nil
+	}
+	return env.Print(d.KeptUUID() + "\n")
+}
+
+// list prints the disks of a domain. What cannot be copied is the error.
+func list(env *cli.Env, o *options, judge *domain.Judge, a domain.Answer) error {
+	disks, failed := judge.List(a, o.all, env)
+	if disks == nil {
+		return failed
+	}
+	text := disks.Text(o.all)
+	if o.json {
+		text = disks.JSON()
 	}
 	if o.note != "" && failed == nil {
-		n, err := newNote(a.Domain, entries)
-		if err == nil {
-			err = n.write(o.note)
-		}
-		if err != nil {
+		if err := disks.Note(o.note); err != nil {
 			return err
 		}
 	}
-	if err := env.Print(text); err != nil || failed == nil {
+	return cmp.Or(env.Print(text), failed)
+}
+
+// tellStill says whether the answer to DOMAIN still is what --note has kept.
+func tellStill(ctx context.Context, _ *cli.Env, o *options, operands []string) error {
+	name, err := oneName(operands)
+	if err != nil {
 		return err
 	}
-	return cannotCopy(a.Domain.Name, failed)
+	before, err := domain.ReadNote(o.still)
+	if err != nil {
+		return err
+	}
+	l, judge, err := newLocator(ctx, o)
+	if err != nil {
+		return err
+	}
+	return l.Still(ctx, judge, name, before)
 }
 
-func cannotCopy(name string, failed []string) error {
-	return exit.Fail(exit.Config, "%s has disks that cannot be copied; --exclude TARGET leaves one out\n%s",
-		name, strings.Join(failed, "\n"))
+// tellActive says of each domain whether it is active here.
+func tellActive(ctx context.Context, env *cli.Env, o *options, names []string) error {
+	if err := someNames(names); err != nil {
+		return err
+	}
+	l, _, err := newLocator(ctx, o)
+	if err != nil {
+		return err
+	}
+	text, failed := domain.Sum(l.SayActive(ctx, names, o.final, env))
+	return cmp.Or(env.Print(text), failed)
 }
 
-func format(o *options, a domain.Answer, entries []domain.Entry) (string, error) {
-	if o.json {
-		text, err := json.Marshal(struct {
-			Domain    string         `json:"domain"`
-			State     string         `json:"state,omitempty"`
-			Toolstack string         `json:"toolstack,omitempty"`
-			Disks     []domain.Entry `json:"disks"`
-		}{a.Domain.Name, a.State, a.Toolstack, entries})
-		if err != nil {
-			return "", exit.Fail(exit.Internal, "json: %w", err)
-		}
-		return string(text) + "\n", nil
+// tellKnown says of each domain whether this host knows it.
+func tellKnown(ctx context.Context, env *cli.Env, o *options, names []string) error {
+	if err := someNames(names); err != nil {
+		return err
 	}
-	var b strings.Builder
-	for _, e := range entries {
-		columns := []string{e.Target, e.Source}
-		if o.all {
-			columns = append(columns, e.Skip)
-		}
-		for i, c := range columns {
-			if columns[i] = text.Printable(strings.ReplaceAll(c, "\t", " ")); c == "" {
-				columns[i] = "-" // a shell's read would join two tabs
-			}
-		}
-		b.WriteString(strings.Join(columns, "\t") + "\n")
+	l, _, err := newLocator(ctx, o)
+	if err != nil {
+		return err
 	}
-	return b.String(), nil
+	text, failed := domain.Sum(l.SayKnown(ctx, names))
+	return cmp.Or(env.Print(text), failed)
+}
+
+// printDocument prints the document by which a domain can be started on another host.
+func printDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
+	name, err := oneName(operands)
+	if err != nil {
+		return err
+	}
+	l, judge, err := newLocator(ctx, o)
+	if err != nil {
+		return err
+	}
+	text, err := l.Export(ctx, judge, name, o.bundle, env)
+	if err != nil {
+		return err
+	}
+	return env.Print(string(text))
+}
+
+// storeDocument keeps another host's document, made one of this host.
+func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
+	switch name := o.store; {
+	case len(operands) > 0:
+		return exit.Fail(exit.Usage, "--store goes without another DOMAIN: the document is on standard input")
+	case strings.HasPrefix(name, ".") || strings.Contains(name, "/"):
+		return exit.Fail(exit.Usage, "bad name of a domain: %q", name)
+	}
+	if err := domain.CheckNames(o.store); err != nil {
+		return err
+	}
+	virsh := domain.NewVirsh(o.uri)
+	store := domain.Store{
+		Dir: filepath.Join(string(state.Find(o.stateDir)), "xml"), Places: o.places, Dropped: o.drop,
+		HasSecret: func(s domain.Secret) (bool, error) { return virsh.HasSecret(ctx, s) },
+	}
+	words, err := store.Keep(o.store, env.Stdin)
+	for _, w := range words {
+		env.Warn("%s: %s", o.store, w)
+	}
+	return err
 }

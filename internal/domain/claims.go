@@ -59,10 +59,7 @@ func (l *Locator) claims(ctx context.Context, path string, volumePath func(conte
 			return nil, exit.Fail(exit.Unavailable, "cannot tell whose disk %s is: %w", path, err)
 		}
 		for _, d := range domains {
-			c := Claim{Name: d.Name, UUID: d.UUID}
-			if d.Passing {
-				c.UUID = ""
-			}
+			c := Claim{Name: d.Name, UUID: d.KeptUUID()}
 			c.Target = d.targetOf(path, func(pool, volume string) (string, error) { return volumePath(ctx, pool, volume) })
 			if c.Target != "" && !seen[c] {
 				seen[c] = true

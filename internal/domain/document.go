@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"slices"
 
 	"xen-backup/internal/exit"
@@ -75,6 +77,35 @@ func ReadDocument(r io.Reader) (*Document, error) {
 		return nil, errors.New("this is what xl list -l prints: no domain can be started by it")
 	}
 	return readXLConfig(text)
+}
+
+// ParseFile parses the document in a file, or in stdin if the file is "-". The error's status
+// is NoInput if there is no such file, IOError if it cannot be read, and BadStream if it
+// is no document.
+func ParseFile(path string, stdin io.Reader) (*Domain, error) {
+	in, name := stdin, "standard input"
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, exit.Fail(exit.NoInput, "cannot read: %w", err)
+		}
+		defer f.Close()
+		in, name = f, path
+	}
+	d, err := ParseDocument(in)
+	if err != nil {
+		return nil, badDocument(name, err)
+	}
+	return d, nil
+}
+
+// badDocument gives the failure to read a document its status.
+func badDocument(name string, err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return exit.Fail(exit.IOError, "cannot read: %w", err)
+	}
+	return exit.Fail(exit.BadStream, "%s: %w", name, err)
 }
 
 var errNoDocument = errors.New("no domain document in it")

@@ -8,10 +8,13 @@
 package domain
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/text"
 )
 
@@ -44,6 +47,31 @@ type Disk struct {
 	Transient    bool
 	Standalone   bool   // the document says that no backing store lies below
 	Trouble      string // why the form alone makes it impossible to copy; "" if nothing
+}
+
+// Words are for the user.
+type Words interface {
+	Warn(format string, args ...any)
+	Info(format string, args ...any)
+}
+
+// CheckNames refuses what cannot be the names of domains.
+func CheckNames(names ...string) error {
+	for _, name := range names {
+		if strings.TrimSpace(name) != name || name != text.Printable(name) {
+			return exit.Fail(exit.Usage, "bad name of a domain: %q", name)
+		}
+	}
+	return nil
+}
+
+// KeptUUID returns the UUID that a document keeps, "" if there is none: xl gives a domain
+// without one in its configuration another at every start.
+func (d *Domain) KeptUUID() string {
+	if d.Passing {
+		return ""
+	}
+	return d.UUID
 }
 
 // checkTargets refuses a document in which a target is missing or ambiguous:
@@ -87,6 +115,24 @@ type Judge struct {
 	VolumePath func(pool, volume string) (string, error)
 	Exclude    []string // targets to leave out
 }
+
+// NewJudge returns one who judges the disks of this host. uri is libvirt's.
+func NewJudge(ctx context.Context, uri string, exclude []string, hidden func(uuid string) (bool, error)) *Judge {
+	virsh := NewVirsh(uri)
+	return &Judge{
+		Resolver: Resolver{Sys: "/sys", Dev: "/dev"},
+		Users:    func(path string) ([]string, error) { return blockdev.Users(path, ours) },
+		Hidden:   hidden,
+		VolumePath: func(pool, volume string) (string, error) {
+			return virsh.VolumePath(ctx, pool, volume)
+		},
+		Exclude: exclude,
+	}
+}
+
+// ours reports whether a process, by its comm, is a command of xen-backup: a standby that
+// xb-patch writes to is no running domain.
+func ours(comm string) bool { return strings.HasPrefix(comm, "xb-") }
 
 // Disks judges all disks of d, in the document's order.
 func (j *Judge) Disks(d *Domain) []Entry {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 )
 
@@ -50,6 +51,46 @@ func (l *Locator) Document(ctx context.Context, name string) (doc *Document, wor
 		return found[false], nil, nil
 	}
 	return nil, nil, exit.Fail(exit.NoInput, "no document by which %s could be started (%s)", name, strings.Join(none, ", "))
+}
+
+// Export returns the text of the document by which a domain can be started on another
+// host, and writes what else belongs to the domain to the file bundle, if that is not "".
+func (l *Locator) Export(ctx context.Context, judge *Judge, name, bundle string, words Words) ([]byte, error) {
+	doc, differ, err := l.Document(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range append(differ, judge.Settle(doc)...) {
+		words.Warn("%s: %s", name, w)
+	}
+	for _, what := range doc.Stays {
+		words.Warn("%s: not carried: %s", name, what)
+	}
+	for _, f := range doc.Files {
+		words.Info("%s: it needs the %s %s on the other host, too", name, f.Kind, f.Path)
+	}
+	text, err := doc.Text()
+	if err != nil || bundle == "" {
+		return text, err
+	}
+	return text, doc.keepBundle(bundle, text, words)
+}
+
+// keepBundle writes the document and what else belongs to the domain to a file.
+func (d *Document) keepBundle(path string, text []byte, words Words) error {
+	p, err := durable.CreatePending(path)
+	if err != nil {
+		return err
+	}
+	defer p.Discard()
+	left, err := d.WriteBundle(p, text)
+	if err != nil {
+		return exit.Fail(exit.CantCreate, "cannot write %s: %w", path, err)
+	}
+	for _, w := range left {
+		words.Warn("%s: not carried: %s", d.Domain.Name, w)
+	}
+	return p.Commit()
 }
 
 // reason says why a toolstack has no document.

@@ -1,4 +1,4 @@
-package main
+package domain
 
 import (
 	"context"
@@ -8,16 +8,14 @@ import (
 	"os"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
-	"xen-backup/internal/domain"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 )
 
-// note is what --note keeps of an answer: the run of the domain, and its disks. Between the
+// Note is what is kept of an answer: the run of the domain, and its disks. Between the
 // answer and the snapshots of these disks a minute may pass, in which the domain may end,
 // begin again, or go on on other disks (a blockcopy that is pivoted).
-type note struct {
+type Note struct {
 	Domain string      `json:"domain"`
 	UUID   string      `json:"uuid"`
 	ID     string      `json:"id"` // of its run: a domain that is started again has another one
@@ -30,8 +28,9 @@ type notedDisk struct {
 	Is     string `json:"is"` // what it is under that name
 }
 
-func newNote(d *domain.Domain, entries []domain.Entry) (*note, error) {
-	n := &note{Domain: d.Name, UUID: d.UUID, ID: d.ID}
+// newNote returns a note of those disks among the entries that are to be copied.
+func newNote(d *Domain, entries []Entry) (*Note, error) {
+	n := &Note{Domain: d.Name, UUID: d.UUID, ID: d.ID}
 	for _, e := range entries {
 		if e.Skip != "" {
 			continue
@@ -45,7 +44,7 @@ func newNote(d *domain.Domain, entries []domain.Entry) (*note, error) {
 	return n, nil
 }
 
-func (n *note) write(path string) error {
+func (n *Note) write(path string) error {
 	p, err := durable.CreatePending(path)
 	if err != nil {
 		return err
@@ -57,12 +56,14 @@ func (n *note) write(path string) error {
 	return p.Commit()
 }
 
-func readNote(path string) (*note, error) {
+// ReadNote reads what List.Note has kept. The error's status is NoInput if it cannot be read,
+// BadStream if it is no note.
+func ReadNote(path string) (*Note, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, exit.Fail(exit.NoInput, "cannot read the note: %w", err)
 	}
-	n := new(note)
+	n := new(Note)
 	if err := json.Unmarshal(text, n); err != nil {
 		return nil, exit.Fail(exit.BadStream, "%s was not written by --note: %w", path, err)
 	}
@@ -70,7 +71,7 @@ func readNote(path string) (*note, error) {
 }
 
 // changed says what is not as it was; "" if all is.
-func (n *note) changed(now *note) string {
+func (n *Note) changed(now *Note) string {
 	switch {
 	case now.UUID != n.UUID || now.Domain != n.Domain:
 		return fmt.Sprintf("it is another domain (UUID %s, was %s)", now.UUID, n.UUID)
@@ -96,7 +97,7 @@ func (n *note) changed(now *note) string {
 	return ""
 }
 
-func (n *note) disk(target string) *notedDisk {
+func (n *Note) disk(target string) *notedDisk {
 	for i, d := range n.Disks {
 		if d.Target == target {
 			return &n.Disks[i]
@@ -105,21 +106,9 @@ func (n *note) disk(target string) *notedDisk {
 	return nil
 }
 
-// tellStill says whether the answer to DOMAIN still is what --note has kept.
-func tellStill(ctx context.Context, _ *cli.Env, o *options, operands []string) error {
-	name, err := oneName(operands)
-	if err != nil {
-		return err
-	}
-	before, err := readNote(o.still)
-	if err != nil {
-		return err
-	}
-	judge := newJudge(ctx, o)
-	l, err := newLocator(o, judge)
-	if err != nil {
-		return err
-	}
+// Still asks about the domain again and returns an error with status Busy if the answer is
+// not what was noted.
+func (l *Locator) Still(ctx context.Context, judge *Judge, name string, before *Note) error {
 	answer, err := l.Locate(ctx, name)
 	if s := exit.StatusOf(err); s == exit.No || s == exit.Busy {
 		return notStill(name, err.Error())

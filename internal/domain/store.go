@@ -1,0 +1,118 @@
+package domain
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
+)
+
+// Store keeps the documents of other hosts' domains, made ones of this host: NAME.xml or
+// NAME.cfg, and NAME.files.tar with what else belongs to the domain. Each is whole or
+// not there, and nobody but root reads them: there are passwords in them.
+type Store struct {
+	Dir     string   // where they are
+	Places  Places   // what the disks are here
+	Dropped []string // targets of disks that are left out
+	// HasSecret reports whether libvirt has a secret on this host.
+	HasSecret func(Secret) (bool, error)
+}
+
+// Keep reads a domain's bundle or document and keeps it. If it fails, what was kept before
+// still is. The words are what was left out and what is missing here.
+func (s *Store) Keep(name string, in io.Reader) (words []string, err error) {
+	if err := s.makeDir(); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(s.Dir, name)
+	files, err := durable.CreatePending(path + ".files.tar")
+	if err != nil {
+		return nil, err
+	}
+	defer files.Discard()
+	doc, carried, err := ReadBundle(in, files)
+	switch {
+	case err != nil:
+		return nil, badDocument("standard input", err)
+	case !doc.Whole():
+		return nil, exit.Fail(exit.BadStream, "standard input: the configuration is cut, or --document has not printed it")
+	case doc.Domain.Name != name:
+		return nil, exit.Fail(exit.BadStream, "this is the document of %s, not of %s", doc.Domain.Name, name)
+	}
+	words, left, err := doc.Fit(s.Places, s.Dropped, s.HasSecret)
+	if err != nil {
+		return nil, err
+	}
+	if carried > 0 {
+		left = append(left, "Its UEFI variables and TPM are to be put in place before it is defined:",
+			"  tar -C / -xpf "+path+".files.tar")
+	}
+	if left != nil {
+		doc.Comment(left)
+	}
+	text, err := doc.Text()
+	if err != nil {
+		return nil, err
+	}
+	// The files first: without them, or with older ones, the domain may not start.
+	if carried > 0 {
+		err = files.Commit()
+	} else {
+		err = removeOld(path + ".files.tar")
+	}
+	if err != nil {
+		return nil, err
+	}
+	suffix, other := ".xml", ".cfg"
+	if doc.XL {
+		suffix, other = other, suffix
+	}
+	if err := keep(path+suffix, text); err != nil {
+		return nil, err
+	}
+	if err := removeOld(path + other); err != nil {
+		return nil, err
+	}
+	return words, nil
+}
+
+// makeDir makes the directory, or keeps others out of the one that is there.
+func (s *Store) makeDir() error {
+	if err := durable.MakeDir(s.Dir); err != nil {
+		return exit.Fail(exit.CantCreate, "cannot create %s: %w", s.Dir, err)
+	}
+	if err := os.Chmod(s.Dir, 0o700); err != nil {
+		return exit.Fail(exit.CantCreate, "cannot keep others out of %s: %w", s.Dir, err)
+	}
+	return nil
+}
+
+// keep puts text in the place of what a file held.
+func keep(path string, text []byte) error {
+	p, err := durable.CreatePending(path)
+	if err != nil {
+		return err
+	}
+	defer p.Discard()
+	if _, err := p.Write(text); err != nil {
+		return exit.Fail(exit.CantCreate, "cannot write %s: %w", path, err)
+	}
+	return p.Commit()
+}
+
+// removeOld removes the document that another toolstack had of the domain: it names
+// what was its disks then.
+func removeOld(path string) error {
+	err := os.Remove(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return exit.Fail(exit.CantCreate, "cannot remove the older document: %w", err)
+	}
+	return durable.SyncDir(filepath.Dir(path))
+}

@@ -3,14 +3,24 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"regexp"
 	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/inspect"
+	"xen-backup/internal/rdiff"
+	"xen-backup/internal/standby"
+	"xen-backup/internal/state"
+	"xen-backup/internal/text"
 )
 
 const usage = `Usage: xb-patch [OPTION]... DEV|FILE < DELTA
@@ -73,54 +83,35 @@ diverged, 83 an apply is unfinished: recover first. See xb-patch(1).
 
 func main() { cli.Main("xb-patch", usage, run) }
 
-type options struct {
-	target     string
-	spool      string
-	inPlace    bool
-	create     bool
-	owner      string
-	mode       os.FileMode
-	force      bool
-	peer       string
-	disk       string
-	uuid       string
-	sectorSize int64 // of the source; 0: not known
-	toolstack  string
-	stateDir   string
-	progress   string
-	summary    string
-
-	heartbeat bool
-}
-
 func run(env *cli.Env, args []string) error {
-	o := options{toolstack: "auto"}
+	o := standby.Options{Toolstack: "auto", Session: os.Getenv("SSH_CONNECTION")}
+	s := session{Env: env}
 	var mode struct{ dryRun, recover, abandon, state, record, info, json bool }
-	var adopt string
+	var adopt, summary string
 	f := env.Flags()
-	f.Path(&o.spool, "spool")
-	f.Bool(&o.inPlace, "in-place")
-	f.Bool(&o.create, "create")
-	f.String(&o.owner, "owner")
-	f.Func("mode", parseMode(&o.mode))
+	f.Path(&o.Spool, "spool")
+	f.Bool(&o.InPlace, "in-place")
+	f.Bool(&o.Create, "create")
+	f.String(&o.Owner, "owner")
+	f.Func("mode", parseMode(&o.Mode))
 	f.Bool(&mode.dryRun, "dry-run")
 	f.Bool(&mode.recover, "recover")
 	f.Bool(&mode.abandon, "abandon-apply")
-	f.Bool(&o.force, "force-diverged")
-	f.Func("disk", parseDisk(&o.disk))
-	f.Func("uuid", parseUUID(&o.uuid))
-	f.Func("sector-size", parseSectorSize(&o.sectorSize))
-	f.Func("toolstack", cli.OneOf(&o.toolstack, "auto", "virsh", "xl"))
+	f.Bool(&o.Force, "force-diverged")
+	f.Func("disk", parseDisk(&o.Disk))
+	f.Func("uuid", parseUUID(&o.UUID))
+	f.Func("sector-size", parseSectorSize(&o.SectorSize))
+	f.Func("toolstack", cli.OneOf(&o.Toolstack, "auto", "virsh", "xl"))
 	f.Func("adopt", parseDisk(&adopt))
 	f.Bool(&mode.state, "state")
 	f.Bool(&mode.record, "record")
-	f.String(&o.peer, "peer")
-	f.Path(&o.stateDir, "state-dir")
+	f.String(&o.Peer, "peer")
+	f.Path(&o.StateDir, "state-dir")
 	f.Bool(&mode.info, "info")
 	f.Bool(&mode.json, "json")
-	f.ProgressFlag(&o.progress)
-	f.Bool(&o.heartbeat, "heartbeat")
-	f.Path(&o.summary, "summary")
+	f.ProgressFlag(&s.mode)
+	f.Bool(&s.heartbeat, "heartbeat")
+	f.Path(&summary, "summary")
 	operands, err := f.ParsePaths(args)
 	if err != nil {
 		return err
@@ -142,13 +133,13 @@ func run(env *cli.Env, args []string) error {
 		return exit.Fail(exit.Usage, "--json goes with --info")
 	case len(operands) != 1:
 		return exit.Fail(exit.Usage, "want one device or file, got %d operands", len(operands))
-	case o.uuid != "" && o.disk == "" && adopt == "":
+	case o.UUID != "" && o.Disk == "" && adopt == "":
 		return exit.Fail(exit.Usage, "--uuid goes with --disk or --adopt")
-	case (o.owner != "" || o.mode != 0) && !o.create:
+	case (o.Owner != "" || o.Mode != 0) && !o.Create:
 		return exit.Fail(exit.Usage, "--owner and --mode go with --create")
-	case o.spool != "" && o.inPlace:
+	case o.Spool != "" && o.InPlace:
 		return exit.Fail(exit.Usage, "--in-place uses no spool")
-	case o.force && o.inPlace:
+	case o.Force && o.InPlace:
 		return exit.Fail(exit.Usage, "--in-place is for first copies: what has diverged is overwritten through a spool")
 	case operands[0] == "-":
 		return exit.Fail(exit.Usage, "the target is a device or file, not a stream")
@@ -165,28 +156,81 @@ func run(env *cli.Env, args []string) error {
 	case mode.abandon:
 		err = f.Only("--abandon-apply", "--state-dir")
 	}
-	if err := errors.Join(err, cli.Distinct(operands[0], o.summary), cli.CheckSummary(o.summary)); err != nil {
+	if err := errors.Join(err, cli.Distinct(operands[0], summary), cli.CheckSummary(summary)); err != nil {
 		return err
 	}
-	o.target = operands[0]
-	p := &patcher{env: env, options: o}
+	o.Target = operands[0]
+	defer s.stop()
 	switch {
 	case mode.state:
-		return p.printState()
+		return printState(env, o)
 	case mode.record:
-		return p.recordSent()
+		return record(env, o)
 	case mode.recover:
-		return p.recover()
+		d, err := standby.Recover(&s, o)
+		if d == nil || err != nil {
+			return err
+		}
+		return s.summarize(*d, summary)
 	case mode.abandon:
-		return p.abandon()
+		return standby.Abandon(&s, o)
 	case adopt != "":
-		return p.adoptTarget(adopt)
-	case mode.dryRun:
-		return p.dryRun()
-	case o.inPlace:
-		return p.copyInPlace()
+		o.Disk = adopt
+		return standby.Adopt(&s, o)
 	}
-	return p.patch()
+	in, err := env.BinaryIn()
+	if err != nil {
+		return err
+	}
+	var d rdiff.Delta
+	if mode.dryRun {
+		if d, err = standby.DryRun(&s, o, in); err == nil {
+			err = env.Print(fmt.Sprintf("%s: would write %d blocks and zero %d of %d bytes each; image size %d, now %d\n",
+				o.Target, d.Literals, d.Zeroes, d.BlockSize, d.Source.Size, d.Basis.Size))
+		}
+	} else {
+		d, err = standby.Patch(&s, o, in)
+	}
+	if err != nil {
+		return err
+	}
+	return s.summarize(d, summary)
+}
+
+// printState is --state.
+func printState(env *cli.Env, o standby.Options) error {
+	m, err := standby.State(o)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(m)
+	if err != nil {
+		return exit.Fail(exit.Internal, "state: %w", err)
+	}
+	return env.Print(string(text) + "\n")
+}
+
+// record is --record.
+func record(env *cli.Env, o standby.Options) error {
+	if o.Peer == "" {
+		return exit.Fail(exit.Usage, "--record needs --peer HOST")
+	}
+	in, err := env.BinaryIn()
+	if err != nil {
+		return err
+	}
+	text, err := io.ReadAll(io.LimitReader(in, 1<<20))
+	if err != nil {
+		return err
+	}
+	var s cli.Summary
+	if err := json.Unmarshal(text, &s); err != nil {
+		return exit.Fail(exit.BadStream, "standard input is no summary of xb-delta: %w", err)
+	}
+	if s.Command != "xb-delta" || s.BytesSent == 0 {
+		return exit.Fail(exit.BadStream, "standard input is no summary of an xb-delta that sent a delta")
+	}
+	return standby.Record(o, &state.Record{Size: s.ImageSize, BlockSize: s.BlockSize, Hash: s.Hash, Digest: s.Digest})
 }
 
 func parseMode(p *os.FileMode) func(string) error {
@@ -197,5 +241,39 @@ func parseMode(p *os.FileMode) func(string) error {
 		}
 		*p = os.FileMode(n)
 		return nil
+	}
+}
+
+// parseDisk takes DOMU/DISK apart, just to see that it is one.
+func parseDisk(p *string) func(string) error {
+	return func(s string) error {
+		domu, disk, _ := strings.Cut(s, "/")
+		odd := func(r rune) bool { return !unicode.IsGraphic(r) }
+		if domu == "" || disk == "" || strings.Contains(disk, "/") || !utf8.ValidString(s) || strings.ContainsFunc(s, odd) {
+			return fmt.Errorf("%q is not DOMU/DISK, as in domu1/xvda", s)
+		}
+		*p = s
+		return nil
+	}
+}
+
+var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
+func parseUUID(p *string) func(string) error {
+	return func(s string) error {
+		if *p = strings.ToLower(s); !uuidForm.MatchString(*p) {
+			return fmt.Errorf("%q is no UUID", s)
+		}
+		return nil
+	}
+}
+
+// parseSectorSize reads the argument of --sector-size.
+func parseSectorSize(size *int64) func(string) error {
+	return func(s string) (err error) {
+		if *size, err = text.ParseSize(s); err == nil && (*size < 512 || *size&(*size-1) != 0) {
+			err = exit.Fail(exit.Usage, "%q is no sector size", s)
+		}
+		return err
 	}
 }

@@ -1,110 +1,54 @@
 package main
 
 import (
-	"io"
-	"os"
-	"sync/atomic"
+	"time"
 
-	"xen-backup/internal/blockdev"
-	"xen-backup/internal/state"
+	"xen-backup/internal/cli"
+	"xen-backup/internal/rdiff"
+	"xen-backup/internal/standby"
 )
 
-// takeLock takes the target's lock and tells what this run is, so that another one can
-// say whom it finds.
-func (p *patcher) takeLock() (err error) {
-	run := state.Run{Peer: p.peer, Disk: p.disk, Session: os.Getenv("SSH_CONNECTION")}
-	if p.lock, err = p.device.Lock(run); err != nil {
-		return err
-	}
-	if p.lock.Ended != "" {
-		p.env.Warn("%s: ended %s", p.target, p.lock.Ended)
-	}
-	return nil
+// session shows whoever started the run what it does: standby.User.
+type session struct {
+	*cli.Env
+	mode      string // of --progress
+	heartbeat bool
+
+	start    time.Time
+	progress *cli.Progress
+	beat     cli.Heartbeat
 }
 
-// input is the delta as it arrives.
-type input struct {
-	io.Reader
-	lock    *state.Lock // nil: nobody needs to know
-	bytes   atomic.Int64
-	waiting atomic.Bool // for the next byte
-}
-
-func (i *input) Read(b []byte) (int, error) {
-	if i.lock != nil {
-		i.lock.Wait()
-	}
-	i.waiting.Store(true)
-	n, err := i.Reader.Read(b)
-	i.waiting.Store(false)
-	i.bytes.Add(int64(n))
-	if i.lock != nil {
-		if busy := i.lock.Resume(); busy != nil {
-			return 0, busy
+// Begin begins to show progress, and the heartbeat: the source wants to know that this end
+// is alive, and whether it moves.
+func (s *session) Begin(moved func() bool) standby.Progress {
+	s.start = time.Now()
+	s.progress = s.StartProgress(s.mode)
+	if s.heartbeat {
+		shown := s.progress.Movement()
+		s.beat.Out = s.Stdout
+		s.beat.Moved = func() bool {
+			a, b := shown.Moved(), moved()
+			return a || b
 		}
+		s.beat.Start(s.Env)
 	}
-	return n, err
+	return s.progress
 }
 
-// watched returns the delta on standard input so that it is seen how it arrives.
-func (p *patcher) watched(in io.Reader) io.Reader {
-	p.input.Reader = in
-	if !isFile(in) {
-		p.input.lock = p.lock
-	}
-	return &p.input
-}
+// Commit has the run go on whatever becomes of the heartbeat's lines.
+func (s *session) Commit() { s.beat.Commit() }
 
-// isFile tells whether an input is a regular file, all of which is there.
-func isFile(in io.Reader) bool {
-	f, ok := in.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode().IsRegular()
-}
-
-// startProgress begins to show what the run does, and --heartbeat.
-func (p *patcher) startProgress() {
-	p.read = p.env.StartProgress(p.progress)
-	if p.heartbeat {
-		p.startHeartbeat()
+func (s *session) stop() {
+	if s.progress != nil {
+		s.beat.Stop()
+		s.progress.Stop()
 	}
 }
 
-// Where a run writes, and may hang in the kernel for minutes while a slow disk works.
-const (
-	onSpool = iota + 1 // 0: nowhere
-	onTarget
-)
-
-// startHeartbeat has the source know that this end is alive, and whether it moves: its
-// own steps, or, unless it waits for the next byte, the writes that the device finishes on
-// which it writes. Others may write there too, so that counts only meanwhile.
-func (p *patcher) startHeartbeat() {
-	own := p.read.Movement()
-	target, spool := blockdev.Counters(p.target), blockdev.Counters(p.device.SpoolFile(p.spool))
-	counters := func() string {
-		switch p.writes.Load() {
-		case onSpool:
-			return spool()
-		case onTarget:
-			return target()
-		}
-		return ""
-	}
-	bytes, counted := int64(0), counters()
-	p.beat.Out = p.env.Stdout
-	p.beat.Moved = func() bool {
-		moved := own.Moved()
-		if now := p.input.bytes.Load(); now != bytes {
-			bytes, moved = now, true
-		}
-		if now := counters(); now != counted {
-			counted, moved = now, moved || !p.input.waiting.Load()
-		}
-		return moved
-	}
-	p.beat.Start(p.env)
+func (s *session) summarize(d rdiff.Delta, file string) error {
+	summary := cli.Summary{Command: s.Name, Version: cli.Version, ImageSize: d.Source.Size, BlockSize: d.BlockSize,
+		Hash: d.Hash.String(), Digest: d.Hash.FormatSum(d.Source.Sum), BytesRead: d.Bytes,
+		BytesChanged: d.Changed(), BlocksChanged: d.Literals + d.Zeroes, Seconds: time.Since(s.start).Seconds()}
+	return summary.Write(file)
 }

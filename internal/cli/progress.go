@@ -71,6 +71,15 @@ func (p *Progress) Step(name string, total int64) {
 	p.step.Store(&step{name, time.Now()})
 }
 
+// Reach tells that so much of the step is done.
+func (p *Progress) Reach(n int64) { p.Read.Store(n) }
+
+// Advance tells that so much more of the step is done.
+func (p *Progress) Advance(n int64) { p.Read.Add(n) }
+
+// Change tells that so much more is changed.
+func (p *Progress) Change(n int64) { p.Changed.Add(n) }
+
 // figures are all that a run's progress shows, to be compared.
 type figures struct {
 	step                       *step

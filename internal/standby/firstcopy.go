@@ -1,4 +1,4 @@
-package main
+package standby
 
 import (
 	"errors"
@@ -17,23 +17,18 @@ import (
 // copyInPlace writes the delta of a first copy while it arrives. The state says
 // "incomplete" from before the first write until the whole target has been read
 // back.
-func (p *patcher) copyInPlace() error {
-	in, err := p.env.BinaryIn()
-	if err != nil {
-		return err
-	}
-	defer p.close()
+func (p *patcher) copyInPlace(in io.Reader) (d rdiff.Delta, err error) {
 	if err := p.open(); err != nil {
-		return err
+		return d, err
 	}
 	if err := p.checkRecord(); err != nil {
-		return err
+		return d, err
 	}
 	if err := p.checkFirstCopy(); err != nil {
-		return err
+		return d, err
 	}
 	if err := p.proveFile(in); err != nil {
-		return err
+		return d, err
 	}
 	c := &inPlace{patcher: p}
 	if p.file != nil {
@@ -47,7 +42,7 @@ func (p *patcher) copyInPlace() error {
 		}
 		return c.trail.Failed()
 	}
-	d, err := c.receive(p.watched(in))
+	d, err = c.receive(p.watched(in))
 	if err == nil && d.Frames == 0 {
 		// No frame has proved the basis.
 		if err = p.judge(d); err == nil {
@@ -57,10 +52,7 @@ func (p *patcher) copyInPlace() error {
 	if err == nil {
 		err = c.complete(d)
 	}
-	if err != nil {
-		return p.incomplete(err)
-	}
-	return p.writeSummary(d)
+	return d, p.incomplete(err)
 }
 
 // inPlace is a copy that is written while it arrives.
@@ -81,17 +73,17 @@ func (p *patcher) checkFirstCopy() error {
 	}
 	if len(known) > 0 && p.file == nil {
 		return exit.Fail(exit.NotBasis, "%s is missing, although a sync left an image in it: is its file system not mounted?\n"+
-			"if it is gone for good: --force-diverged, without --in-place", p.target)
+			"if it is gone for good: --force-diverged, without --in-place", p.Target)
 	}
 	if p.stranger, err = p.lookInside(); err != nil {
 		return err
 	}
 	if p.stranger != nil {
 		return exit.Fail(exit.NotBasis, "%s holds %s, which --in-place would overwrite unseen: is it another guest's disk? without --in-place it is compared first",
-			p.target, p.stranger.what)
+			p.Target, p.stranger.what)
 	}
 	if len(known) > 0 {
-		return exit.Fail(exit.NotBasis, "%s holds the image of a sync, which --in-place could leave half overwritten: without --in-place it is safe", p.target)
+		return exit.Fail(exit.NotBasis, "%s holds the image of a sync, which --in-place could leave half overwritten: without --in-place it is safe", p.Target)
 	}
 	p.warnSectors()
 	return nil
@@ -112,7 +104,7 @@ func (p *patcher) proveFile(in io.Reader) error {
 	if err != nil {
 		return nil
 	}
-	d, err := rdiff.Verify(f, p.begin, func(_, end int64) { p.read.Read.Store(end) })
+	d, err := rdiff.Verify(f, p.begin, func(_, end int64) { p.progress.Reach(end) })
 	if err != nil {
 		return err
 	}
@@ -203,7 +195,7 @@ func (c *inPlace) checkLonger(size int64) error {
 		return nil
 	}
 	return exit.Fail(exit.NotBasis, "%s has %d bytes and the image %d: what is behind that would be cut off unproved; without --in-place it is safe",
-		c.options.target, c.size(), size)
+		c.Options.Target, c.size(), size)
 }
 
 // lateTarget is a target that may be created only when a frame has proved right.
@@ -239,6 +231,9 @@ func (c *inPlace) proveCopy(d rdiff.Delta) (witness string, err error) {
 
 // incomplete adds to an error what is to be done about a half-written target.
 func (p *patcher) incomplete(err error) error {
+	if err == nil {
+		return nil
+	}
 	r, loadErr := p.device.Load()
 	if loadErr != nil || r.Phase != state.Incomplete {
 		return err
@@ -247,5 +242,5 @@ func (p *patcher) incomplete(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) { // in place nothing can be reserved
 		status = exit.CantCreate
 	}
-	return exit.Fail(status, "%w\n%s holds an incomplete first copy now: run it again", err, p.target)
+	return exit.Fail(status, "%w\n%s holds an incomplete first copy now: run it again", err, p.Target)
 }

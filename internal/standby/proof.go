@@ -1,4 +1,4 @@
-package main
+package standby
 
 import (
 	"errors"
@@ -35,7 +35,7 @@ func (p *patcher) check(b *proof) error {
 
 func (p *patcher) touched() error {
 	return exit.Fail(exit.Busy, "%s: somebody wrote to it, or put another device in its place, while it was at work here; "+
-		"what was read of it proves nothing: find out who, and run again", p.target)
+		"what was read of it proves nothing: find out who, and run again", p.Target)
 }
 
 // beginWrites must come before the first write to the target; the image has at most size
@@ -44,7 +44,7 @@ func (p *patcher) beginWrites(size int64) error {
 	p.writes.Store(onTarget)
 	p.guard = p.file.Guard(size) // first: there must be no gap between it and the proof
 	if err := p.lock.Check(); err != nil {
-		return exit.Fail(exit.Busy, "%s: %w", p.target, err)
+		return exit.Fail(exit.Busy, "%s: %w", p.Target, err)
 	}
 	return p.check(p.basis)
 }
@@ -66,7 +66,7 @@ func (p *patcher) endWrites(d rdiff.Delta) (witness string, err error) {
 	case blockdev.Alone:
 		return witness, nil
 	case blockdev.Broken:
-		p.env.Info("%s: it was written to meanwhile, or its kernel counts otherwise: reading all of it", p.target)
+		p.user.Info("%s: it was written to meanwhile, or its kernel counts otherwise: reading all of it", p.Target)
 		return p.proveWhole(d)
 	}
 	return "", nil
@@ -103,5 +103,5 @@ func (p *patcher) notSource(d rdiff.Delta, found stream.Digest) error {
 		return p.touched()
 	}
 	return exit.Fail(exit.NotBasis, "%s does not hold the source's image: it holds %s, the source is %s",
-		p.target, imageRecord(d.Header, found), imageRecord(d.Header, d.Source))
+		p.Target, imageRecord(d.Header, found), imageRecord(d.Header, d.Source))
 }

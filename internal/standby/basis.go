@@ -1,4 +1,4 @@
-package main
+package standby
 
 import (
 	"cmp"
@@ -33,7 +33,7 @@ func (p *patcher) judge(d rdiff.Delta) error {
 // disks, it has written to this one until the other host had them all; without them,
 // this is the only image. The two look the same from here.
 func (p *patcher) explainMigration(err error) error {
-	name, _, _ := strings.Cut(p.disk, "/")
+	name, _, _ := strings.Cut(p.Disk, "/")
 	if exit.StatusOf(err) != exit.NotBasis || name == "" {
 		return err
 	}
@@ -52,13 +52,13 @@ func (p *patcher) checkDiverged(basis, source *state.Record) error {
 		return err
 	}
 	if len(known) == 0 {
-		if !p.inPlace {
+		if !p.InPlace {
 			p.warnSectors()
 		}
-		if p.file != nil && !p.inPlace {
-			p.env.Warn("first contact with %s: no sync of it is remembered here, so nothing tells whether it was changed", p.target)
+		if p.file != nil && !p.InPlace {
+			p.user.Warn("first contact with %s: no sync of it is remembered here, so nothing tells whether it was changed", p.Target)
 			if tail := p.file.Size() - source.Size; p.file.IsBlock() && tail > 0 {
-				p.env.Warn("%s is larger than the image: its last %d bytes are left alone", p.target, tail)
+				p.user.Warn("%s is larger than the image: its last %d bytes are left alone", p.Target, tail)
 			}
 		}
 		return nil
@@ -73,13 +73,13 @@ func (p *patcher) checkDiverged(basis, source *state.Record) error {
 			continue
 		}
 		if p.vouches(r) {
-			if r == p.record && p.peer != "" && p.peer != r.Peer {
-				p.env.Warn("%s has its last image from %s, and gets the next one from %s",
-					p.target, cmp.Or(r.Peer, "a host that was not named"), p.peer)
+			if r == p.record && p.Peer != "" && p.Peer != r.Peer {
+				p.user.Warn("%s has its last image from %s, and gets the next one from %s",
+					p.Target, cmp.Or(r.Peer, "a host that was not named"), p.Peer)
 			}
 			return nil
 		}
-		why = "it was sent to " + r.Peer + " as it is and is not known to " + p.peer + ", which may bring an older image"
+		why = "it was sent to " + r.Peer + " as it is and is not known to " + p.Peer + ", which may bring an older image"
 	}
 	if known[0].SameImage(source) {
 		why += ", or this delta was applied already"
@@ -88,12 +88,12 @@ func (p *patcher) checkDiverged(basis, source *state.Record) error {
 		why = "the delta's digests cannot be compared with those remembered: use -b and --hash as before"
 	}
 	why += "; remembered is " + p.newest(known).String()
-	if p.force {
-		p.env.Warn("%s has diverged and may be overwritten all the same (--force-diverged): %s", p.target, why)
+	if p.Force {
+		p.user.Warn("%s has diverged and may be overwritten all the same (--force-diverged): %s", p.Target, why)
 		return nil
 	}
 	return exit.Fail(exit.NotBasis, "%s has diverged: %s, the delta's basis is %s\n"+
-		"changes on it that exist nowhere else would be lost; to overwrite them: --force-diverged", p.target, why, basis)
+		"changes on it that exist nowhere else would be lost; to overwrite them: --force-diverged", p.Target, why, basis)
 }
 
 // remembered returns the images of the target that exist elsewhere too.
@@ -108,7 +108,7 @@ func (p *patcher) remembered() ([]*state.Record, error) {
 // vouches tells whether an image that is remembered may be overwritten by this peer:
 // one that the target only sent to a third host is newer than what the peer knew.
 func (p *patcher) vouches(r *state.Record) bool {
-	return r == p.record || p.peer == "" || r.Peer == p.peer
+	return r == p.record || p.Peer == "" || r.Peer == p.Peer
 }
 
 // newest returns the last image that both this host and the peer had, or if there is none
@@ -129,7 +129,7 @@ func (p *patcher) newest(known []*state.Record) *state.Record {
 // found, if nobody wrote since, or by reading all of it.
 func (p *patcher) proveBasis(d rdiff.Delta, basis *state.Record) error {
 	if size := p.size(); size < basis.Size || (p.file == nil || !p.file.IsBlock()) && size != basis.Size {
-		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it has %d bytes, the basis %d", p.target, size, basis.Size)
+		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it has %d bytes, the basis %d", p.Target, size, basis.Size)
 	}
 	if p.file == nil {
 		return nil // a basis of 0 bytes has one digest
@@ -140,7 +140,7 @@ func (p *patcher) proveBasis(d rdiff.Delta, basis *state.Record) error {
 			return nil
 		}
 	}
-	p.env.Info("%s: reading all of it to prove that it is the delta's basis", p.target)
+	p.user.Info("%s: reading all of it to prove that it is the delta's basis", p.Target)
 	found, err := p.digest(d.Header, basis.Size, "proving")
 	if err == nil {
 		err = p.check(p.basis)
@@ -149,7 +149,7 @@ func (p *patcher) proveBasis(d rdiff.Delta, basis *state.Record) error {
 		return err
 	}
 	if found != d.Basis {
-		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it holds %s, the basis is %s", p.target, imageRecord(d.Header, found), basis)
+		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it holds %s, the basis is %s", p.Target, imageRecord(d.Header, found), basis)
 	}
 	return nil
 }
@@ -164,6 +164,6 @@ func (p *patcher) digest(h stream.Header, size int64, step string) (stream.Diges
 	if err := image.Limit(size); err != nil {
 		return stream.Digest{}, err
 	}
-	p.read.Step(step, size)
+	p.progress.Step(step, size)
 	return rdiff.DigestOf(image, h, p.advance)
 }

@@ -1,4 +1,4 @@
-package main
+package standby
 
 import (
 	"errors"
@@ -44,7 +44,7 @@ func (p *patcher) reserve(d rdiff.Delta, s *spool) error {
 
 // checkPool is the same of a thin volume.
 func (p *patcher) checkPool(d rdiff.Delta, s *spool) error {
-	w, err := lvm.NewThinWrites(p.target)
+	w, err := lvm.NewThinWrites(p.Target)
 	if w == nil || err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func (p *patcher) checkPool(d rdiff.Delta, s *spool) error {
 	if err != nil {
 		return err
 	}
-	return w.CheckRoom(string(state.Find(p.stateDir)))
+	return w.CheckRoom(string(state.Find(p.StateDir)))
 }
 
 // renewWitness remembers the witness of a clean target whose bytes are as they were, but

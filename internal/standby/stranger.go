@@ -1,4 +1,4 @@
-package main
+package standby
 
 import (
 	"bytes"
@@ -24,27 +24,27 @@ import (
 // checkClaims refuses a target that another domain of this host has as its disk. It need
 // not run, and it may have this DomU's name.
 func (p *patcher) checkClaims() error {
-	disk := cmp.Or(p.disk, p.record.Disk)
+	disk := cmp.Or(p.Disk, p.record.Disk)
 	if disk == "" { // nobody says whose disk is not another's
 		return nil
 	}
-	path, err := filepath.Abs(p.target)
+	path, err := filepath.Abs(p.Target)
 	if err != nil {
 		return err
 	}
 	name, _, _ := strings.Cut(disk, "/")
-	claims, err := domain.Claims(context.Background(), p.toolstack, path)
+	claims, err := domain.Claims(context.Background(), p.Toolstack, path)
 	if err != nil {
 		if p.firstContact() {
 			return err
 		}
 		// It is the standby that it was: what it holds exists elsewhere too.
-		p.env.Info("%v", err)
+		p.user.Info("%v", err)
 	}
 	for _, c := range claims {
-		if !c.Of(name, cmp.Or(p.uuid, p.record.UUID)) {
+		if !c.Of(name, cmp.Or(p.UUID, p.record.UUID)) {
 			return exit.Fail(exit.Busy, "%s belongs to another domain of this host: %s\n"+
-				"nothing was written; give the standby of %s another place, or take the disk from that domain", p.target, c, disk)
+				"nothing was written; give the standby of %s another place, or take the disk from that domain", p.Target, c, disk)
 		}
 	}
 	return nil
@@ -68,7 +68,7 @@ func (p *patcher) lookInside() (*stranger, error) {
 	if p.file == nil || p.file.Size() == 0 || !p.firstContact() {
 		return nil, nil
 	}
-	what, err := contentOf(p.target)
+	what, err := contentOf(p.Target)
 	if what == "" || err != nil {
 		return nil, err
 	}
@@ -141,7 +141,7 @@ func (p *patcher) checkStranger(d rdiff.Delta) error {
 	if err := image.Limit(size); err != nil {
 		return err
 	}
-	p.read.Step("comparing", size)
+	p.progress.Step("comparing", size)
 	used, beyond, err := rdiff.Used(image, d.Header, d.Source.Size, p.advance)
 	if err != nil {
 		return err
@@ -150,10 +150,10 @@ func (p *patcher) checkStranger(d rdiff.Delta) error {
 	if same*2 >= used {
 		return nil
 	}
-	if p.force {
-		p.env.Warn("%s holds %s, and is overwritten all the same (--force-diverged)", p.target, p.stranger.what)
+	if p.Force {
+		p.user.Warn("%s holds %s, and is overwritten all the same (--force-diverged)", p.Target, p.stranger.what)
 		return nil
 	}
 	return exit.Fail(exit.NotBasis, "%s holds %s, and of its %d blocks in use only %d are as in the image: is it another guest's disk?\n"+
-		"nothing was written; to lose what is there: --force-diverged", p.target, p.stranger.what, used, same)
+		"nothing was written; to lose what is there: --force-diverged", p.Target, p.stranger.what, used, same)
 }

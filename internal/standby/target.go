@@ -1,4 +1,4 @@
-package main
+package standby
 
 import (
 	"errors"
@@ -8,10 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/cli"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
@@ -22,8 +20,8 @@ import (
 
 // patcher is one run on one target.
 type patcher struct {
-	env *cli.Env
-	options
+	user User
+	Options
 
 	identity string
 	device   *state.Device
@@ -33,17 +31,14 @@ type patcher struct {
 	stranger *stranger       // what is in a target that is no standby yet
 	guard    *blockdev.Guard // of the writes; nil: none was begun
 	lock     *state.Lock
-	start    time.Time
-	read     *cli.Progress
+	progress Progress
 	input    input
 	writes   atomic.Int32 // where: 0, onSpool or onTarget
-	beat     cli.Heartbeat
 }
 
 // open takes the lock on the target's state, opens the target and makes sure that
 // nobody uses it. The phase is left to the caller.
 func (p *patcher) open() (err error) {
-	p.start = time.Now()
 	if err := p.identify(); err != nil {
 		return err
 	}
@@ -65,16 +60,16 @@ func (p *patcher) open() (err error) {
 // identify finds the target's state. A missing target is an error unless it is to
 // be created, or was and has an apply to be finished.
 func (p *patcher) identify() error {
-	missing := blockdev.Check(p.target)
+	missing := blockdev.Check(p.Target)
 	if missing != nil && !(p.missing() && p.mayCreate()) {
 		return missing
 	}
 	var err error
-	if p.identity, err = blockdev.Identity(p.target); err != nil {
+	if p.identity, err = blockdev.Identity(p.Target); err != nil {
 		return err
 	}
-	p.device = state.Find(p.stateDir).Device(p.identity, p.target)
-	if missing != nil && !p.create {
+	p.device = state.Find(p.StateDir).Device(p.identity, p.Target)
+	if missing != nil && !p.Create {
 		if r, err := p.device.Load(); err == nil && r.Phase != state.Applying {
 			return missing
 		}
@@ -82,7 +77,7 @@ func (p *patcher) identify() error {
 	return nil
 }
 
-func (p *patcher) missing() bool { return isMissing(p.target) }
+func (p *patcher) missing() bool { return isMissing(p.Target) }
 
 func isMissing(path string) bool {
 	_, err := os.Stat(path)
@@ -92,24 +87,24 @@ func isMissing(path string) bool {
 // mayCreate tells whether the missing target can be one that --create made: below
 // /dev a missing device is missing, and a file in its place would fill the RAM.
 func (p *patcher) mayCreate() bool {
-	if _, err := os.Lstat(p.target); err == nil {
+	if _, err := os.Lstat(p.Target); err == nil {
 		return false // a link to nowhere, perhaps to a missing device
 	}
-	info, err := os.Stat(filepath.Dir(p.target))
-	return err == nil && info.IsDir() && !blockdev.BelowDev(p.target)
+	info, err := os.Stat(filepath.Dir(p.Target))
+	return err == nil && info.IsDir() && !blockdev.BelowDev(p.Target)
 }
 
 func (p *patcher) openTarget() error {
-	file, err := blockdev.OpenWrite(p.target)
+	file, err := blockdev.OpenWrite(p.Target)
 	if err == nil {
 		p.file = file
 		return p.checkUnused()
 	}
 	if exit.StatusOf(err) == exit.Busy {
 		// Say who it is, if that can be found out.
-		if f, openErr := blockdev.Open(p.target); openErr == nil {
+		if f, openErr := blockdev.Open(p.Target); openErr == nil {
 			defer f.Close()
-			if who := blockdev.CheckUnused(f.OS(), p.target); who != nil {
+			if who := blockdev.CheckUnused(f.OS(), p.Target); who != nil {
 				return who
 			}
 		}
@@ -123,14 +118,10 @@ func (p *patcher) checkUnused() error {
 	if err := errors.Join(p.file.CheckName(p.identity), p.file.CheckSize()); err != nil {
 		return err
 	}
-	return blockdev.CheckUnused(p.file.OS(), p.target)
+	return blockdev.CheckUnused(p.file.OS(), p.Target)
 }
 
 func (p *patcher) close() {
-	if p.read != nil {
-		p.beat.Stop()
-		p.read.Stop()
-	}
 	if p.guard != nil {
 		p.guard.Close()
 	}
@@ -146,22 +137,22 @@ func (p *patcher) close() {
 // disk's standby.
 func (p *patcher) checkRecord() error {
 	if p.record.Phase == state.Applying {
-		return exit.Fail(exit.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", p.target, text.Operand(p.target))
+		return exit.Fail(exit.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", p.Target, text.Operand(p.Target))
 	}
 	return p.checkOwner()
 }
 
 // createTarget makes the missing target an empty file.
 func (p *patcher) createTarget() error {
-	f, err := os.OpenFile(p.target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(p.Target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return exit.Fail(exit.CantCreate, "cannot create the target: %w", err)
 	}
-	err = errors.Join(p.giveAway(f), f.Close(), durable.SyncDir(filepath.Dir(p.target)))
+	err = errors.Join(p.giveAway(f), f.Close(), durable.SyncDir(filepath.Dir(p.Target)))
 	if err != nil {
-		return exit.Fail(exit.CantCreate, "cannot create the target: %w", errors.Join(err, os.Remove(p.target)))
+		return exit.Fail(exit.CantCreate, "cannot create the target: %w", errors.Join(err, os.Remove(p.Target)))
 	}
-	p.file, err = blockdev.OpenWrite(p.target)
+	p.file, err = blockdev.OpenWrite(p.Target)
 	return err
 }
 
@@ -169,16 +160,16 @@ func (p *patcher) createTarget() error {
 // guests run as may have to open it. Users are known by name, as their numbers differ
 // from host to host.
 func (p *patcher) giveAway(f *os.File) error {
-	if p.owner != "" {
-		uid, gid, err := lookupOwner(p.owner)
+	if p.Owner != "" {
+		uid, gid, err := lookupOwner(p.Owner)
 		if err != nil {
-			p.env.Warn("%s stays the user's that creates it: %v", p.target, err)
+			p.user.Warn("%s stays the user's that creates it: %v", p.Target, err)
 		} else if err := f.Chown(uid, gid); err != nil {
 			return err
 		}
 	}
-	if p.mode != 0 {
-		return f.Chmod(p.mode)
+	if p.Mode != 0 {
+		return f.Chmod(p.Mode)
 	}
 	return nil
 }
@@ -208,7 +199,7 @@ func lookupOwner(owner string) (uid, gid int, err error) {
 func (p *patcher) uncreateTarget() error {
 	err := p.file.CheckName(p.identity)
 	if err == nil {
-		err = os.Remove(p.target)
+		err = os.Remove(p.Target)
 	}
 	return errors.Join(err, p.file.Close())
 }
@@ -228,9 +219,9 @@ func (p *patcher) checkSize(size int64) error {
 	case size <= p.size():
 		return nil
 	case p.file == nil || !p.file.IsBlock():
-		return blockdev.CheckRoom(p.target, size)
+		return blockdev.CheckRoom(p.Target, size)
 	}
-	return exit.Fail(exit.BadStream, "%s is too small: it has %d bytes, the image %d", p.target, p.file.Size(), size)
+	return exit.Fail(exit.BadStream, "%s is too small: it has %d bytes, the image %d", p.Target, p.file.Size(), size)
 }
 
 // setClean remembers the target as the delta's source image, and the witness of when
@@ -249,19 +240,12 @@ func imageRecord(h stream.Header, d stream.Digest) *state.Record {
 // peerName is the source host as far as it is known. That of an apply which is to be
 // finished is known from before: who finishes it may be a third host.
 func (p *patcher) peerName() string {
-	if p.peer != "" {
-		return p.peer
+	if p.Peer != "" {
+		return p.Peer
 	}
 	if p.record.Phase == state.Applying {
 		return p.record.Peer
 	}
-	address, _, _ := strings.Cut(os.Getenv("SSH_CONNECTION"), " ")
+	address, _, _ := strings.Cut(p.Session, " ")
 	return address
-}
-
-func (p *patcher) writeSummary(d rdiff.Delta) error {
-	s := cli.Summary{Command: p.env.Name, Version: cli.Version, ImageSize: d.Source.Size, BlockSize: d.BlockSize,
-		Hash: d.Hash.String(), Digest: d.Hash.FormatSum(d.Source.Sum), BytesRead: d.Bytes,
-		BytesChanged: d.Changed(), BlocksChanged: d.Literals + d.Zeroes, Seconds: time.Since(p.start).Seconds()}
-	return s.Write(p.summary)
 }

@@ -1,4 +1,4 @@
-package main
+package standby
 
 import (
 	"errors"
@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/durable"
@@ -19,71 +18,60 @@ import (
 )
 
 // patch is the usual run: spool, verify, apply.
-func (p *patcher) patch() error {
-	in, err := p.env.BinaryIn()
-	if err != nil {
-		return err
-	}
-	defer p.close()
+func (p *patcher) patch(in io.Reader) (d rdiff.Delta, err error) {
 	if err := p.open(); err != nil {
-		return err
+		return d, err
 	}
 	if err := p.checkRecord(); err != nil {
-		return err
+		return d, err
 	}
 	// A spool left behind by a crash just after an apply was done.
-	os.Remove(p.device.SpoolFile(p.spool))
+	os.Remove(p.device.SpoolFile(p.Spool))
 
-	spool, err := createSpool(p.device, p.spool, in)
+	spool, err := createSpool(p.device, p.Spool, in)
 	if err != nil {
-		return err
+		return d, err
 	}
 	defer spool.discard()
 	if p.stranger, err = p.lookInside(); err != nil {
-		return err
+		return d, err
 	}
-	d, err := p.verify(spool.tee(p.watched(in)))
+	d, err = p.verify(spool.tee(p.watched(in)))
 	if err != nil {
-		return err
+		return d, err
 	}
 	if err := p.judge(d); err != nil {
-		return err
+		return d, err
 	}
 	if err := p.checkStranger(d); err != nil {
-		return err
+		return d, err
 	}
 	if p.file != nil {
 		if err := rdiff.ProveOld(p.replay(spool, "proving"), d, p.file); err != nil {
-			return p.notBasis(err)
+			return d, p.notBasis(err)
 		}
 	}
 	if d.Frames == 0 && d.Basis == d.Source && p.file != nil {
-		if err := p.finish(d, spool); err != nil {
-			return err
-		}
-		return p.writeSummary(d)
+		return d, p.finish(d, spool)
 	}
 	defer durable.OnSignal(p.interrupted)()
 	if err := p.beginApply(d, spool); err != nil {
-		return p.unfinished(err) // it may have been recorded all the same
+		return d, p.unfinished(err) // it may have been recorded all the same
 	}
-	if err := p.apply(d, spool); err != nil {
-		return p.unfinished(err)
-	}
-	return p.writeSummary(d)
+	return d, p.unfinished(p.apply(d, spool))
 }
 
 // begin looks at the header of a delta that is about to be received.
 func (p *patcher) begin(h stream.Header) error {
-	p.read.Step("", max(0, h.Size))
+	p.progress.Step("", max(0, h.Size))
 	return p.checkSize(h.Size)
 }
 
 // received has the progress show that the delta has come so far: to byte end of the
 // image.
 func (p *patcher) received(literal, end int64) {
-	p.read.Changed.Add(literal)
-	p.read.Read.Store(end)
+	p.progress.Change(literal)
+	p.progress.Reach(end)
 }
 
 // replay reads a complete spool, as a step of the run with that name.
@@ -92,12 +80,12 @@ func (p *patcher) replay(s *spool, step string) io.Reader {
 	if info, err := s.Stat(); err == nil {
 		size = info.Size()
 	}
-	p.read.Step(step, size)
+	p.progress.Step(step, size)
 	return io.TeeReader(s.reader(), advancer(p.advance))
 }
 
 // advance has the progress show n more bytes of a step.
-func (p *patcher) advance(n int64) { p.read.Read.Add(n) }
+func (p *patcher) advance(n int64) { p.progress.Advance(n) }
 
 // advancer is told how much is written to it.
 type advancer func(int64)
@@ -109,7 +97,7 @@ func (a advancer) Write(b []byte) (int, error) {
 
 func (p *patcher) notBasis(err error) error {
 	if errors.Is(err, rdiff.ErrNotBasis) {
-		return exit.Fail(exit.NotBasis, "%s was changed since its signature was made: %w", p.target, err)
+		return exit.Fail(exit.NotBasis, "%s was changed since its signature was made: %w", p.Target, err)
 	}
 	return err
 }
@@ -118,7 +106,7 @@ func (p *patcher) notBasis(err error) error {
 // be a mix, and whoever finds it so can finish it: it goes on whether anybody still
 // listens or not.
 func (p *patcher) beginApply(d rdiff.Delta, s *spool) error {
-	p.beat.Commit()
+	p.user.Commit()
 	if p.file != nil {
 		if err := p.checkUnused(); err != nil {
 			return err
@@ -191,7 +179,7 @@ func (p *patcher) apply(d rdiff.Delta, s *spool) error {
 	}
 	defer image.Close()
 	if err := rdiff.CheckWritten(p.replay(s, "reading back"), d, image); err != nil {
-		return p.misread(fmt.Errorf("%s: %w", p.target, err))
+		return p.misread(fmt.Errorf("%s: %w", p.Target, err))
 	}
 	return p.finish(d, s)
 }
@@ -232,86 +220,73 @@ func (p *patcher) disown(s *spool) error {
 // interrupted says what is left to do when a signal ends the run.
 func (p *patcher) interrupted() {
 	if p.phase() == state.Applying {
-		p.env.Warn("%v", p.unfinished(errors.New("interrupted")))
+		p.user.Warn("%v", p.unfinished(errors.New("interrupted")))
 	}
 }
 
 // unfinished adds to an error what state the target is in, and the cure.
 func (p *patcher) unfinished(err error) error {
-	if p.phase() != state.Applying {
+	if err == nil || p.phase() != state.Applying {
 		return err
 	}
-	return exit.Fail(exit.StatusOf(err), "%w\n%s may be neither the old image nor the new one now; finish it with: xb-patch --recover %s", err, p.target, text.Operand(p.target))
+	return exit.Fail(exit.StatusOf(err), "%w\n%s may be neither the old image nor the new one now; finish it with: xb-patch --recover %s", err, p.Target, text.Operand(p.Target))
 }
 
-// dryRun proves the delta and the target and says what would be written.
-func (p *patcher) dryRun() error {
-	in, err := p.env.BinaryIn()
-	if err != nil {
-		return err
-	}
-	defer p.close()
-	p.start = time.Now()
+// dryRun proves the delta and the target.
+func (p *patcher) dryRun(in io.Reader) (d rdiff.Delta, err error) {
 	if err := p.identify(); err != nil {
-		return err
+		return d, err
 	}
 	if !p.missing() {
-		if p.file, err = blockdev.Open(p.target); err != nil {
-			return err
+		if p.file, err = blockdev.Open(p.Target); err != nil {
+			return d, err
 		}
 		if err := p.file.CheckWritable(); err != nil {
-			return err
+			return d, err
 		}
 		if err := p.checkUnused(); err != nil {
-			return err
+			return d, err
 		}
 	}
 	if p.record, err = p.device.Load(); err != nil {
-		return err
+		return d, err
 	}
 	if err := p.checkRecord(); err != nil {
-		return err
+		return d, err
 	}
 	if err := p.checkPlaces(); err != nil {
-		return err
+		return d, err
 	}
-	if p.inPlace {
+	if p.InPlace {
 		if err := p.checkFirstCopy(); err != nil {
-			return err
+			return d, err
 		}
 	}
 	p.startProgress()
 	if p.stranger, err = p.lookInside(); err != nil {
-		return err
+		return d, err
 	}
-	d, err := p.verify(p.watched(in))
+	d, err = p.verify(p.watched(in))
 	if err != nil {
-		return err
+		return d, err
 	}
 	if err := p.judge(d); err != nil {
-		return err
+		return d, err
 	}
-	if err := p.checkStranger(d); err != nil {
-		return err
-	}
-	if err := p.env.Print(fmt.Sprintf("%s: would write %d blocks and zero %d of %d bytes each; image size %d, now %d\n",
-		p.target, d.Literals, d.Zeroes, d.BlockSize, d.Source.Size, d.Basis.Size)); err != nil {
-		return err
-	}
-	return p.writeSummary(d)
+	return d, p.checkStranger(d)
 }
 
 // checkPlaces tells whether the state, the spool and a missing target could be created.
 func (p *patcher) checkPlaces() error {
-	dirs := []string{string(state.Find(p.stateDir))}
+	dirs := []string{string(state.Find(p.StateDir))}
 	if p.file == nil {
-		dirs = append(dirs, filepath.Dir(p.target))
+		dirs = append(dirs, filepath.Dir(p.Target))
 	}
-	if !p.inPlace {
-		dirs = append(dirs, filepath.Dir(p.device.SpoolFile(p.spool)))
+	if !p.InPlace {
+		dirs = append(dirs, filepath.Dir(p.device.SpoolFile(p.Spool)))
 	}
 	for _, dir := range dirs {
-		for dir != p.spool && isMissing(dir) && dir != filepath.Dir(dir) {
+		for dir != p.Spool && isMissing(dir) && dir != filepath.Dir(dir) {
 			dir = filepath.Dir(dir) // it would be created in there
 		}
 		if err := syscall.Access(dir+"/.", 2); err != nil { // W_OK

@@ -1,4 +1,4 @@
-package main
+package standby
 
 import (
 	"errors"
@@ -15,56 +15,52 @@ import (
 // Nothing is written that would not make the target the delta's source.
 // To write a delta twice does no harm, so it does not matter how far the apply
 // had come.
-func (p *patcher) recover() error {
-	defer p.close()
-	p.beat.Commit()
+func (p *patcher) recover() (*rdiff.Delta, error) {
+	p.user.Commit()
 	if err := p.open(); err != nil {
-		return err
+		return nil, err
 	}
 	if p.record.Phase != state.Applying {
-		p.env.Info("%s: there is no unfinished apply; nothing to recover", p.target)
-		return nil
+		p.user.Info("%s: there is no unfinished apply; nothing to recover", p.Target)
+		return nil, nil
 	}
 	if err := p.checkOwner(); err != nil {
-		return err
+		return nil, err
 	}
 	s, err := openSpool(p.record.Spool)
 	if err != nil {
-		return exit.Fail(exit.Unfinished, "%s: the spool of the unfinished apply cannot be read: %w\n%s", p.target, err, p.lost())
+		return nil, exit.Fail(exit.Unfinished, "%s: the spool of the unfinished apply cannot be read: %w\n%s", p.Target, err, p.lost())
 	}
 	defer s.Close()
 	anySize := func(stream.Header) error { return nil } // that of the target is no fault of the spool
 	d, err := rdiff.Verify(p.replay(s, "proving the spool"), anySize, func(int64, int64) {})
 	if err != nil {
-		return exit.Fail(exit.StatusOf(err), "%s: the spool of the unfinished apply, %s, is damaged: %w\n%s", p.target, s.path, err, p.lost())
+		return nil, exit.Fail(exit.StatusOf(err), "%s: the spool of the unfinished apply, %s, is damaged: %w\n%s", p.Target, s.path, err, p.lost())
 	}
 	if want := imageRecord(d.Header, d.Source); !want.SameImage(p.record) {
-		return exit.Fail(exit.BadStream, "%s: %s is not the spool of the unfinished apply: it leads to %s, not to %s\n%s",
-			p.target, s.path, want, p.record, p.lost())
+		return nil, exit.Fail(exit.BadStream, "%s: %s is not the spool of the unfinished apply: it leads to %s, not to %s\n%s",
+			p.Target, s.path, want, p.record, p.lost())
 	}
 	if err := p.checkSize(d.Source.Size); err != nil {
-		return err
+		return nil, err
 	}
 	if p.file == nil {
 		if d.Basis.Size != 0 {
-			return exit.Fail(exit.NoInput, "%s: no such device or file", p.target)
+			return nil, exit.Fail(exit.NoInput, "%s: no such device or file", p.Target)
 		}
 		if err := p.createTarget(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	p.basis = p.beginProof(max(d.Basis.Size, d.Source.Size))
 	if err := p.proveRest(d, s); err != nil {
-		return err
+		return nil, err
 	}
 	if err := p.beginWrites(max(d.Basis.Size, d.Source.Size)); err != nil {
-		return err
+		return nil, err
 	}
 	defer durable.OnSignal(p.interrupted)()
-	if err := p.apply(d, s); err != nil {
-		return p.unfinished(err)
-	}
-	return p.writeSummary(d)
+	return &d, p.unfinished(p.apply(d, s))
 }
 
 // proveRest proves before any write that the target is the one of the interrupted
@@ -80,32 +76,31 @@ func (p *patcher) proveRest(d rdiff.Delta, s *spool) error {
 	if err := image.Limit(min(image.Size(), d.Source.Size)); err != nil {
 		return err
 	}
-	p.read.Step("proving", image.Size())
+	p.progress.Step("proving", image.Size())
 	err = rdiff.ProveRest(s.reader(), d, image, p.advance)
 	if appended && err == nil {
 		err = rdiff.ErrNotRest
 	}
 	if errors.Is(err, rdiff.ErrNotRest) {
 		return exit.Fail(exit.NotBasis, "%s was changed since the apply was interrupted, or is another disk under its name: %w\n"+
-			"nothing was written, and the spool is kept; to give the image up: xb-patch --abandon-apply %s, then a full copy", p.target, err, text.Operand(p.target))
+			"nothing was written, and the spool is kept; to give the image up: xb-patch --abandon-apply %s, then a full copy", p.Target, err, text.Operand(p.Target))
 	}
 	return err
 }
 
 // lost says what is left to do when a spool is lost.
 func (p *patcher) lost() string {
-	return "if the spool is lost for good, so is the image: xb-patch --abandon-apply " + text.Operand(p.target) + ", then a full copy"
+	return "if the spool is lost for good, so is the image: xb-patch --abandon-apply " + text.Operand(p.Target) + ", then a full copy"
 }
 
 // abandon forgets an unfinished apply. What is on the target is a mix, and is
 // remembered as one.
 func (p *patcher) abandon() error {
-	defer p.close()
 	if err := p.open(); err != nil {
 		return err
 	}
 	if p.record.Phase != state.Applying {
-		p.env.Info("%s: there is no unfinished apply; nothing to abandon", p.target)
+		p.user.Info("%s: there is no unfinished apply; nothing to abandon", p.Target)
 		return nil
 	}
 	return p.forget(p.record.Spool)

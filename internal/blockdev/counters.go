@@ -7,6 +7,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/dm"
+	"xen-backup/internal/inuse"
 )
 
 // Counters returns a function that tells what the kernel has counted of the devices that
@@ -48,7 +51,7 @@ func devicesUnder(path string) []string {
 		}
 		return nil
 	}
-	folder := "/sys/dev/block/" + majorMinor(stat.Rdev)
+	folder := dm.SysDir(stat.Rdev)
 	file, err := os.ReadFile(folder + "/loop/backing_file")
 	if err != nil {
 		return []string{folder}
@@ -60,7 +63,7 @@ func devicesUnder(path string) []string {
 // it is on none, or if that can't be told. btrfs and others give their files the number of
 // no device; then the mount names it.
 func fileSystemDevice(path string, dev uint64) string {
-	if folder := "/sys/dev/block/" + majorMinor(dev); exists(folder) {
+	if folder := dm.SysDir(dev); dm.Exists(folder) {
 		return folder
 	}
 	var file unix.Statx_t
@@ -71,15 +74,11 @@ func fileSystemDevice(path string, dev uint64) string {
 	if err != nil {
 		return ""
 	}
-	for line := range strings.Lines(string(mounts)) {
-		mount, super, _ := strings.Cut(line, " - ")
-		fields, source := strings.Fields(mount), strings.Fields(super)
-		if len(fields) == 0 || len(source) < 2 || fields[0] != fmt.Sprint(file.Mnt_id) {
-			continue
-		}
+	for _, mount := range inuse.ParseMountinfo(string(mounts)) {
 		var device unix.Stat_t
-		if unix.Stat(unescape(source[1]), &device) == nil && device.Mode&unix.S_IFMT == unix.S_IFBLK {
-			return "/sys/dev/block/" + majorMinor(device.Rdev)
+		if mount.ID == fmt.Sprint(file.Mnt_id) && unix.Stat(mount.Source, &device) == nil &&
+			device.Mode&unix.S_IFMT == unix.S_IFBLK {
+			return dm.SysDir(device.Rdev)
 		}
 	}
 	return ""

@@ -15,6 +15,7 @@ import (
 	"unsafe"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/testkit"
 )
 
 func wantStatus(t *testing.T, what string, err error, status int) {
@@ -162,7 +163,7 @@ func TestDevice(t *testing.T) {
 		"4096": {4096, 1<<20 + 3*4096},
 	} {
 		for _, size := range sizes {
-			device, file := loopDevice(t, size, "--sector-size", sector)
+			device, file := testkit.LoopDevice(t, size, "--sector-size", sector)
 			f := openTest(t, device)
 			if f.Size() != size || !f.IsBlock() || f.Readers() < 8 {
 				t.Fatalf("%d bytes, want %d; block %v, %d readers", f.Size(), size, f.IsBlock(), f.Readers())
@@ -338,7 +339,7 @@ func TestRereadEmpty(t *testing.T) {
 }
 
 func TestLimit(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
 	f := openTest(t, device)
 	wantStatus(t, "more than there is", f.Limit(1<<20+1), exit.BadStream)
 	if f.Size() != 1<<20 {
@@ -408,7 +409,7 @@ func TestShrunk(t *testing.T) {
 // whole sector.
 func TestZeroInParts(t *testing.T) {
 	const size = 2*rangeMax + 1<<20
-	device, _ := loopDevice(t, size)
+	device, _ := testkit.LoopDevice(t, size)
 	f := openTest(t, device)
 	marks := []int64{0, 4095, 4096, rangeMax, rangeMax + 4095, rangeMax + 4096, 2 * rangeMax, 2*rangeMax + 4096, size - 101, size - 100}
 	for _, at := range marks {

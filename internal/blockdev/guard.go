@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/dm"
 )
 
 // A Guard notices what others write to a file while this process writes to it too, which
@@ -15,7 +17,7 @@ import (
 // this process wrote; they may grow by more, where a device refuses to zero a range by
 // itself and the kernel, having counted that, writes zeroes to it. The times of a regular
 // file tell nothing then; but whoever writes to one opens it for that, and closes it, which
-// inotify(7) reports, or has it open still, which CheckUnused finds.
+// inotify(7) reports, or has it open still, which inuse.Check finds.
 type Guard struct {
 	f       *File
 	size    int64
@@ -60,7 +62,7 @@ const (
 )
 
 // Check tells whether anybody else wrote since the Guard began. Somebody who still has a
-// regular file open may have: ask CheckUnused before.
+// regular file open may have: ask inuse.Check before.
 func (g *Guard) Check() Finding {
 	now := g.witness()
 	switch {
@@ -94,7 +96,7 @@ func (g *Guard) own() *counters {
 func (f *File) countsTimes() int64 {
 	d, err := f.deviceMapper()
 	const n = 4096
-	if err != nil || d == nil || !d.is("raid") || !f.Direct() || f.Size() < n {
+	if err != nil || d == nil || !d.Is("raid") || !f.Direct() || f.Size() < n {
 		return 1
 	}
 	var stat unix.Stat_t
@@ -114,7 +116,7 @@ func (f *File) countsTimes() int64 {
 
 // sectorsRead is the kernel's count of what was read from a device.
 func sectorsRead(rdev uint64) (n int64) {
-	if fields := strings.Fields(readLine(sysDir(rdev) + "/stat")); len(fields) > 2 {
+	if fields := strings.Fields(dm.ReadLine(dm.SysDir(rdev) + "/stat")); len(fields) > 2 {
 		n, _ = strconv.ParseInt(fields[2], 10, 64)
 	}
 	return n

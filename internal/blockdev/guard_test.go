@@ -9,6 +9,9 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/dm"
+	"xen-backup/internal/testkit"
 )
 
 func wantFinding(t *testing.T, what string, g *Guard, want Finding) {
@@ -29,12 +32,12 @@ func countsTwice(t *testing.T, f *File) bool {
 	if err := unix.Fstat(int(f.f.Fd()), &stat); err != nil {
 		t.Fatal(err)
 	}
-	before := countersOf(sysDir(stat.Rdev))
+	before := countersOf(dm.SysDir(stat.Rdev))
 	whole := [2]uint64{0, 4096}
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.f.Fd(), unix.BLKZEROOUT, uintptr(unsafe.Pointer(&whole))); errno != 0 {
 		t.Fatal(errno)
 	}
-	n := countersOf(sysDir(stat.Rdev)).written - before.written
+	n := countersOf(dm.SysDir(stat.Rdev)).written - before.written
 	times := f.countsTimes()
 	f.own.written.Add(n / times * 512)
 	if n != 8*times {
@@ -135,14 +138,14 @@ func TestGuardFileBelowLoop(t *testing.T) {
 		t.Skip("needs root")
 	}
 	testGuard(t, path, func() {
-		device := command(t, "", "losetup", "--find", "--show", path)
+		device := testkit.Command(t, "", "losetup", "--find", "--show", path)
 		scribble(t, device)()
-		command(t, "", "losetup", "--detach", device)
+		testkit.Command(t, "", "losetup", "--detach", device)
 	}, nil)
 }
 
 func TestGuardLoop(t *testing.T) {
-	device, file := loopDevice(t, 2<<20)
+	device, file := testkit.LoopDevice(t, 2<<20)
 	t.Run("device", func(t *testing.T) { testGuard(t, device, scribble(t, device), nil) })
 	t.Run("file below", func(t *testing.T) { testGuard(t, device, scribble(t, file), nil) })
 }
@@ -150,7 +153,7 @@ func TestGuardLoop(t *testing.T) {
 // TestGuardPartition has neighbours at work: their writes don't matter, those to the whole
 // disk do.
 func TestGuardPartition(t *testing.T) {
-	device, p1, p2 := partitioned(t)
+	device, p1, p2 := testkit.Partitioned(t)
 	f := openTest(t, p2)
 	g := f.Guard(1 << 20)
 	defer g.Close()
@@ -170,7 +173,7 @@ func TestGuardPartition(t *testing.T) {
 
 // TestGuardUnknown: where nothing is counted, nothing is known.
 func TestGuardUnknown(t *testing.T) {
-	device, _ := loopDevice(t, 2<<20)
+	device, _ := testkit.LoopDevice(t, 2<<20)
 	f := openTest(t, device)
 	g := f.Guard(1 << 20)
 	defer g.Close()
@@ -181,9 +184,9 @@ func TestGuardUnknown(t *testing.T) {
 	defer os.WriteFile(control, []byte("1"), 0)
 	wantFinding(t, "no counters", g, Unknown)
 
-	below, _ := loopDevice(t, 2<<20)
-	over := command(t, "", "losetup", "--find", "--show", below)
-	defer command(t, "", "losetup", "--detach", over)
+	below, _ := testkit.LoopDevice(t, 2<<20)
+	over := testkit.Command(t, "", "losetup", "--find", "--show", below)
+	defer testkit.Command(t, "", "losetup", "--detach", over)
 	g = openTest(t, over).Guard(1 << 20)
 	defer g.Close()
 	wantFinding(t, "a device over a device", g, Unknown)
@@ -192,18 +195,18 @@ func TestGuardUnknown(t *testing.T) {
 // TestGuardVolumes: device-mapper counts just what is written to a volume, whatever kind it
 // is.
 func TestGuardVolumes(t *testing.T) {
-	vg := volumeGroup(t)
-	command(t, "", "lvcreate", "-q", "-y", "-L", "4M", "-n", "thick", vg)
-	command(t, "", "lvcreate", "-q", "-y", "-L", "4M", "-n", "origin", vg)
-	command(t, "", "lvcreate", "-q", "-y", "-s", "-L", "4M", "-n", "snap", vg+"/origin")
-	command(t, "", "lvcreate", "-q", "-y", "-L", "16M", "-T", vg+"/pool")
-	command(t, "", "lvcreate", "-q", "-y", "-V", "8M", "-n", "thin", "-T", vg+"/pool")
+	vg := testkit.VolumeGroup(t)
+	testkit.Command(t, "", "lvcreate", "-q", "-y", "-L", "4M", "-n", "thick", vg)
+	testkit.Command(t, "", "lvcreate", "-q", "-y", "-L", "4M", "-n", "origin", vg)
+	testkit.Command(t, "", "lvcreate", "-q", "-y", "-s", "-L", "4M", "-n", "snap", vg+"/origin")
+	testkit.Command(t, "", "lvcreate", "-q", "-y", "-L", "16M", "-T", vg+"/pool")
+	testkit.Command(t, "", "lvcreate", "-q", "-y", "-V", "8M", "-n", "thin", "-T", vg+"/pool")
 	lvs := []string{"thick", "origin", "snap", "thin"}
 	exec.Command("modprobe", "-a", "dm-raid", "raid1").Run()
-	if strings.Contains(command(t, "", "dmsetup", "targets"), "raid ") {
-		second, _ := loopDevice(t, 32<<20)
-		command(t, "", "vgextend", "-q", vg, second)
-		command(t, "", "lvcreate", "-q", "-y", "--type", "raid1", "-m1", "-L", "4M", "-n", "raid", vg)
+	if strings.Contains(testkit.Command(t, "", "dmsetup", "targets"), "raid ") {
+		second, _ := testkit.LoopDevice(t, 32<<20)
+		testkit.Command(t, "", "vgextend", "-q", vg, second)
+		testkit.Command(t, "", "lvcreate", "-q", "-y", "--type", "raid1", "-m1", "-L", "4M", "-n", "raid", vg)
 		lvs = append(lvs, "raid")
 	}
 	for _, lv := range lvs {

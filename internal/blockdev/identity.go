@@ -4,21 +4,20 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/dm"
 )
 
-// Identity returns what a device is remembered by: the UUID of a device-mapper
-// device, which stays when a logical volume is renamed and when the numbers of the
-// /dev/dm-N are dealt anew, and the path without links of anything else. The file
-// need not exist, only its directory.
+// Identity returns what a device is remembered by: the UUID of a device-mapper device, which stays when a logical
+// volume is renamed and when the numbers of the /dev/dm-N are dealt anew, and the path without links of anything
+// else. The file need not exist, only its directory.
 func Identity(path string) (string, error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(path, &stat); err == nil && stat.Mode&unix.S_IFMT == unix.S_IFBLK {
-		uuid, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%s/dm/uuid", majorMinor(stat.Rdev)))
-		if id := strings.TrimSpace(string(uuid)); err == nil && id != "" {
-			return id, nil
+		if uuid := dm.ReadLine(dm.SysDir(stat.Rdev) + "/dm/uuid"); uuid != "" {
+			return uuid, nil
 		}
 	}
 	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
@@ -37,4 +36,37 @@ func Identity(path string) (string, error) {
 		return "", openError(path, err)
 	}
 	return target, nil
+}
+
+// WhatIs tells the device or file that a path leads to now from others that it may lead to before or after.
+func WhatIs(path string) (string, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return "", openError(path, err)
+	}
+	if stat.Mode&unix.S_IFMT == unix.S_IFBLK {
+		return dm.DiskName(stat.Rdev), nil
+	}
+	return fmt.Sprintf("%d:%d", stat.Dev, stat.Ino), nil
+}
+
+// Is reports whether path leads to the same file or device, whatever its name: a hard link, a file in a directory
+// that is mounted twice, a second node of a device.
+func (f *File) Is(path string) bool {
+	var mine, other unix.Stat_t
+	if unix.Fstat(int(f.f.Fd()), &mine) != nil || unix.Stat(path, &other) != nil {
+		return false
+	}
+	if f.block {
+		return other.Mode&unix.S_IFMT == unix.S_IFBLK && other.Rdev == mine.Rdev
+	}
+	return other.Dev == mine.Dev && other.Ino == mine.Ino
+}
+
+// LiesOn reports whether the bytes of a loop device are those of the file path.
+func (f *File) LiesOn(path string) bool {
+	info, err := unix.IoctlLoopGetStatus64(int(f.f.Fd()))
+	var file unix.Stat_t
+	return err == nil && unix.Stat(path, &file) == nil && file.Mode&unix.S_IFMT == unix.S_IFREG &&
+		info.Device == file.Dev && info.Inode == file.Ino
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/testkit"
 )
 
 func TestIdentityOfPath(t *testing.T) {
@@ -50,7 +51,7 @@ func TestIdentityOfPath(t *testing.T) {
 }
 
 func TestIdentityOfDevice(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
 	link := filepath.Join(t.TempDir(), "link")
 	if err := os.Symlink(device, link); err != nil {
 		t.Fatal(err)

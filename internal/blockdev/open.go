@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
 )
 
@@ -22,7 +23,7 @@ func Open(path string) (*File, error) { return open(path, os.O_RDONLY) }
 // OpenWrite opens a device or file for reading and writing; nothing is created.
 // A block device is opened exclusively (O_EXCL, see open(2)): that keeps mounts,
 // swap, device-mapper and other writers of this kind away. It does not keep a
-// DomU from starting; CheckUnused looks for those.
+// DomU from starting; inuse.Check looks for those.
 func OpenWrite(path string) (*File, error) { return open(path, os.O_RDWR) }
 
 // Check tells whether path is a block device or regular file that Open would
@@ -35,7 +36,7 @@ func Check(path string) error {
 func check(path string) (os.FileInfo, error) {
 	info, err := os.Stat(path)
 	switch {
-	case errors.Is(err, os.ErrNotExist) && exists(path):
+	case errors.Is(err, os.ErrNotExist) && dm.Exists(path):
 		to, _ := os.Readlink(path)
 		return nil, exit.Fail(exit.NoInput, "%s is a link to %s, where no device or file is", path, to)
 	case err != nil:
@@ -139,27 +140,6 @@ func (f *File) CheckName(path string) error {
 	return err
 }
 
-// Is tells whether path leads to the same file or device, whatever its name: a hard
-// link, a file in a directory that is mounted twice, a second node of a device.
-func (f *File) Is(path string) bool {
-	var mine, other unix.Stat_t
-	if unix.Fstat(int(f.f.Fd()), &mine) != nil || unix.Stat(path, &other) != nil {
-		return false
-	}
-	if f.block {
-		return other.Mode&unix.S_IFMT == unix.S_IFBLK && other.Rdev == mine.Rdev
-	}
-	return other.Dev == mine.Dev && other.Ino == mine.Ino
-}
-
-// LiesOn tells whether the bytes of a loop device are those of the file path.
-func (f *File) LiesOn(path string) bool {
-	info, err := unix.IoctlLoopGetStatus64(int(f.f.Fd()))
-	var file unix.Stat_t
-	return err == nil && unix.Stat(path, &file) == nil && file.Mode&unix.S_IFMT == unix.S_IFREG &&
-		info.Device == file.Dev && info.Inode == file.Ino
-}
-
 // CheckSize tells whether a regular file still has the size that it had when it was
 // opened or last truncated; else somebody writes to it (status NotBasis).
 func (f *File) CheckSize() error {
@@ -219,7 +199,7 @@ func Size(path string) (int64, error) {
 		return info.Size(), nil
 	}
 	stat := info.Sys().(*syscall.Stat_t)
-	text, err := os.ReadFile("/sys/dev/block/" + majorMinor(stat.Rdev) + "/size")
+	text, err := os.ReadFile(dm.SysDir(stat.Rdev) + "/size")
 	if err != nil {
 		return 0, err
 	}

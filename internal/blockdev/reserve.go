@@ -8,7 +8,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/inuse"
 	"xen-backup/internal/text"
 )
 
@@ -68,12 +70,12 @@ func (f *File) below() (path string, offset int64, err error) {
 	if err := unix.Fstat(int(f.f.Fd()), &stat); err != nil {
 		return "", 0, err
 	}
-	sys, err := filepath.EvalSymlinks(sysDir(stat.Rdev))
-	if err != nil || !exists(sys+"/loop/backing_file") {
+	sys, err := filepath.EvalSymlinks(dm.SysDir(stat.Rdev))
+	if err != nil || !dm.Exists(sys+"/loop/backing_file") {
 		return "", 0, nil
 	}
-	info, err := loopInfo("/dev/" + filepath.Base(sys))
-	path = readLine(sys + "/loop/backing_file")
+	info, err := dm.LoopInfo("/dev/" + filepath.Base(sys))
+	path = dm.ReadLine(sys + "/loop/backing_file")
 	if err != nil || unix.Stat(path, &file) != nil || info.Device != file.Dev || info.Inode != file.Ino {
 		return "", 0, nil
 	}
@@ -103,7 +105,7 @@ func (r *Reservation) Count(off, n int64) error {
 	})
 }
 
-// Check tells whether there is room for all of it. Where guests share the file system,
+// Check fails unless there is room for all of it. Where guests share the file system,
 // what they need stays free.
 func (r *Reservation) Check() error {
 	if err := r.room.Update(); err != nil {
@@ -213,40 +215,21 @@ func (r *Reservation) visitHoles(at, end int64, show func(s span, hole bool) err
 	return nil
 }
 
-// hasGuests tells whether a guest of this host has a file on the file system that file is
-// on: one of a QEMU, or one below a loop device, as Xen makes them, other than file itself.
+// hasGuests reports whether a guest of this host has a file on the file system that file is on, other than file
+// itself.
 func (r *Room) hasGuests(file *os.File) bool {
 	info, err := file.Stat()
 	if err != nil {
 		return false
 	}
-	shares := func(path string) bool {
+	return inuse.AnyGuestFile(func(path string) bool {
 		other, err := os.Stat(path)
 		if err != nil || !other.Mode().IsRegular() || os.SameFile(info, other) {
 			return false
 		}
 		room, err := FileRoom(path)
 		return err == nil && room.ID == r.ID
-	}
-	loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	for _, loop := range loops {
-		if shares(readLine(loop)) {
-			return true
-		}
-	}
-	pids, _ := thisHost.pids()
-	for _, pid := range pids {
-		if guestOf(readLine("/proc/"+pid+"/cmdline")) == "" {
-			continue
-		}
-		fds, _ := filepath.Glob("/proc/" + pid + "/fd/*")
-		for _, fd := range fds {
-			if shares(fd) {
-				return true
-			}
-		}
-	}
-	return false
+	})
 }
 
 // fiemap is struct fiemap of linux/fiemap.h, with room for extents.

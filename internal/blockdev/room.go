@@ -5,12 +5,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
 )
 
@@ -87,20 +86,16 @@ func (f *File) Room() (*Room, error) {
 	if err != nil || d == nil || !d.Thin() {
 		return nil, err
 	}
-	return d.Room()
+	return PoolRoom(d)
 }
 
-// Room returns the pool of a thin volume.
-func (d *DM) Room() (*Room, error) {
-	pool, err := d.poolNumber()
+// PoolRoom returns the pool of a thin volume.
+func PoolRoom(d *dm.Device) (*Room, error) {
+	pool, err := d.PoolNumber()
 	if err != nil {
 		return nil, err
 	}
-	return poolRoom(pool)
-}
-
-func poolRoom(pool uint64) (*Room, error) {
-	r := &Room{ID: "pool " + majorMinor(pool), pool: pool}
+	r := &Room{ID: "pool " + dm.MajorMinor(pool), pool: pool}
 	return r, r.Update()
 }
 
@@ -122,8 +117,8 @@ func FileRoom(path string) (*Room, error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return nil, err
 	}
-	r := &Room{ID: "file system " + majorMinor(stat.Dev), Name: "the file system of " + filepath.Dir(path), path: path}
-	devices := []string{"/sys/dev/block/" + majorMinor(stat.Dev)}
+	r := &Room{ID: "file system " + dm.MajorMinor(stat.Dev), Name: "the file system of " + filepath.Dir(path), path: path}
+	devices := []string{dm.SysDir(stat.Dev)}
 	if fs.Type == unix.BTRFS_SUPER_MAGIC { // each of its subvolumes has a device number of its own
 		id, err := btrfsID(f)
 		if err != nil {
@@ -143,23 +138,23 @@ func FileRoom(path string) (*Room, error) {
 // findBelow looks for the pools that the device with this folder in sysfs lies on,
 // through whatever is between: partitions, encryption, other volumes.
 func (r *Room) findBelow(device string) error {
-	number, err := parseMajorMinor(readLine(device+"/dev"), 10)
+	number, err := dm.ParseMajorMinor(dm.ReadLine(device+"/dev"), 10)
 	if err != nil {
 		return nil // no device: a file system of memory, or of another host
 	}
-	d, err := DeviceMapper(number)
+	d, err := dm.Query(number)
 	if err != nil {
 		return err
 	}
 	if d != nil && d.Thin() {
-		pool, err := d.Room()
+		pool, err := PoolRoom(d)
 		if err == nil && !slices.ContainsFunc(r.Below, func(b *Room) bool { return b.ID == pool.ID }) {
 			r.Below = append(r.Below, pool)
 		}
 		return err
 	}
 	below, _ := filepath.Glob(device + "/slaves/*")
-	if exists(device + "/partition") {
+	if dm.Exists(device + "/partition") {
 		below = append(below, device+"/..")
 	}
 	for _, device := range below {
@@ -190,18 +185,14 @@ func (r *Room) Update() error {
 		}
 	}
 	if r.pool != 0 {
-		d, err := DeviceMapper(r.pool)
+		p, err := dm.QueryPool(r.pool)
 		if err != nil {
 			return err
 		}
-		if d == nil {
+		if p == nil {
 			return exit.Fail(exit.Unavailable, "%s is gone", r.Name)
 		}
-		p, err := d.parsePool()
-		if err != nil {
-			return err
-		}
-		r.Name = "thin pool " + strings.TrimSuffix(d.Name, "-tpool")
+		r.Name = "thin pool " + p.Name
 		r.Size, r.Free = p.Data, p.Data-p.DataUsed
 		r.MetaSize, r.MetaFree = p.Meta, p.Meta-p.MetaUsed
 		return nil
@@ -227,69 +218,5 @@ func (f *File) Allocated() (int64, error) {
 	if err != nil || d == nil || !d.Thin() {
 		return f.size, err
 	}
-	// Its status: sectors that are mapped, the highest one of them (dm-thin.c).
-	mapped, err := strconv.ParseInt(strings.Fields(d.Targets[0].Status + " -")[0], 10, 64)
-	if err != nil {
-		return 0, exit.Fail(exit.Unavailable, "thin volume %s does not work: its status is %q", f.path, d.Targets[0].Status)
-	}
-	return mapped * 512, nil
-}
-
-// Pool is what the kernel says of a thin pool, in bytes.
-type Pool struct {
-	BlockSize      int64
-	Data, DataUsed int64
-	Meta, MetaUsed int64
-}
-
-// Pool returns the pool of a thin volume.
-func (d *DM) Pool() (*Pool, error) {
-	number, err := d.poolNumber()
-	if err != nil {
-		return nil, err
-	}
-	pool, err := DeviceMapper(number)
-	if err != nil {
-		return nil, err
-	}
-	if pool == nil {
-		return nil, exit.Fail(exit.Unavailable, "the pool of %s is gone", d.Name)
-	}
-	return pool.parsePool()
-}
-
-// poolNumber returns the device number of a thin volume's pool, the first word of its
-// table.
-func (d *DM) poolNumber() (uint64, error) {
-	if d.Thin() {
-		word, _, _ := strings.Cut(d.Targets[0].Params, " ")
-		if number, err := parseMajorMinor(word, 10); err == nil {
-			return number, nil
-		}
-	}
-	return 0, exit.Fail(exit.Internal, "%s has no thin pool", d.Name)
-}
-
-// parsePool reads the status of a thin pool (Documentation/admin-guide/
-// device-mapper/thin-provisioning.rst): transaction id, used/total metadata blocks
-// of 4 KiB, used/total data blocks, ... One that has failed has a word in their
-// place, and its status is BadSnapshot.
-func (d *DM) parsePool() (*Pool, error) {
-	if len(d.Targets) != 1 || d.Targets[0].Type != "thin-pool" {
-		return nil, exit.Fail(exit.Internal, "%s is no thin pool", d.Name)
-	}
-	status, params := d.Targets[0].Status, strings.Fields(d.Targets[0].Params)
-	var p Pool
-	var transaction, block int64
-	_, err := fmt.Sscanf(status, "%d %d/%d %d/%d", &transaction, &p.MetaUsed, &p.Meta, &p.DataUsed, &p.Data)
-	if err == nil && len(params) > 2 {
-		block, err = strconv.ParseInt(params[2], 10, 64)
-	}
-	if err != nil || p.Meta == 0 || block == 0 {
-		return nil, exit.Fail(exit.BadSnapshot, "thin pool %s does not work: its status is %q", d.Name, status)
-	}
-	p.BlockSize = block * 512
-	p.Data, p.DataUsed = p.Data*p.BlockSize, p.DataUsed*p.BlockSize
-	p.Meta, p.MetaUsed = p.Meta*4096, p.MetaUsed*4096
-	return &p, nil
+	return d.Mapped()
 }

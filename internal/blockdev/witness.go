@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/dm"
 )
 
 // Witness returns a text that tells, by Untouched, whether the first size bytes may
@@ -107,7 +109,7 @@ type witness struct {
 	guard     *Guard   // for which the writes of its own file do not count; may be nil
 	parts     []string // one of them "": nothing is known
 	snapshots []string // identities of the dm-snapshots that could be merged into it
-	links     []string // see linksOf
+	links     []string // see dm.Mapping
 }
 
 func (w *witness) String() string {
@@ -142,31 +144,31 @@ func (w *witness) of(path string, stat *unix.Stat_t) {
 }
 
 func (w *witness) ofDevice(rdev uint64) {
-	sys := sysDir(rdev)
-	w.add(majorMinor(rdev))
+	sys := dm.SysDir(rdev)
+	w.add(dm.MajorMinor(rdev))
 	c := countersOf(sys)
 	if w.guard != nil {
 		c = c.minus(w.guard.own())
 	}
 	w.add(c.String())
 	disk := sys
-	if exists(sys + "/partition") { // writes to its disk count only there
+	if dm.Exists(sys + "/partition") { // writes to its disk count only there
 		disk = sys + "/.."
-		w.add(readLine(sys + "/start"))
+		w.add(dm.ReadLine(sys + "/start"))
 		w.add(besidePartitions(disk).String())
 	}
 	switch {
-	case exists(disk + "/loop/backing_file"): // writes below a loop device count nowhere
+	case dm.Exists(disk + "/loop/backing_file"): // writes below a loop device count nowhere
 		w.ofLoop(disk)
-	case exists(sys + "/dm"):
-		m := mapping{}
-		if m.add(rdev, 0, sectors(w.size)) != nil {
+	case dm.Exists(sys + "/dm"):
+		m, err := dm.MappingOf(rdev, w.size)
+		if err != nil {
 			w.add("")
 			return
 		}
-		w.add("map " + m.hash())
-		w.snapshots = append(w.snapshots, m.snapshots...)
-		w.links = append(w.links, m.links...)
+		w.add("map " + m.Hash())
+		w.snapshots = append(w.snapshots, m.Snapshots...)
+		w.links = append(w.links, m.Links...)
 	}
 }
 
@@ -176,18 +178,18 @@ func (w *witness) ofDevice(rdev uint64) {
 func (w *witness) ofLoop(sys string) {
 	var stat unix.Stat_t
 	name, err := filepath.EvalSymlinks(sys)
-	if err != nil || unix.Stat(readLine(sys+"/loop/backing_file"), &stat) != nil {
+	if err != nil || unix.Stat(dm.ReadLine(sys+"/loop/backing_file"), &stat) != nil {
 		w.add("")
 		return
 	}
-	info, err := loopInfo("/dev/" + filepath.Base(name))
+	info, err := dm.LoopInfo("/dev/" + filepath.Base(name))
 	if err != nil || info.Device != stat.Dev || info.Inode != stat.Ino {
 		w.add("")
 		return
 	}
 	w.add(fmt.Sprintf("from %d", info.Offset))
 	w.size = -1
-	w.of(readLine(sys+"/loop/backing_file"), &stat)
+	w.of(dm.ReadLine(sys+"/loop/backing_file"), &stat)
 }
 
 // fileWitness tells a state of a regular file from those before and after it.
@@ -236,15 +238,15 @@ func (c *counters) minus(o *counters) *counters {
 // countersOf returns those of the device with this folder in sysfs; nil if it doesn't count.
 func countersOf(sys string) *counters {
 	for _, queue := range []string{"/queue", "/../queue"} { // of a device, of a partition
-		if readLine(sys+queue+"/iostats") == "0" {
+		if dm.ReadLine(sys+queue+"/iostats") == "0" {
 			return nil // the counters stand still
 		}
 	}
-	fields := strings.Fields(readLine(sys + "/stat")) // Documentation/block/stat.rst
+	fields := strings.Fields(dm.ReadLine(sys + "/stat")) // Documentation/block/stat.rst
 	if len(fields) < 15 {
 		return nil
 	}
-	c := &counters{seq: readLine(sys + "/diskseq")}
+	c := &counters{seq: dm.ReadLine(sys + "/diskseq")}
 	if _, err := fmt.Sscan(fields[6]+" "+fields[13], &c.written, &c.discarded); err != nil {
 		return nil
 	}
@@ -275,5 +277,3 @@ func besidePartitions(disk string) *counters {
 	}
 	return nil
 }
-
-func sysDir(rdev uint64) string { return "/sys/dev/block/" + majorMinor(rdev) }

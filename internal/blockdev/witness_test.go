@@ -7,11 +7,13 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/testkit"
 )
 
 // TestWitnessWithoutCounters: a count that stands still shows nothing.
 func TestWitnessWithoutCounters(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
 	f := openTest(t, device)
 	if f.Witness(-1) == "" {
 		t.Fatal("no witness")
@@ -27,8 +29,8 @@ func TestWitnessWithoutCounters(t *testing.T) {
 }
 
 func TestWitness(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
-	other, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
+	other, _ := testkit.LoopDevice(t, 1<<20)
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
@@ -95,7 +97,7 @@ func TestWitness(t *testing.T) {
 // TestWitnessBelow: writes to the file below a loop device, and to the disk of a
 // partition, count not among those to the device.
 func TestWitnessBelow(t *testing.T) {
-	device, p1, _ := partitioned(t)
+	device, p1, _ := testkit.Partitioned(t)
 	path, err := os.ReadFile("/sys/block/" + filepath.Base(device) + "/loop/backing_file")
 	if err != nil {
 		t.Fatal(err)
@@ -143,9 +145,9 @@ func TestWitnessOfLoop(t *testing.T) {
 	if err := os.WriteFile(inner, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	elsewhere := command(t, "", "unshare", "--mount", "sh", "-c",
+	elsewhere := testkit.Command(t, "", "unshare", "--mount", "sh", "-c",
 		`mount -t tmpfs tmpfs "$1" && truncate -s 1M "$2" && losetup --find --show "$2"`, "sh", dir, inner)
-	defer command(t, "", "losetup", "--detach", elsewhere)
+	defer testkit.Command(t, "", "losetup", "--detach", elsewhere)
 	if got := openTest(t, elsewhere).Witness(-1); got != "" {
 		t.Errorf("the file in another mount namespace: %q", got)
 	}
@@ -153,7 +155,7 @@ func TestWitnessOfLoop(t *testing.T) {
 
 // TestWitnessOfLoopOffset: the same file from another byte on.
 func TestWitnessOfLoopOffset(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
 	f, err := Open(device)
 	if err != nil {
 		t.Fatal(err)
@@ -175,9 +177,9 @@ func TestWitnessOfLoopOffset(t *testing.T) {
 
 // TestWitnessOfLoopOverDevice: a loop device over another device has what that counts.
 func TestWitnessOfLoopOverDevice(t *testing.T) {
-	below, _ := loopDevice(t, 1<<20)
-	device := command(t, "", "losetup", "--find", "--show", below)
-	defer command(t, "", "losetup", "--detach", device)
+	below, _ := testkit.LoopDevice(t, 1<<20)
+	device := testkit.Command(t, "", "losetup", "--find", "--show", below)
+	defer testkit.Command(t, "", "losetup", "--detach", device)
 	f := openTest(t, device)
 	before := f.Witness(-1)
 	if !Untouched(before, f.Witness(-1)) {
@@ -218,11 +220,11 @@ func TestUntouched(t *testing.T) {
 // TestWitnessOfCoarseTimes writes twice within one tick of a file
 // system's clock, a whole second.
 func TestWitnessOfCoarseTimes(t *testing.T) {
-	device, _ := loopDevice(t, 8<<20)
-	command(t, "", "mkfs.ext4", "-q", "-I", "128", device)
+	device, _ := testkit.LoopDevice(t, 8<<20)
+	testkit.Command(t, "", "mkfs.ext4", "-q", "-I", "128", device)
 	dir := t.TempDir()
-	command(t, "", "mount", device, dir)
-	defer command(t, "", "umount", dir)
+	testkit.Command(t, "", "mount", device, dir)
+	defer testkit.Command(t, "", "umount", dir)
 	f, err := os.Create(filepath.Join(dir, "file"))
 	if err != nil {
 		t.Fatal(err)

@@ -3,13 +3,13 @@ package blockdev
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/dm"
 )
 
 // ZeroRange makes n bytes at off read as zero, and gives their space back where
@@ -132,16 +132,9 @@ func (f *File) discardable() int64 {
 		if err != nil || d == nil || !d.Thin() {
 			return
 		}
-		pool, _, _ := strings.Cut(d.Targets[0].Params, " ") // "MAJOR:MINOR DEV_ID"
-		var major, minor uint32
-		if _, err := fmt.Sscanf(pool, "%d:%d", &major, &minor); err != nil {
-			return
+		if pool, err := d.Pool(); err == nil && pool.ZeroesBlocks {
+			f.discard = max(1, f.queueLimit("discard_granularity"))
 		}
-		p, err := DeviceMapper(unix.Mkdev(major, minor))
-		if err != nil || p == nil || len(p.Targets) == 0 || strings.Contains(p.Targets[0].Params, "skip_block_zeroing") {
-			return
-		}
-		f.discard = max(1, f.queueLimit("discard_granularity"))
 	})
 	return f.discard
 }
@@ -153,11 +146,7 @@ func (f *File) queueLimit(name string) int64 {
 	if unix.Fstat(int(f.f.Fd()), &stat) != nil {
 		return 0
 	}
-	text, err := os.ReadFile("/sys/dev/block/" + majorMinor(stat.Rdev) + "/queue/" + name)
-	if err != nil {
-		return 0
-	}
-	n, _ := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	n, _ := strconv.ParseInt(dm.ReadLine(dm.SysDir(stat.Rdev)+"/queue/"+name), 10, 64)
 	return n
 }
 

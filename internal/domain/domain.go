@@ -13,8 +13,8 @@ import (
 	"slices"
 	"strings"
 
-	"xen-backup/internal/blockdev"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/inuse"
 	"xen-backup/internal/text"
 )
 
@@ -121,7 +121,7 @@ func NewJudge(ctx context.Context, uri string, exclude []string, hidden func(uui
 	virsh := NewVirsh(uri)
 	return &Judge{
 		Resolver: Resolver{Sys: "/sys", Dev: "/dev"},
-		Users:    func(path string) ([]string, error) { return blockdev.Users(path, ours) },
+		Users:    func(path string) ([]string, error) { return inuse.Users(path, ours) },
 		Hidden:   hidden,
 		VolumePath: func(pool, volume string) (string, error) {
 			return virsh.VolumePath(ctx, pool, volume)

@@ -9,9 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
+
+	"xen-backup/internal/dm"
 )
 
 // Source is what a disk's path stands for on this host.
@@ -27,17 +28,7 @@ type Resolver struct {
 	Dev string // where device nodes are: /dev
 }
 
-// LVM's names and uuids of device-mapper devices: lib/activate/dev_manager.c
-// and libdm's dm_build_dm_uuid: "LVM-", 32 characters for the VG, 32 for the LV,
-// and for most hidden devices a suffix (-real, -cow, -tpool...), but not for the parts
-// of a mirrored volume, of which LVM alone knows what they are.
-const (
-	lvmPrefix     = "LVM-"
-	lvmUUIDLength = len(lvmPrefix) + 64
-	drbdMajor     = 147
-)
-
-var qubesSnapshot = regexp.MustCompile(`^vm-.+-snap$`)
+const drbdMajor = 147 // Documentation/admin-guide/devices.txt
 
 // Resolve returns what path stands for. An error says why it is nothing that can
 // be copied; isMissing tells of one that only says that it is not there. Then
@@ -61,7 +52,7 @@ func (r Resolver) Resolve(path string) (Source, error) {
 	}
 	s.exists = true
 	rdev := info.Sys().(*syscall.Stat_t).Rdev
-	if major(rdev) == drbdMajor {
+	if dm.Major(rdev) == drbdMajor {
 		return s, fmt.Errorf("%s is a DRBD device: nothing may be written below DRBD", path)
 	}
 	if err := r.nameDM(&s, rdev); err != nil {
@@ -77,7 +68,7 @@ func isMissing(err error) bool {
 // nameDM gives s, if it is a device-mapper device, the name that is the same after a reboot
 // and on another host, which neither /dev/dm-N nor by-id are.
 func (r Resolver) nameDM(s *Source, rdev uint64) error {
-	dir := fmt.Sprintf("%s/dev/block/%d:%d/dm/", r.Sys, major(rdev), minor(rdev))
+	dir := r.Sys + "/dev/block/" + dm.MajorMinor(rdev) + "/dm/"
 	name, err := os.ReadFile(dir + "name")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -88,9 +79,9 @@ func (r Resolver) nameDM(s *Source, rdev uint64) error {
 	}
 	dmName, dmUUID := string(bytes.TrimSpace(name)), string(bytes.TrimSpace(uuid))
 	candidates := []string{filepath.Join(r.Dev, "mapper", dmName)}
-	if strings.HasPrefix(dmUUID, lvmPrefix) {
-		vg, lv, ok := splitDMName(dmName)
-		if !ok || len(dmUUID) > lvmUUIDLength {
+	if dm.IsLVM(dmUUID) {
+		vg, lv, ok := dm.SplitName(dmName)
+		if !ok || dm.IsHidden(dmUUID) {
 			return fmt.Errorf("%s is a hidden device of LVM (%s)", s.Path, dmName)
 		}
 		s.volume = dmUUID
@@ -106,17 +97,6 @@ func (r Resolver) nameDM(s *Source, rdev uint64) error {
 	return nil
 }
 
-// splitDMName splits VG-LV, in both of which LVM doubles the hyphens of the names.
-func splitDMName(name string) (vg, lv string, ok bool) {
-	const hyphen = "\x00"
-	parts := strings.Split(strings.ReplaceAll(name, "--", hyphen), "-")
-	if len(parts) != 2 || parts[0] == "" || parts[1] == "" {
-		return "", "", false
-	}
-	undo := func(s string) string { return strings.ReplaceAll(s, hyphen, "-") }
-	return undo(parts[0]), undo(parts[1]), true
-}
-
 // refuse returns an error for volumes whose content is not what a guest sees, by
 // the name alone, so that it works for volumes of another host too.
 func (r Resolver) refuse(path string) error {
@@ -126,15 +106,12 @@ func (r Resolver) refuse(path string) error {
 	}
 	vg, lv, _ := strings.Cut(rest, "/")
 	if vg == "mapper" {
-		if vg, lv, ok = splitDMName(lv); !ok {
+		if vg, lv, ok = dm.SplitName(lv); !ok {
 			return nil
 		}
 	}
-	switch {
-	case strings.HasPrefix(vg, "VG_XenStorage-"):
-		return fmt.Errorf("%s belongs to a XenServer storage repository: it may hold a VHD that is a part of a chain", path)
-	case qubesSnapshot.MatchString(lv):
-		return fmt.Errorf("%s is the volatile volume of a running Qubes domain; wyng with its Qubes helper copies those", path)
+	if why := dm.NotAnImage(vg, lv); why != "" {
+		return fmt.Errorf("%s %s", path, why)
 	}
 	return nil
 }
@@ -180,7 +157,3 @@ func checkQcow2(path string, standalone bool) error {
 	}
 	return nil
 }
-
-// The kernel's device numbers have 12 bits of major and 20 of minor (linux/kdev_t.h).
-func major(rdev uint64) uint64 { return rdev >> 8 & 0xfff }
-func minor(rdev uint64) uint64 { return rdev&0xff | rdev>>12&0xfff00 }

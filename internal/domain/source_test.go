@@ -105,7 +105,7 @@ func TestResolve(t *testing.T) {
 		"dev/dm-4":                      "dev/mapper/vg-nolink",
 		"dev/dm-5":                      "dev/mapper/other-lv",
 		"dev/dm-6":                      "XenServer storage repository",
-		"dev/dm-7":                      "running Qubes domain",
+		"dev/dm-7":                      "the running copy of a Qubes volume",
 		"dev/sdb":                       "dev/sdb",
 		"dev/disk/by-id/wwn":            "dev/disk/by-id/wwn",
 		"dev/drbd0":                     "DRBD",
@@ -152,24 +152,6 @@ func TestHiddenVolume(t *testing.T) {
 		e := j.Disks(&Domain{Disks: []Disk{{Target: "xvda", Source: h.root + "/" + path}}})[0]
 		if e.Failed != (want != "") || !strings.Contains(e.Skip, want) {
 			t.Errorf("%s: %+v, want %q", path, e, want)
-		}
-	}
-}
-
-func TestSplitDMName(t *testing.T) {
-	for name, want := range map[string][2]string{
-		"vg-lv":       {"vg", "lv"},
-		"a--b-c":      {"a-b", "c"},
-		"a-b--c":      {"a", "b-c"},
-		"a---b":       {"a-", "b"},
-		"a----b-c--d": {"a--b", "c-d"},
-		"vg-lv-real":  {},
-		"vg":          {},
-		"vg-":         {},
-	} {
-		vg, lv, ok := splitDMName(name)
-		if vg != want[0] || lv != want[1] || ok != (want[0] != "") {
-			t.Errorf("%s: %q, %q, %v", name, vg, lv, ok)
 		}
 	}
 }

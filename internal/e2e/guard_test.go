@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/blockdev"
+	"xen-backup/internal/inuse"
 )
 
 // floor is what xb-snap leaves free of a small file system, in MiB.
@@ -306,7 +307,7 @@ func TestNoEndAfterGivingUp(t *testing.T) {
 			reader := h.start(in, "xb-delta "+snap, "tee delta")
 			out.Write(sig[:at])
 			eventually(t, "the snapshot is open", func() bool {
-				open, err := blockdev.IsOpen(snap)
+				open, err := inuse.IsOpen(snap)
 				return open && err == nil
 			})
 			eventually(t, "all of the signature is read", func() bool {

@@ -59,12 +59,12 @@ func checkPair(a, b *device) error {
 		// The kernel knows no origins of thin volumes. A writable one is no
 		// snapshot of ours, and what is written to it while the pool's records are
 		// being read would be missed.
-		if d.kind() == "thin" && !d.dm.ReadOnly {
+		if d.kind() == "thin" && !d.ReadOnly {
 			return exit.Fail(exit.Usage, "%s is a writable thin volume: only read-only snapshots, as xb-snap makes them, can be compared", d.path)
 		}
 	}
 	switch {
-	case a.dm.Name == b.dm.Name:
+	case a.Name == b.Name:
 		return exit.Fail(exit.Usage, "%s and %s are the same snapshot", a.path, b.path)
 	case a.kind() != b.kind():
 		return exit.Fail(exit.Usage, "%s is a thick snapshot and %s a thin one, or the other way round", a.path, b.path)
@@ -82,11 +82,11 @@ func (d *device) still() error {
 	if err != nil {
 		return err
 	}
-	if now.dm.GivenUp() {
+	if now.GivenUp() {
 		return now.check()
 	}
-	if now.dm.UUID != d.dm.UUID || now.kind() != d.kind() || now.size() != d.size() ||
-		now.dm.Targets[0].Params != d.dm.Targets[0].Params {
+	if now.UUID != d.UUID || now.kind() != d.kind() || now.size() != d.size() ||
+		now.Targets[0].Params != d.Targets[0].Params {
 		return exit.Fail(exit.Busy, "%s was changed meanwhile: try again", d.path)
 	}
 	return now.check()
@@ -102,7 +102,7 @@ func thickChanges(a, b *device) (*extent.Set, error) {
 	for i, d := range []*device{a, b} {
 		sectors, err := strconv.ParseInt(d.param(3), 10, 32)
 		if err != nil || d.param(2) != "P" && d.param(2) != "PO" {
-			return nil, exit.Fail(exit.Usage, "%s keeps no list of its exceptions that could be read: %q", d.path, d.dm.Targets[0].Params)
+			return nil, exit.Fail(exit.Usage, "%s keeps no list of its exceptions that could be read: %q", d.path, d.Targets[0].Params)
 		}
 		chunk[i] = sectors * sectorSize
 	}

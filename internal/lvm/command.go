@@ -2,7 +2,7 @@
 // from LVM's and the kernel's own records what has changed between two of them.
 //
 // Whatever changes LVM's metadata is done by LVM's commands; what a device is
-// right now is asked of the kernel (blockdev.DeviceMapper), since that is quick,
+// right now is asked of the kernel (dm.Query), since that is quick,
 // takes no lock and can't be out of date.
 package lvm
 

@@ -3,11 +3,9 @@ package lvm
 import (
 	"errors"
 	"os"
-	"regexp"
-	"strings"
 	"syscall"
 
-	"xen-backup/internal/blockdev"
+	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
 )
 
@@ -26,7 +24,7 @@ func (vs *Volumes) Find(path string) (*Volume, error) {
 	if info.Mode()&os.ModeType != os.ModeDevice {
 		return nil, exit.Fail(exit.NoInput, "%s is no block device", path)
 	}
-	d, err := blockdev.DeviceMapper(info.Sys().(*syscall.Stat_t).Rdev)
+	d, err := dm.Query(info.Sys().(*syscall.Stat_t).Rdev)
 	if err != nil {
 		return nil, err
 	}
@@ -39,18 +37,16 @@ func (vs *Volumes) Find(path string) (*Volume, error) {
 			return v, nil
 		}
 	}
-	if !volumeUUID.MatchString(d.UUID) { // a layer of a volume has a suffix
+	if dm.IsHidden(d.UUID) { // a layer of a volume has a suffix
 		return nil, exit.Fail(exit.Config, "%s (%s) is a hidden part of a logical volume, not one itself", path, d.Name)
 	}
 	return nil, vs.notListed(exit.Config, path+": LVM does not list this volume (is it hidden by a filter or the devices file?)")
 }
 
-var volumeUUID = regexp.MustCompile(`^LVM-[A-Za-z0-9]{64}$`)
-
 func (vs *Volumes) findByName(path string) (*Volume, error) {
 	var found []*Volume
 	for _, v := range vs.list {
-		if path == v.Path() || path == "/dev/mapper/"+mangle(v.VG)+"-"+mangle(v.Name) {
+		if path == v.Path() || path == "/dev/mapper/"+dm.VolumeName(v.VG, v.Name) {
 			found = append(found, v)
 		}
 	}
@@ -87,6 +83,3 @@ func (vs *Volumes) checkVG(v *Volume) error {
 	}
 	return nil
 }
-
-// mangle doubles the hyphens of a name as LVM does in device-mapper names.
-func mangle(name string) string { return strings.ReplaceAll(name, "-", "--") }

@@ -6,29 +6,30 @@ import (
 	"time"
 
 	"xen-backup/internal/blockdev"
+	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/program"
 )
 
-// GivenUp tells whether a volume is a snapshot whose content GiveUp took away.
+// GivenUp reports whether a volume is a snapshot whose content GiveUp took away.
 func GivenUp(v *Volume) bool {
 	d, err := lookAt(v.Path())
-	return err == nil && d.dm.GivenUp()
+	return err == nil && d.GivenUp()
 }
 
 // Room returns the pool of the thin volume at path, nil if it is none.
 func Room(path string) (*blockdev.Room, error) {
 	d, err := lookAt(path)
-	if err != nil || !d.dm.Thin() {
+	if err != nil || !d.Thin() {
 		return nil, err
 	}
-	return d.dm.Room()
+	return blockdev.PoolRoom(d.Device)
 }
 
-// GiveUp takes a thin snapshot's content away and gives its room back to the pool at
-// once, though somebody reads it, or, kept track of below dir, the pool's records. The volume stays, answering every read with an
-// error, until it is removed: LVM, whose commands would refuse now and take their time,
-// finds no fault with what the kernel has deleted already.
+// GiveUp takes a thin snapshot's content away and gives its room back to the pool at once, though somebody reads it,
+// or, kept track of below dir, the pool's records. The volume stays, answering every read with an error, until it is
+// removed: LVM, whose commands would refuse now and take their time, finds no fault with what the kernel has deleted
+// already.
 func GiveUp(v *Volume, dir string) error {
 	// While it is open here LVM can't remove it, so its number in the pool stays its own.
 	f, err := os.Open(v.Path())
@@ -40,28 +41,28 @@ func GiveUp(v *Volume, dir string) error {
 	if err != nil {
 		return err
 	}
-	dm, err := blockdev.DeviceMapper(info.Sys().(*syscall.Stat_t).Rdev)
+	now, err := dm.Query(info.Sys().(*syscall.Stat_t).Rdev)
 	switch {
 	case err != nil:
 		return err
-	case dm == nil || dm.UUID != v.dmUUID():
+	case now == nil || now.UUID != v.dmUUID():
 		return exit.Fail(exit.Busy, "%s has become another device", v.Path())
-	case dm.GivenUp():
+	case now.GivenUp():
 		return exit.Fail(exit.NoInput, "%s was given up already", v.Path())
-	case !dm.Thin() || len(dm.Targets) != 1:
+	case !now.Thin() || len(now.Targets) != 1:
 		return exit.Fail(exit.Internal, "%s is no thin volume", v.Path())
 	}
-	d := &device{v.Path(), dm}
+	d := &device{v.Path(), now}
 	pool, err := d.pool()
 	if err != nil {
 		return err
 	}
 	// Neither waits for udev, which may wait for the pool.
 	const limit = 30 * time.Second
-	if err := program.Run(limit, nil, "dmsetup", "wipe_table", "--noflush", "--nolockfs", "--noudevsync", dm.Name); err != nil {
+	if err := program.Run(limit, nil, "dmsetup", "wipe_table", "--noflush", "--nolockfs", "--noudevsync", now.Name); err != nil {
 		return exit.Fail(exit.IOError, "cannot take %s away from its readers: %w", v.Path(), err)
 	}
-	if err := program.Run(limit, nil, "dmsetup", "message", pool.dm.Name, "0", "delete "+d.param(1)); err != nil {
+	if err := program.Run(limit, nil, "dmsetup", "message", pool.Name, "0", "delete "+d.param(1)); err != nil {
 		return exit.Fail(exit.IOError, "cannot give the room of %s back: %w", v.Path(), err)
 	}
 	return releaseOurs(pool, dir)

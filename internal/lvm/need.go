@@ -28,7 +28,7 @@ func NewThinWrites(path string) (*ThinWrites, error) {
 	if err != nil || d.kind() != "thin" {
 		return nil, err
 	}
-	pool, err := d.dm.Pool()
+	pool, err := d.Pool()
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func (w *ThinWrites) Add(off, n int64) error {
 // are more than there are free ones the volume's mappings are read; dir is where the lock
 // of the pool's metadata snapshot is kept.
 func (w *ThinWrites) CheckRoom(dir string) error {
-	pool, err := w.volume.dm.Pool()
+	pool, err := w.volume.Pool()
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/program"
 )
@@ -59,9 +60,7 @@ func (v *Volume) attr(i int) byte {
 }
 
 // dmUUID is what device-mapper knows the volume by.
-func (v *Volume) dmUUID() string { return dmUUID(v.VGUUID, v.UUID) }
-
-func dmUUID(vg, lv string) string { return "LVM-" + strings.ReplaceAll(vg+lv, "-", "") }
+func (v *Volume) dmUUID() string { return dm.VolumeUUID(v.VGUUID, v.UUID) }
 
 // Volumes are all logical volumes of the host, the hidden ones too.
 type Volumes struct {
@@ -110,12 +109,12 @@ func volumes(rows []row) (list []*Volume, err error) {
 // by whether it is private. Nobody gives such a volume to a guest, and a copy of it would
 // be of no use; its name need not tell. LVM is asked once, when the first answer is
 // needed. Of a volume that it does not list (a filter may hide it) nothing is known.
-func Hidden() func(dmUUID string) (bool, error) {
+func Hidden() func(uuid string) (bool, error) {
 	ask := sync.OnceValues(func() (map[string]bool, error) {
 		rows, _, err := report("vg_uuid,lv_uuid,lv_role", "lvs", "--all")
 		private := make(map[string]bool)
 		for _, r := range rows {
-			private[dmUUID(r["vg_uuid"], r["lv_uuid"])] = r.private()
+			private[dm.VolumeUUID(r["vg_uuid"], r["lv_uuid"])] = r.private()
 		}
 		return private, err
 	})

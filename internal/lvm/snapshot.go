@@ -7,9 +7,9 @@ import (
 	"os"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
+	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/program"
 	"xen-backup/internal/text"
@@ -57,19 +57,13 @@ func (vs *Volumes) Order(origins []*Volume, size int64, run string, tags []strin
 	return orders, nil
 }
 
-var qubesSnapshot = regexp.MustCompile(`^vm-.+-snap$`)
-
 // checkOrigin refuses what can't or mustn't be snapshotted.
 func (vs *Volumes) checkOrigin(v *Volume) error {
 	switch {
 	case v.Private:
 		return exit.Fail(exit.Config, "%s is a pool, or a hidden part of another volume: name the volume that a guest uses", v)
-	case strings.HasPrefix(v.VG, "VG_XenStorage-"):
-		return exit.Fail(exit.Config, "%s belongs to a XenServer storage repository: "+
-			"its volumes hold chains of VHD images, which xen-backup can't copy", v)
-	case qubesSnapshot.MatchString(v.Name):
-		return exit.Fail(exit.Config, "%s is the running copy of a Qubes volume and vanishes when the qube stops: "+
-			"back up Qubes with wyng-util-qubes", v)
+	case dm.NotAnImage(v.VG, v.Name) != "":
+		return exit.Fail(exit.Config, "%s %s", v, dm.NotAnImage(v.VG, v.Name))
 	case v.ThickSnapshot():
 		return exit.Fail(exit.Config, "%s is a snapshot, and LVM takes none of those: name its origin %s/%s", v, v.VG, v.Origin)
 	case v.attr(0) == 'O':
@@ -104,25 +98,21 @@ func storeBound(origin int64) int64 {
 	return (1 + lists + chunks) * chunkSize
 }
 
-// dmNameMax is the longest name of a device-mapper device (DM_NAME_LEN). LVM
-// does not check it beforehand: a name that is too long fails when the origin is
-// already being suspended, with "manual intervention required".
-const dmNameMax = 127
-
-// snapshotName returns xb-LV-RUN, LV being shortened where the names of the
-// hidden devices would be too long.
+// snapshotName returns xb-LV-RUN, LV being shortened where the names of the hidden devices would be too long. LVM
+// does not check that beforehand: it fails when the origin is already being suspended, with "manual intervention
+// required".
 func snapshotName(v *Volume, run string) (string, error) {
 	hidden := ""
 	if !v.Thin() {
 		hidden = "-cow"
-		if len(mangle(v.VG)+"-"+mangle(v.Name)+"-real") > dmNameMax {
+		if len(dm.VolumeName(v.VG, v.Name)+"-real") > dm.NameMax {
 			return "", exit.Fail(exit.Config, "the name %s is too long for a volume with snapshots: rename it", v)
 		}
 	}
 	lv := v.Name
 	for n := len(v.Name); n > 0; n-- {
 		name := "xb-" + lv + "-" + run
-		if len(mangle(v.VG)+"-"+mangle(name)+hidden) <= dmNameMax {
+		if len(dm.VolumeName(v.VG, name)+hidden) <= dm.NameMax {
 			return name, nil
 		}
 		lv = v.Name[:n-1] + "+" + v.UUID[:6] // still unlike any other's

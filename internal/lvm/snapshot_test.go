@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
 )
 
@@ -109,25 +110,25 @@ func TestSnapshotName(t *testing.T) {
 				if thin {
 					v.Type = "thin"
 				}
-				device := len(mangle(v.VG) + "-" + mangle(v.Name))
-				if device > dmNameMax {
+				device := len(dm.VolumeName(v.VG, v.Name))
+				if device > dm.NameMax {
 					continue
 				}
 				name, err := snapshotName(v, "abcdefgh")
-				if !thin && device+len("-real") > dmNameMax {
+				if !thin && device+len("-real") > dm.NameMax {
 					if exit.StatusOf(err) != exit.Config {
 						t.Errorf("%s: origin with too long a name: %v", v, err)
 					}
 					continue
 				}
-				hidden := len(mangle(v.VG) + "-" + mangle(name))
+				hidden := len(dm.VolumeName(v.VG, name))
 				if !thin {
 					hidden += len("-cow")
 				}
-				if err != nil || hidden > dmNameMax || !strings.HasPrefix(name, "xb-") || !strings.HasSuffix(name, "-abcdefgh") {
+				if err != nil || hidden > dm.NameMax || !strings.HasPrefix(name, "xb-") || !strings.HasSuffix(name, "-abcdefgh") {
 					t.Errorf("%s: %s (%d), %v", v, name, hidden, err)
 				}
-				if hidden < dmNameMax-20 && !strings.Contains(name, v.Name) {
+				if hidden < dm.NameMax-20 && !strings.Contains(name, v.Name) {
 					t.Errorf("%s: shortened without need: %s", v, name)
 				}
 			}

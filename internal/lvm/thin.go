@@ -174,7 +174,7 @@ func reserve(pool *device, dir string) (*metadataSnap, error) {
 
 // lockName names the file that tells of a pool's metadata snapshot.
 func lockName(pool *device, dir string) string {
-	return filepath.Join(dir, "thin-pool-"+pool.dm.UUID+".lock")
+	return filepath.Join(dir, "thin-pool-"+pool.UUID+".lock")
 }
 
 // take is called with the lock on the file, so the metadata snapshot that the file
@@ -193,7 +193,7 @@ func (s *metadataSnap) take() error {
 		}
 		if now != string(ours) {
 			return exit.Fail(exit.Busy, "another program has reserved the metadata snapshot of pool %s; "+
-				"if none is running, release it: dmsetup message %s 0 release_metadata_snap", s.pool.dm.Name, s.pool.dm.Name)
+				"if none is running, release it: dmsetup message %s 0 release_metadata_snap", s.pool.Name, s.pool.Name)
 		}
 		if err := s.message("release_metadata_snap"); err != nil {
 			return err
@@ -221,13 +221,13 @@ func (s *metadataSnap) reserved() (string, error) {
 	words := strings.Fields(pool.status())
 	switch {
 	case len(words) < 5:
-		return "", exit.Fail(exit.Unavailable, "pool %s does not work: its status is %q", pool.dm.Name, pool.status())
+		return "", exit.Fail(exit.Unavailable, "pool %s does not work: its status is %q", pool.Name, pool.status())
 	case words[3] == "-":
 		return "", nil
 	}
 	root, err := strconv.ParseInt(words[3], 10, 32)
 	if err != nil {
-		return "", exit.Fail(exit.Unavailable, "pool %s: cannot read its status %q", pool.dm.Name, pool.status())
+		return "", exit.Fail(exit.Unavailable, "pool %s: cannot read its status %q", pool.Name, pool.status())
 	}
 	path, err := pool.below(0)
 	if err != nil {
@@ -240,7 +240,7 @@ func (s *metadataSnap) reserved() (string, error) {
 	defer metadata.Close()
 	block := blockdev.Buffer(metadataBlock)
 	if _, err := metadata.ReadAt(block, root*metadataBlock); err != nil {
-		return "", exit.Fail(exit.IOError, "metadata of pool %s: %w", pool.dm.Name, err)
+		return "", exit.Fail(exit.IOError, "metadata of pool %s: %w", pool.Name, err)
 	}
 	return fmt.Sprintf("%d %016x\n", root, xxhash.Sum64(block)), nil
 }
@@ -272,7 +272,7 @@ func (s *metadataSnap) drop() error {
 	}
 	if now != s.held {
 		return errors.Join(s.writeDown(""), exit.Fail(exit.Busy,
-			"somebody else has released the metadata snapshot of pool %s while it was read: try again", s.pool.dm.Name))
+			"somebody else has released the metadata snapshot of pool %s while it was read: try again", s.pool.Name))
 	}
 	if err := s.message("release_metadata_snap"); err != nil {
 		return err
@@ -281,8 +281,8 @@ func (s *metadataSnap) drop() error {
 }
 
 func (s *metadataSnap) message(text string) error {
-	if err := program.Run(patience, nil, "dmsetup", "message", s.pool.dm.Name, "0", text); err != nil {
-		return exit.Fail(exit.Unavailable, "pool %s: %w", s.pool.dm.Name, err)
+	if err := program.Run(patience, nil, "dmsetup", "message", s.pool.Name, "0", text); err != nil {
+		return exit.Fail(exit.Unavailable, "pool %s: %w", s.pool.Name, err)
 	}
 	return nil
 }

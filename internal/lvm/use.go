@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"xen-backup/internal/blockdev"
+	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/text"
 )
@@ -17,7 +18,7 @@ const sectorSize = 512 // bytes, of device-mapper's numbers, whatever the disk h
 // device is a device-mapper device as the kernel sees it now.
 type device struct {
 	path string
-	dm   *blockdev.DM
+	*dm.Device
 }
 
 // lookAt asks the kernel what a path is. The error's status is NoInput if there
@@ -30,7 +31,7 @@ func lookAt(path string) (*device, error) {
 	if info.Mode()&os.ModeType != os.ModeDevice {
 		return nil, exit.Fail(exit.Usage, "%s is not a snapshot of a logical volume", path)
 	}
-	d, err := blockdev.DeviceMapper(info.Sys().(*syscall.Stat_t).Rdev)
+	d, err := dm.Query(info.Sys().(*syscall.Stat_t).Rdev)
 	if err != nil {
 		return nil, err
 	}
@@ -40,15 +41,15 @@ func lookAt(path string) (*device, error) {
 	return &device{path, d}, nil
 }
 
-func (d *device) kind() string   { return d.dm.Targets[0].Type }
-func (d *device) status() string { return d.dm.Targets[0].Status }
+func (d *device) kind() string   { return d.Targets[0].Type }
+func (d *device) status() string { return d.Targets[0].Status }
 
 // size returns the size in bytes.
-func (d *device) size() int64 { return int64(d.dm.Targets[0].Length) * sectorSize }
+func (d *device) size() int64 { return int64(d.Targets[0].Length) * sectorSize }
 
 // param returns word i of the target's table line, "" if there is none.
 func (d *device) param(i int) string {
-	if words := strings.Fields(d.dm.Targets[0].Params); i < len(words) {
+	if words := strings.Fields(d.Targets[0].Params); i < len(words) {
 		return words[i]
 	}
 	return ""
@@ -70,7 +71,7 @@ func (d *device) check() error {
 	case d.kind() == "snapshot" && !strings.Contains(word, "/"):
 		return exit.Fail(exit.BadSnapshot, "snapshot %s is lost: %s: what was written since it was taken did not fit into it; "+
 			"a larger one is needed", d.path, strings.ToLower(d.status()))
-	case d.dm.GivenUp():
+	case d.GivenUp():
 		return blockdev.GivenUp(d.path)
 	case d.kind() == "thin" && (word == "Fail" || word == "Error"):
 		return exit.Fail(exit.BadSnapshot, "thin volume %s has failed: see its pool", d.path)
@@ -103,7 +104,7 @@ func Check(path string) (string, error) {
 
 // poolUse tells how full the pool of a thin volume is.
 func (d *device) poolUse() (string, error) {
-	p, err := d.dm.Pool()
+	p, err := d.Pool()
 	if err != nil {
 		return "", err
 	}

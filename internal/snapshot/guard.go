@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"xen-backup/internal/blockdev"
+	"xen-backup/internal/dm"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/inuse"
 	"xen-backup/internal/lvm"
 	"xen-backup/internal/state"
 	"xen-backup/internal/text"
@@ -215,7 +217,7 @@ func (g *guardian) missed(e *Snapshot) int {
 	case e.Owner != g.owner:
 		return 0
 	}
-	if open, err := blockdev.IsOpen(e.Snapshot); open && err == nil {
+	if open, err := inuse.IsOpen(e.Snapshot); open && err == nil {
 		return 2
 	}
 	return 1
@@ -292,7 +294,7 @@ type volumeWatch struct {
 func (w *volumeWatch) list() ([]*Snapshot, error) {
 	w.Lock()
 	defer w.Unlock()
-	names := blockdev.VolumeSnapshots()
+	names := dm.VolumeSnapshots()
 	if !w.asking && (w.err != nil || !slices.Equal(names, w.names)) {
 		w.asking, w.names = true, names
 		go w.ask()

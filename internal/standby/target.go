@@ -12,6 +12,7 @@ import (
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/inuse"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
@@ -104,7 +105,7 @@ func (p *patcher) openTarget() error {
 		// Say who it is, if that can be found out.
 		if f, openErr := blockdev.Open(p.Target); openErr == nil {
 			defer f.Close()
-			if who := blockdev.CheckUnused(f.OS(), p.Target); who != nil {
+			if who := inuse.Check(f.OS(), p.Target); who != nil {
 				return who
 			}
 		}
@@ -118,7 +119,7 @@ func (p *patcher) checkUnused() error {
 	if err := errors.Join(p.file.CheckName(p.identity), p.file.CheckSize()); err != nil {
 		return err
 	}
-	return blockdev.CheckUnused(p.file.OS(), p.Target)
+	return inuse.Check(p.file.OS(), p.Target)
 }
 
 func (p *patcher) close() {

@@ -1,8 +1,10 @@
 #!/bin/bash
 # A device's users are found and named: LVs, snapshots, thin volumes and loop devices that are mounted, held,
-# swapped on or open. These are the tests of internal/blockdev, on devices of their own.
+# swapped on or open. These are the tests of the rooms that know devices, on devices of their own.
 modprobe loop
-blockdev.test -test.v -test.run 'Guard|LV|Mapper|Witness|Snapshot|Thin|LongTable|Unused'
+for room in dm inuse blockdev; do
+	"$room.test" -test.v -test.run 'Guard|LV|Mapper|Witness|Snapshot|Thin|LongTable|Unused'
+done
 
 echo "--- a device of device-mapper is known by its UUID, not by its number"
 mklv dom0a xblab0/a 4M

@@ -2,4 +2,4 @@
 # udev, which opens each device after it is closed, is no user; with it all others are found just the same.
 # lab: udev
 modprobe loop
-blockdev.test -test.v -test.run 'LVUnused|LVMounted|LVOpenByProcess|OpenForAMoment'
+inuse.test -test.v -test.run 'LVUnused|LVMounted|LVOpenByProcess|OpenForAMoment'

@@ -1,4 +1,4 @@
-package blockdev
+package inuse
 
 import (
 	"embed"
@@ -13,7 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/testkit"
 )
 
 // testdata/ holds what a Xen 4.17 host with Linux 6.1 showed while domain 1 ran on
@@ -65,7 +67,7 @@ func dom0(t *testing.T, features string, store map[string]string) *host {
 	if store != nil {
 		serveXenstore(t, socket, store)
 	}
-	return &host{proc: "/proc", sys: root + "/sys", xenstore: []string{root + "/none", socket}, dm: DeviceMapper}
+	return &host{proc: "/proc", sys: root + "/sys", xenstore: []string{root + "/none", socket}, query: dm.Query}
 }
 
 func addBlkback(t *testing.T, h *host) {
@@ -203,7 +205,7 @@ func TestDomainOnCapturedHost(t *testing.T) {
 // Before the hotplug script has run there is a path only; a QEMU's disk never has
 // more. It may go by any link to the device.
 func TestDomainByPath(t *testing.T) {
-	device, file := loopDevice(t, 1<<20)
+	device, file := testkit.LoopDevice(t, 1<<20)
 	link := file + " link"
 	if err := os.Symlink(device, link); err != nil {
 		t.Fatal(err)
@@ -231,8 +233,8 @@ func TestDomainByPath(t *testing.T) {
 
 // The captured host's disks are put on devices and files of this one.
 func TestQdiskOnCapturedHost(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
-	_, file := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
+	_, file := testkit.LoopDevice(t, 1<<20)
 	store := captured(t, "xenstore-qdisk", "xenstore-domain")
 	const qdisk, loop = "/local/domain/0/backend/qdisk/1/51728/params", "/local/domain/0/backend/vbd/1/51744/params"
 	if store[qdisk] != "aio:/dev/vgx/b" || store[loop] != "/root/file.img" {
@@ -263,7 +265,7 @@ func TestNoDomains(t *testing.T) {
 
 // In a Dom0 a xenstore that gives no answer is never "free".
 func TestXenstoreUnreadable(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
 	f := openFor(t, device, os.O_RDONLY)
 	silent := dom0(t, dom0Features, nil)
 	l, err := net.Listen("unix", silent.xenstore[1])
@@ -286,7 +288,7 @@ func TestXenstoreUnreadable(t *testing.T) {
 		"no permission": dom0(t, dom0Features, forbidden), "no features": unknown,
 	} {
 		start := time.Now()
-		err := h.checkUnused(f, device)
+		err := h.check(f, device)
 		if exit.StatusOf(err) != exit.Unavailable || time.Since(start) > 8*time.Second {
 			t.Errorf("%s: %v", name, err)
 		}

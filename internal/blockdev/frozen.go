@@ -1,32 +1,30 @@
 package blockdev
 
 import (
-	"time"
-
 	"golang.org/x/sys/unix"
 
+	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/inuse"
 )
 
-// CheckFrozen refuses (status Busy) to read a logical volume that somebody may
-// write to meanwhile: the image would be a mix of two times. A snapshot is fine,
-// and so is a volume that is read-only or that nobody else has open for longer than
-// udev's look at it takes.
+// CheckFrozen refuses (status Busy) to read a logical volume that somebody may write to meanwhile: the image would be
+// a mix of two times. A snapshot is fine, and so is a volume that is read-only or that nobody else has open for longer
+// than udev's look at it takes.
 func (f *File) CheckFrozen() error {
-	for look := 0; look <= looks; look++ {
+	still, err := inuse.WaitForLooks(func() (bool, error) {
 		d, err := f.deviceMapper()
-		if err != nil || d == nil || !d.IsLV() || d.frozen() || d.OpenCount <= 1 {
-			return err
-		}
-		time.Sleep(retryEvery)
+		return d == nil || !d.IsLV() || frozen(d) || d.OpenCount <= 1, err
+	})
+	if still || err != nil {
+		return err
 	}
 	return exit.Fail(exit.Busy, "%s is a live volume: it is open elsewhere, writable and no snapshot; "+
 		"read a snapshot of it (xb-snap create), or say --allow-live", f.path)
 }
 
-// frozen tells whether nobody can write to a logical volume, or at least nobody does by
-// mistake.
-func (d *DM) frozen() bool {
+// frozen reports whether nobody can write to a logical volume, or at least nobody does by mistake.
+func frozen(d *dm.Device) bool {
 	snapshot, _ := d.Snapshot()
 	return d.IsLV() && (d.ReadOnly || snapshot)
 }
@@ -40,7 +38,7 @@ func (f *File) WitnessOfSource() (string, error) {
 		return witness, nil
 	}
 	d, err := f.deviceMapper()
-	if err == nil && (d == nil || !d.frozen()) {
+	if err == nil && (d == nil || !frozen(d)) {
 		err = exit.Fail(exit.Unavailable, "%s: nothing would tell whether somebody writes to it while it is read "+
 			"(the kernel counts no writes: see queue/iostats in sysfs; or the file below a loop device is not to be seen); "+
 			"read a snapshot of it (xb-snap create), or say --allow-live", f.path)
@@ -73,10 +71,10 @@ func (f *File) CheckSnapshot() error {
 	return nil
 }
 
-func (f *File) deviceMapper() (*DM, error) {
+func (f *File) deviceMapper() (*dm.Device, error) {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(f.f.Fd()), &stat); err != nil || !f.block {
 		return nil, err
 	}
-	return DeviceMapper(stat.Rdev)
+	return dm.Query(stat.Rdev)
 }

@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -24,28 +23,6 @@ import (
 
 // FileSnapshot matches the names of the files that are snapshots.
 var FileSnapshot = regexp.MustCompile(`^\..+\.xb-snap-[a-z2-7]{8}$`)
-
-// volumeSnapshot matches the device-mapper names of the logical volumes that are
-// snapshots: VG-LV, hyphens of either part doubled.
-var volumeSnapshot = regexp.MustCompile(`-xb--.+--[a-z2-7]{8}$`)
-
-// VolumeSnapshots returns the device-mapper names of all active volumes that look like
-// our snapshots. It costs little and takes no lock.
-func VolumeSnapshots() []string {
-	var found []string
-	paths, _ := filepath.Glob("/sys/block/dm-*/dm/name")
-	for _, path := range paths {
-		if name := readLine(path); volumeSnapshot.MatchString(name) {
-			found = append(found, name)
-		}
-	}
-	return found
-}
-
-// GivenUp tells whether the device is a snapshot whose content was taken away.
-func (d *DM) GivenUp() bool {
-	return d.IsLV() && volumeSnapshot.MatchString(d.Name) && len(d.Targets) == 1 && d.Targets[0].Type == "error"
-}
 
 // GivenUp is the error for a snapshot that was given up.
 func GivenUp(path string) error {
@@ -85,29 +62,4 @@ func Empty(f *os.File) error {
 		}
 	}
 	return nil
-}
-
-// IsOpen tells whether another process has a file open, or anybody a device.
-func IsOpen(path string) (bool, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return false, err
-	}
-	if isBlock(info) {
-		d, err := DeviceMapper(info.Sys().(*syscall.Stat_t).Rdev)
-		return d != nil && d.OpenCount > 0, err
-	}
-	h := &thisHost
-	t, err := h.target(info)
-	if err != nil {
-		return false, err
-	}
-	pids, err := h.pids()
-	self := strconv.Itoa(os.Getpid())
-	for _, pid := range pids {
-		if n, _ := h.opens(pid, t); n > 0 && pid != self {
-			return true, nil
-		}
-	}
-	return false, err
 }

@@ -1,4 +1,4 @@
-package blockdev
+package inuse
 
 import (
 	"encoding/binary"

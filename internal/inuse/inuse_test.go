@@ -1,4 +1,4 @@
-package blockdev
+package inuse
 
 import (
 	"bufio"
@@ -17,7 +17,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/testkit"
 )
 
 // TestMain lets the test binary be the process that has a device open: see hold.
@@ -94,12 +96,12 @@ func wantUnused(t *testing.T, path string) {
 	t.Helper()
 	f := openFor(t, path, os.O_RDONLY)
 	defer f.Close()
-	settle(t)
+	testkit.Settle(t)
 	if u, err := thisHost.users(f.Stat, path, opener.undisturbed); err != nil || len(u.all()) > 0 {
 		t.Errorf("%s: users %q, %v", path, u.all(), err)
 	}
 	start := time.Now()
-	if err := CheckUnused(f, path); err != nil || time.Since(start) > lookLasts {
+	if err := Check(f, path); err != nil || time.Since(start) > lookLasts {
 		t.Errorf("%s: %v after %v", path, err, time.Since(start))
 	}
 }
@@ -112,13 +114,13 @@ func withoutVisitors(users string) string {
 	return strings.TrimSuffix(visitors.ReplaceAllString(users, ""), ", ")
 }
 
-// wantBusy fails unless CheckUnused refuses path, within a moment or only after 5 s.
+// wantBusy fails unless Check refuses path, within a moment or only after 5 s.
 func wantBusy(t *testing.T, path, pattern string, atOnce bool) {
 	t.Helper()
 	f := openFor(t, path, os.O_RDONLY)
 	defer f.Close()
 	start := time.Now()
-	err := CheckUnused(f, path)
+	err := Check(f, path)
 	waited := time.Since(start)
 	if err == nil || exit.StatusOf(err) != exit.Busy {
 		t.Fatalf("%s: %v", path, err)
@@ -139,17 +141,10 @@ func ours(comm string) bool { return strings.HasPrefix(comm, "xb-") }
 // "" is nobody.
 func wantUsers(t *testing.T, h host, path, pattern string) {
 	t.Helper()
-	settle(t)
+	testkit.Settle(t)
 	users, err := h.allUsers(path, ours)
 	if got := withoutVisitors(strings.Join(users, ", ")); err != nil || !regexp.MustCompile("^"+pattern+"$").MatchString(got) {
 		t.Errorf("%s: users %q, %v; want %q", path, got, err, pattern)
-	}
-}
-
-// settle waits for udev, where there is one, to have looked at what was just made.
-func settle(t *testing.T) {
-	if _, err := os.Stat("/run/udev/control"); err == nil {
-		command(t, "", "udevadm", "settle")
 	}
 }
 
@@ -159,14 +154,14 @@ func mount(t *testing.T, device string) (dir string) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	command(t, "", "mke2fs", "-q", device)
-	command(t, "", "mount", device, dir)
-	t.Cleanup(func() { command(t, "", "umount", dir) })
+	testkit.Command(t, "", "mke2fs", "-q", device)
+	testkit.Command(t, "", "mount", device, dir)
+	t.Cleanup(func() { testkit.Command(t, "", "umount", dir) })
 	return dir
 }
 
 func TestUnused(t *testing.T) {
-	device, file := loopDevice(t, 1<<20)
+	device, file := testkit.LoopDevice(t, 1<<20)
 	wantUnused(t, device)
 	other := filepath.Join(filepath.Dir(file), "other")
 	if err := os.WriteFile(other, nil, 0o600); err != nil {
@@ -176,33 +171,13 @@ func TestUnused(t *testing.T) {
 }
 
 func TestMounted(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
 	dir := mount(t, device)
 	wantBusy(t, device, "mounted on "+dir, true)
 }
 
-// partitioned returns a loop device with two partitions of 1 MiB. They are made
-// without a table, which not every kernel could read.
-func partitioned(t *testing.T) (device, p1, p2 string) {
-	t.Helper()
-	device, _ = loopDevice(t, 4<<20, "--partscan")
-	command(t, "", "addpart", device, "1", "2048", "2048")
-	command(t, "", "addpart", device, "2", "4096", "2048")
-	t.Cleanup(func() { // a busy host may look into them for a moment
-		var err error
-		for i := 0; i < 50; i++ {
-			if err = exec.Command("partx", "--delete", device).Run(); err == nil {
-				return
-			}
-			time.Sleep(100 * time.Millisecond)
-		}
-		t.Errorf("partx --delete %s: %v", device, err)
-	})
-	return device, device + "p1", device + "p2"
-}
-
 func TestMountedPartition(t *testing.T) {
-	device, p1, p2 := partitioned(t)
+	device, p1, p2 := testkit.Partitioned(t)
 	for _, path := range []string{device, p1, p2} {
 		wantUnused(t, path)
 	}
@@ -213,14 +188,14 @@ func TestMountedPartition(t *testing.T) {
 }
 
 func TestWholeDiskOfPartition(t *testing.T) {
-	device, p1, _ := partitioned(t)
+	device, p1, _ := testkit.Partitioned(t)
 	pid, _ := hold(t, "dd", device, strconv.Itoa(os.O_RDWR))
 	wantBusy(t, p1, fmt.Sprintf(`process %d \(dd\) has it open`, pid), false)
 }
 
 func TestMountedInAnotherNamespace(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
-	command(t, "", "mke2fs", "-q", device)
+	device, _ := testkit.LoopDevice(t, 1<<20)
+	testkit.Command(t, "", "mke2fs", "-q", device)
 	dir := t.TempDir()
 	c := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `mount "$0" "$1" && echo mounted && read end`, device, dir)
 	in, _ := c.StdinPipe()
@@ -240,38 +215,38 @@ func TestMountedBtrfs(t *testing.T) {
 	if _, err := exec.LookPath("mkfs.btrfs"); err != nil {
 		t.Skip(err)
 	}
-	first, _ := loopDevice(t, 128<<20)
-	second, _ := loopDevice(t, 128<<20)
-	command(t, "", "mkfs.btrfs", "-q", first, second)
+	first, _ := testkit.LoopDevice(t, 128<<20)
+	second, _ := testkit.LoopDevice(t, 128<<20)
+	testkit.Command(t, "", "mkfs.btrfs", "-q", first, second)
 	dir := t.TempDir()
 	if out, err := exec.Command("mount", "-t", "btrfs", "-o", "device="+second, first, dir).CombinedOutput(); err != nil {
 		t.Skipf("cannot mount a btrfs here: %s", out)
 	}
-	t.Cleanup(func() { command(t, "", "umount", dir) })
+	t.Cleanup(func() { testkit.Command(t, "", "umount", dir) })
 	wantBusy(t, first, "mounted on "+dir+", part of the mounted btrfs [0-9a-f-]{36}", true)
 	wantBusy(t, second, ".*part of the mounted btrfs [0-9a-f-]{36}", true)
 }
 
 func TestSwap(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
 	file := filepath.Join(t.TempDir(), "a swap file")
 	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range []string{device, file} {
-		command(t, "", "mkswap", path)
+		testkit.Command(t, "", "mkswap", path)
 		if out, err := exec.Command("swapon", path).CombinedOutput(); err != nil {
 			t.Skipf("cannot swap here: %s", out)
 		}
 		wantBusy(t, path, "swap on "+path, true)
-		command(t, "", "swapoff", path)
+		testkit.Command(t, "", "swapoff", path)
 	}
 	wantUnused(t, device)
 	wantUnused(t, file)
 }
 
 func TestLoopOver(t *testing.T) {
-	device, file := loopDevice(t, 1<<20)
+	device, file := testkit.LoopDevice(t, 1<<20)
 	wantBusy(t, file, "backs "+device, true)
 	renamed := file + " renamed"
 	if err := os.Rename(file, renamed); err != nil {
@@ -279,17 +254,17 @@ func TestLoopOver(t *testing.T) {
 	}
 	wantBusy(t, renamed, "backs "+device, true)
 
-	above := command(t, "", "losetup", "--find", "--show", device)
-	defer command(t, "", "losetup", "--detach", above)
+	above := testkit.Command(t, "", "losetup", "--find", "--show", device)
+	defer testkit.Command(t, "", "losetup", "--detach", above)
 	wantBusy(t, device, "backs "+above, true)
 	wantUnused(t, above)
 }
 
 // Two loop devices over one file are one disk with two names.
 func TestLoopBeside(t *testing.T) {
-	device, file := loopDevice(t, 1<<20)
-	beside := command(t, "", "losetup", "--find", "--show", file)
-	detach := func() { command(t, "", "losetup", "--detach", beside) }
+	device, file := testkit.LoopDevice(t, 1<<20)
+	beside := testkit.Command(t, "", "losetup", "--find", "--show", file)
+	detach := func() { testkit.Command(t, "", "losetup", "--detach", beside) }
 	wantBusy(t, device, "its file backs "+beside, true)
 	wantBusy(t, beside, "its file backs "+device, true)
 	detach()
@@ -299,19 +274,19 @@ func TestLoopBeside(t *testing.T) {
 	wantBusy(t, device, fmt.Sprintf(`process %d \(dd\) has it open`, pid), false)
 	stop()
 
-	half := command(t, "", "losetup", "--find", "--show", "--offset", "512K", file)
+	half := testkit.Command(t, "", "losetup", "--find", "--show", "--offset", "512K", file)
 	wantBusy(t, device, "its file backs "+half, true)
-	other := command(t, "", "losetup", "--find", "--show", "--sizelimit", "512K", file)
-	defer command(t, "", "losetup", "--detach", other)
-	command(t, "", "losetup", "--detach", device)
+	other := testkit.Command(t, "", "losetup", "--find", "--show", "--sizelimit", "512K", file)
+	defer testkit.Command(t, "", "losetup", "--detach", other)
+	testkit.Command(t, "", "losetup", "--detach", device)
 	wantUnused(t, half)
 	wantUnused(t, other)
-	command(t, "", "losetup", device, file)
-	command(t, "", "losetup", "--detach", half)
+	testkit.Command(t, "", "losetup", device, file)
+	testkit.Command(t, "", "losetup", "--detach", half)
 }
 
 func TestOpenByProcess(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
 	pid, stop := hold(t, "dd", device, strconv.Itoa(os.O_RDONLY))
 	wantBusy(t, device, fmt.Sprintf(`process %d \(dd\) has it open`, pid), false)
 	stop()
@@ -319,26 +294,26 @@ func TestOpenByProcess(t *testing.T) {
 }
 
 func TestOpenBySignatureReader(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
 	hold(t, "xb-sig", device, strconv.Itoa(os.O_RDONLY))
 	wantUnused(t, device)
 }
 
 func TestNamedOnly(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
 	hold(t, "dd", device, strconv.Itoa(unix.O_PATH))
 	wantUnused(t, device)
 }
 
 // Whoever is gone before the 5 s are over was no user.
 func TestOpenForAMoment(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
 	_, stop := hold(t, "dd", device, strconv.Itoa(os.O_RDWR))
 	f := openFor(t, device, os.O_RDONLY)
 	wantUsers(t, thisHost, device, `process \d+ \(dd\) has it open`)
 	start := time.Now()
 	time.AfterFunc(time.Second, stop)
-	if err := CheckUnused(f, device); err != nil || time.Since(start) < time.Second {
+	if err := Check(f, device); err != nil || time.Since(start) < time.Second {
 		t.Errorf("%v after %v", err, time.Since(start))
 	}
 }
@@ -363,7 +338,7 @@ func TestQEMU(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	device, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
 	c := exec.Command(qemu, "-name", "domu1", "-machine", "q35,accel=tcg", "-S", "-display", "none", "-nodefaults", "-monitor", "stdio",
 		"-drive", "format=raw,if=virtio,file="+device)
 	in, _ := c.StdinPipe()
@@ -385,7 +360,7 @@ func TestQEMU(t *testing.T) {
 
 // A look by path opens nothing, so that it sees an image by whatever name.
 func TestUsersByAnyName(t *testing.T) {
-	device, file := loopDevice(t, 1<<20)
+	device, file := testkit.LoopDevice(t, 1<<20)
 	wantUsers(t, thisHost, device, "")
 	link := filepath.Join(t.TempDir(), "link")
 	if err := os.Symlink(file, link); err != nil {
@@ -393,13 +368,13 @@ func TestUsersByAnyName(t *testing.T) {
 	}
 	wantUsers(t, thisHost, link, "backs "+device)
 	dir := t.TempDir()
-	command(t, "", "mount", "--bind", filepath.Dir(file), dir)
-	defer command(t, "", "umount", dir)
+	testkit.Command(t, "", "mount", "--bind", filepath.Dir(file), dir)
+	defer testkit.Command(t, "", "umount", dir)
 	wantUsers(t, thisHost, filepath.Join(dir, filepath.Base(file)), "backs "+device)
 
 	// as in a QEMU's own mount namespace
 	node := filepath.Join(t.TempDir(), "node")
-	if err := syscall.Mknod(node, syscall.S_IFBLK|0o600, int(rdevOf(t, device))); err != nil {
+	if err := syscall.Mknod(node, syscall.S_IFBLK|0o600, int(testkit.Number(t, device))); err != nil {
 		t.Fatal(err)
 	}
 	pid, _ := hold(t, "qemu", node, strconv.Itoa(os.O_RDWR))
@@ -415,16 +390,16 @@ func TestSwapByAnyName(t *testing.T) {
 	if err := os.Symlink(file, link); err != nil {
 		t.Fatal(err)
 	}
-	command(t, "", "mkswap", file)
+	testkit.Command(t, "", "mkswap", file)
 	if out, err := exec.Command("swapon", file).CombinedOutput(); err != nil {
 		t.Skipf("cannot swap here: %s", out)
 	}
-	defer command(t, "", "swapoff", file)
+	defer testkit.Command(t, "", "swapoff", file)
 	wantUsers(t, thisHost, link, "swap on "+file)
 }
 
 func TestUsersIgnored(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
 	hold(t, "xb-patch", device, strconv.Itoa(os.O_RDWR|os.O_EXCL))
 	wantUsers(t, thisHost, device, "")
 	pid, _ := hold(t, "dd", device, strconv.Itoa(os.O_RDONLY))
@@ -447,10 +422,10 @@ func TestUsersReadFile(t *testing.T) {
 
 // The open count has the kernel's own users, beside the two of xb-patch.
 func TestOpenCount(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
 	h := thisHost
 	count := 0
-	h.dm = func(uint64) (*DM, error) { return &DM{OpenCount: count}, nil }
+	h.query = func(uint64) (*dm.Device, error) { return &dm.Device{OpenCount: count}, nil }
 	for range 2 {
 		hold(t, "xb-patch", device, strconv.Itoa(os.O_RDWR))
 	}
@@ -460,7 +435,7 @@ func TestOpenCount(t *testing.T) {
 	count = 3
 	wantUsers(t, h, device, "opened 1 times by the kernel or an unknown process")
 	cause := errors.New("no device-mapper")
-	h.dm = func(uint64) (*DM, error) { return nil, cause }
+	h.query = func(uint64) (*dm.Device, error) { return nil, cause }
 	if users, err := h.allUsers(device, ours); exit.StatusOf(err) != exit.Unavailable || !errors.Is(err, cause) {
 		t.Errorf("users %q, %v", users, err)
 	}
@@ -468,12 +443,12 @@ func TestOpenCount(t *testing.T) {
 
 // A file system that was unmounted lazily stands in no table, and still writes.
 func TestUnmountedLazily(t *testing.T) {
-	device, _ := loopDevice(t, 1<<20)
+	device, _ := testkit.LoopDevice(t, 1<<20)
 	dir := t.TempDir()
-	command(t, "", "mke2fs", "-q", device)
-	command(t, "", "mount", device, dir)
+	testkit.Command(t, "", "mke2fs", "-q", device)
+	testkit.Command(t, "", "mount", device, dir)
 	_, stop := hold(t, "writer", filepath.Join(dir, "lost+found"), strconv.Itoa(os.O_RDONLY))
-	command(t, "", "umount", "--lazy", dir)
+	testkit.Command(t, "", "umount", "--lazy", dir)
 	wantUsers(t, thisHost, device, "claimed by the kernel or an unknown process")
 	stop()
 	wantUsers(t, thisHost, device, "")
@@ -488,14 +463,14 @@ func TestUsersOfNothing(t *testing.T) {
 }
 
 func TestNeitherDeviceNorFile(t *testing.T) {
-	if err := CheckUnused(openFor(t, "/dev/null", os.O_RDONLY), "/dev/null"); exit.StatusOf(err) != exit.Unavailable {
+	if err := Check(openFor(t, "/dev/null", os.O_RDONLY), "/dev/null"); exit.StatusOf(err) != exit.Unavailable {
 		t.Error(err)
 	}
 }
 
 // A table that can't be read is no answer.
 func TestCannotTell(t *testing.T) {
-	device, file := loopDevice(t, 1<<20)
+	device, file := testkit.LoopDevice(t, 1<<20)
 	for _, path := range []string{device, file} {
 		f := openFor(t, path, os.O_RDONLY)
 		for _, h := range []host{{proc: t.TempDir(), sys: "/sys"}, {proc: "/proc", sys: t.TempDir()}} {
@@ -527,14 +502,14 @@ func TestUnescape(t *testing.T) {
 	}
 }
 
-func BenchmarkCheckUnused(b *testing.B) {
+func BenchmarkCheck(b *testing.B) {
 	f, err := os.Open(os.Args[0])
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer f.Close()
 	for b.Loop() {
-		if err := CheckUnused(f, f.Name()); err != nil {
+		if err := Check(f, f.Name()); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,4 +1,4 @@
-package blockdev
+package inuse
 
 import (
 	"errors"
@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"xen-backup/internal/dm"
 )
 
 // domains are the Xen domains that have the target as a disk. Two sources are
@@ -43,11 +45,11 @@ func (h *host) domains(t *target) ([]string, error) {
 	return users, nil
 }
 
-// isDom0 tells whether this host may be serving disks to Xen domains. There are two
-// signs, of which either may be missing: xenfs, at /proc/xen, may not be mounted, and
-// the kernel may have no /sys/hypervisor (CONFIG_XEN_SYS_HYPERVISOR).
+// isDom0 reports whether this host may be serving disks to Xen domains. There are two signs, of which either may be
+// missing: xenfs, at /proc/xen, may not be mounted, and the kernel may have no /sys/hypervisor
+// (CONFIG_XEN_SYS_HYPERVISOR).
 func (h *host) isDom0() (bool, error) {
-	if strings.Contains(readLine(h.proc+"/xen/capabilities"), "control_d") {
+	if strings.Contains(dm.ReadLine(h.proc+"/xen/capabilities"), "control_d") {
 		return true, nil
 	}
 	hypervisor, err := os.ReadFile(h.sys + "/hypervisor/type")
@@ -57,7 +59,7 @@ func (h *host) isDom0() (bool, error) {
 		return false, err
 	}
 	const featureDom0 = 1 << 11 // XENFEAT_dom0, xen/include/public/features.h
-	features, err := strconv.ParseUint(readLine(h.sys+"/hypervisor/properties/features"), 16, 64)
+	features, err := strconv.ParseUint(dm.ReadLine(h.sys+"/hypervisor/properties/features"), 16, 64)
 	if err != nil {
 		return false, fmt.Errorf("cannot tell whether this is a Dom0: %w", err)
 	}
@@ -70,9 +72,9 @@ func (h *host) blkback(t *target) (map[string]bool, error) {
 	nodes := make(map[string]bool)
 	devices, err := filepath.Glob(h.sys + "/bus/xen-backend/devices/vbd-*")
 	for _, dir := range devices {
-		rdev, err := parseMajorMinor(readLine(dir+"/physical_device"), 16)
+		rdev, err := dm.ParseMajorMinor(dm.ReadLine(dir+"/physical_device"), 16)
 		if _, found := t.devices[rdev]; err == nil && found {
-			nodes[readLine(dir+"/nodename")] = true
+			nodes[dm.ReadLine(dir+"/nodename")] = true
 		}
 	}
 	return nodes, err
@@ -111,7 +113,7 @@ func (x *xenstore) isDisk(node string, t *target) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if rdev, err := parseMajorMinor(number, 16); err == nil {
+	if rdev, err := dm.ParseMajorMinor(number, 16); err == nil {
 		if _, found := t.devices[rdev]; found {
 			return true, nil
 		}

@@ -1,4 +1,4 @@
-package blockdev
+package inuse
 
 import (
 	"errors"
@@ -6,14 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/dm"
 )
 
-// mounts looks into every mount namespace: a container's or a service's mounts
-// are not in ours.
+// mounts looks into every mount namespace: a container's or a service's mounts are not in ours.
 func (h *host) mounts(t *target) ([]string, error) {
 	if t.rdev == 0 {
 		return nil, nil // mounted through a loop device only: see loops
@@ -43,31 +43,23 @@ func (h *host) mounts(t *target) ([]string, error) {
 	return slices.Compact(users), nil
 }
 
-// mountsIn reads a mountinfo (proc(5)): "36 35 98:0 /root /mnt1 rw master:1 - ext3
-// /dev/root rw". Where a file system has a device number of its own making, 0:N,
-// as btrfs does, only the source tells the device.
+// mountsIn returns the mounts of the target that a mountinfo has.
 func mountsIn(t *target, mountinfo string) (users []string) {
-	for line := range strings.Lines(mountinfo) {
-		mount, super, _ := strings.Cut(line, " - ")
-		fields, source := strings.Fields(mount), strings.Fields(super)
-		if len(fields) < 5 || len(source) < 2 {
-			continue
-		}
-		rdev, err := parseMajorMinor(fields[2], 10)
+	for _, m := range ParseMountinfo(mountinfo) {
+		rdev, err := dm.ParseMajorMinor(m.Number, 10)
 		prefix, found := t.devices[rdev]
-		if err == nil && (found || strings.HasPrefix(fields[2], "0:") && t.isPath(unescape(source[1]))) {
-			users = append(users, prefix+"mounted on "+unescape(fields[4]))
+		if err == nil && (found || strings.HasPrefix(m.Number, "0:") && t.isPath(m.Source)) {
+			users = append(users, prefix+"mounted on "+m.Point)
 		}
 	}
 	return users
 }
 
-// btrfs finds the further devices of a mounted file system over several; a
-// mountinfo names one of them.
+// btrfs finds the further devices of a mounted file system over several; a mountinfo names one of them.
 func (h *host) btrfs(t *target) (users []string, err error) {
 	devices, err := filepath.Glob(h.sys + "/fs/btrfs/*/devices/*/dev")
 	for _, file := range devices {
-		rdev, err := parseMajorMinor(readLine(file), 10)
+		rdev, err := dm.ParseMajorMinor(dm.ReadLine(file), 10)
 		if prefix, found := t.devices[rdev]; err == nil && found {
 			fs := filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(file))))
 			users = append(users, prefix+"part of the mounted btrfs "+fs)
@@ -95,14 +87,14 @@ func (h *host) swaps(t *target) ([]string, error) {
 // holders are the devices made of the target: dm, md, bcache, DRBD.
 func (h *host) holders(t *target) (users []string, err error) {
 	for rdev, prefix := range t.devices {
-		dir := h.sys + "/dev/block/" + majorMinor(rdev) + "/holders"
+		dir := h.sys + "/dev/block/" + dm.MajorMinor(rdev) + "/holders"
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}
 		for _, e := range entries {
 			user := prefix + "held by " + e.Name()
-			if name := readLine(dir + "/" + e.Name() + "/dm/name"); name != "" {
+			if name := dm.ReadLine(dir + "/" + e.Name() + "/dm/name"); name != "" {
 				user += " (" + name + ")"
 			}
 			users = append(users, user)
@@ -112,18 +104,17 @@ func (h *host) holders(t *target) (users []string, err error) {
 	return users, nil
 }
 
-// loops are the loop devices over the target, or beside it over the same part of a file. The kernel is asked which file
-// that is; the path in sysfs is as seen by whoever set the loop device up, so it
-// serves only where the device's node is missing.
+// loops are the loop devices over the target, or beside it over the same part of a file. The kernel is asked which
+// file that is; the path in sysfs serves only where the device's node is missing.
 func (h *host) loops(t *target) (users []string, err error) {
 	bound, err := filepath.Glob(h.sys + "/block/loop*/loop/backing_file")
 	for _, file := range bound {
 		device := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file)))
 		user := "backs " + device
-		info, err := loopInfo(device)
+		info, err := dm.LoopInfo(device)
 		switch {
 		case err != nil:
-			if !t.isPath(readLine(file)) {
+			if !t.isPath(dm.ReadLine(file)) {
 				continue
 			}
 		case t.isDevice(info.Rdevice):
@@ -153,33 +144,7 @@ func newLoop(name string, info *unix.LoopInfo64) *loop {
 	return l
 }
 
-// shares tells whether another loop device of the same file has bytes of l; nil is all of
-// the file.
+// shares reports whether another loop device of the same file has bytes of l; nil is all of the file.
 func (l *loop) shares(o *loop) bool {
 	return l == nil || l.name != o.name && l.from < o.to && o.from < l.to
-}
-
-func loopInfo(device string) (*unix.LoopInfo64, error) {
-	f, err := os.Open(device)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return unix.IoctlLoopGetStatus64(int(f.Fd()))
-}
-
-// unescape undoes the \040 of the kernel's tables.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }

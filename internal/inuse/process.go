@@ -1,14 +1,17 @@
-package blockdev
+package inuse
 
 import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/dm"
 )
 
 // pids lists the processes.
@@ -35,14 +38,13 @@ type opener struct {
 	readsFile bool   // the target is a regular file, which it has open for reading only
 }
 
-// undisturbed tells whether it is no user to whoever writes to the target: xb-sig
-// reads the target of its own xb-patch, and readers of a regular file are not
-// disturbed in what they were promised. A QEMU is: one that waits for its guest to
-// arrive from another host reads only until then.
+// undisturbed reports whether it is no user to whoever writes to the target: xb-sig reads the target of its own
+// xb-patch, and readers of a regular file are not disturbed in what they were promised. A QEMU is: one that waits for
+// its guest to arrive from another host reads only until then.
 func (o opener) undisturbed() bool { return o.comm == "xb-sig" || o.readsFile && o.guest == "" }
 
-// processes finds who has the target open. known is the number of descriptors on
-// it in this process, and in those that are to be ignored.
+// processes finds who has the target open. known is the number of descriptors on it in this process, and in those
+// that are to be ignored.
 func (h *host) processes(t *target, ignore func(opener) bool) (users []string, known int, err error) {
 	pids, err := h.pids()
 	if err != nil {
@@ -55,8 +57,8 @@ func (h *host) processes(t *target, ignore func(opener) bool) (users []string, k
 			continue
 		}
 		o := opener{
-			comm:      readLine(h.proc + "/" + pid + "/comm"),
-			guest:     guestOf(readLine(h.proc + "/" + pid + "/cmdline")),
+			comm:      dm.ReadLine(h.proc + "/" + pid + "/comm"),
+			guest:     guestOf(dm.ReadLine(h.proc + "/" + pid + "/cmdline")),
 			readsFile: t.rdev == 0 && !writes,
 		}
 		if pid == self || ignore(o) {
@@ -72,8 +74,8 @@ func (h *host) processes(t *target, ignore func(opener) bool) (users []string, k
 	return users, known, nil
 }
 
-// opens counts a process's descriptors on the target, and tells whether one is for
-// writing. A process that ends while it is looked at has none.
+// opens counts a process's descriptors on the target, and reports whether one is for writing. A process that ends
+// while it is looked at has none.
 func (h *host) opens(pid string, t *target) (n int, writes bool) {
 	dir := h.proc + "/" + pid + "/fd"
 	d, err := os.Open(dir)
@@ -106,10 +108,33 @@ func (h *host) openFlags(pid, fd string) uint64 {
 	return 0
 }
 
-// guestOf returns the domain that a QEMU runs, given its NUL-separated command
-// line with "-name guest=domu1,debug-threads=on" (libvirt) or "-name domu1" (xl);
-// "" for any other program. Distributions name QEMU variously: qemu-system-x86_64,
-// qemu-kvm, xen-qemu-system-i386, kvm.
+// AnyGuestFile reports whether is(path) for the file of any guest of this host: one that a QEMU has open, or one
+// below a loop device, as Xen makes them.
+func AnyGuestFile(is func(path string) bool) bool { return thisHost.anyGuestFile(is) }
+
+func (h *host) anyGuestFile(is func(path string) bool) bool {
+	loops, _ := filepath.Glob(h.sys + "/block/loop*/loop/backing_file")
+	for _, loop := range loops {
+		if is(dm.ReadLine(loop)) {
+			return true
+		}
+	}
+	pids, _ := h.pids()
+	for _, pid := range pids {
+		if guestOf(dm.ReadLine(h.proc+"/"+pid+"/cmdline")) == "" {
+			continue
+		}
+		fds, _ := filepath.Glob(h.proc + "/" + pid + "/fd/*")
+		if slices.ContainsFunc(fds, is) {
+			return true
+		}
+	}
+	return false
+}
+
+// guestOf returns the domain that a QEMU runs, given its NUL-separated command line with "-name
+// guest=domu1,debug-threads=on" (libvirt) or "-name domu1" (xl); "" for any other program. Distributions name QEMU
+// variously: qemu-system-x86_64, qemu-kvm, xen-qemu-system-i386, kvm.
 func guestOf(cmdline string) string {
 	args := strings.Split(cmdline, "\x00")
 	if program := filepath.Base(args[0]); !strings.Contains(program, "qemu") && program != "kvm" {

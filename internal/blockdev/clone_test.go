@@ -8,16 +8,18 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/testkit"
 )
 
 // reflinkFS mounts a fresh file system of its own.
 func reflinkFS(t *testing.T, mkfs ...string) string {
 	t.Helper()
-	device, _ := loopDevice(t, 400<<20) // mkfs.xfs wants 300 MiB
-	command(t, "", mkfs[0], append(mkfs[1:], device)...)
+	device, _ := testkit.LoopDevice(t, 400<<20) // mkfs.xfs wants 300 MiB
+	testkit.Command(t, "", mkfs[0], append(mkfs[1:], device)...)
 	dir := t.TempDir()
-	command(t, "", "mount", device, dir)
-	t.Cleanup(func() { command(t, "", "umount", dir) })
+	testkit.Command(t, "", "mount", device, dir)
+	t.Cleanup(func() { testkit.Command(t, "", "umount", dir) })
 	return dir
 }
 
@@ -44,9 +46,9 @@ func testClone(t *testing.T, dir, attribute string) {
 	src := create(t, filepath.Join(dir, "src"))
 	switch attribute {
 	case "file +C":
-		command(t, "", "chattr", "+C", src.Name())
+		testkit.Command(t, "", "chattr", "+C", src.Name())
 	case "directory +C":
-		command(t, "", "chattr", "+C", dir)
+		testkit.Command(t, "", "chattr", "+C", dir)
 	}
 	if _, err := src.Write(old); err != nil { // stays unsynced
 		t.Fatal(err)

@@ -1,4 +1,7 @@
-package blockdev
+// Package inuse finds out who uses a block device or an image file: the block layer (mounts, swap, devices made of
+// it), processes, and Xen's domains by way of xen-blkback and xenstore. It promises that "nobody" is said only where
+// all of these could be asked: whatever cannot be is an error with status Unavailable.
+package inuse
 
 import (
 	"errors"
@@ -11,32 +14,41 @@ import (
 	"syscall"
 	"time"
 
+	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
 )
 
-// CheckUnused returns nil if nobody but this process uses f, an open block
-// device or regular file called path. Else the error has status Busy and names
-// the users; it has status Unavailable if that cannot be found out, which above
-// all in a Dom0 must never be taken for "free": xen-blkback holds a disk without
-// O_EXCL, so no open of ours would fail.
+// Check returns nil if nobody but this process uses f, an open block device or regular file called path. Else the
+// error has status Busy and names the users; it has status Unavailable if that cannot be found out, which above all
+// in a Dom0 must never be taken for "free": xen-blkback holds a disk without O_EXCL, so no open of ours would fail.
 //
-// A mount, swap, a device above or a domain counts at once. Somebody who has it
-// open counts after 5 s only: udev looks into every device after each close.
-func CheckUnused(f *os.File, path string) error { return thisHost.checkUnused(f, path) }
+// A mount, swap, a device above or a domain counts at once. Somebody who has it open counts after 5 s only: udev
+// looks into every device after each close.
+func Check(f *os.File, path string) error { return thisHost.check(f, path) }
 
-// An open that lasts longer is no look at the device. It is counted in looks of our
-// own: where the host stands still for seconds, whoever looks stood still as well.
+// An open that lasts longer is no look at the device. It is counted in looks of our own: where the host stands still
+// for seconds, whoever looks stood still as well.
 const (
 	lookLasts  = 5 * time.Second
 	retryEvery = 250 * time.Millisecond
 	looks      = int(lookLasts / retryEvery)
 )
 
-// Users says in words who uses the block device or regular file path: "mounted on
-// /srv", "held by dm-3 (vg-other)". It includes who has it open just now, even if
-// only to read, but not this process and those whose name (proc(5), comm) is to be
-// ignored. Processes that the caller may not look at are not seen: for the whole
-// truth it takes root. Its errors have status Unavailable.
+// WaitForLooks calls over again and again, until it reports true or for as long as a mere look at a device may
+// last. It returns what over said last.
+func WaitForLooks(over func() (bool, error)) (bool, error) {
+	for look := 0; ; look++ {
+		if done, err := over(); done || err != nil || look == looks {
+			return done, err
+		}
+		time.Sleep(retryEvery)
+	}
+}
+
+// Users says in words who uses the block device or regular file path: "mounted on /srv", "held by dm-3 (vg-other)".
+// It includes who has it open just now, even if only to read, but not this process and those whose name (proc(5),
+// comm) is to be ignored. Processes that the caller may not look at are not seen: for the whole truth it takes root.
+// Its errors have status Unavailable.
 func Users(path string, ignore func(comm string) bool) ([]string, error) {
 	return thisHost.allUsers(path, ignore)
 }
@@ -47,17 +59,41 @@ func (h *host) allUsers(path string, ignore func(comm string) bool) ([]string, e
 	return u.all(), err
 }
 
-func (h *host) checkUnused(f *os.File, path string) error {
-	for look := 0; ; look++ {
-		u, err := h.users(f.Stat, path, opener.undisturbed)
-		if err != nil || len(u.all()) == 0 {
-			return err
-		}
-		if len(u.lasting) > 0 || look == looks {
-			return exit.Fail(exit.Busy, "%s is in use: %s", path, strings.Join(u.all(), ", "))
-		}
-		time.Sleep(retryEvery)
+func (h *host) check(f *os.File, path string) error {
+	var u users
+	_, err := WaitForLooks(func() (_ bool, err error) {
+		u, err = h.users(f.Stat, path, opener.undisturbed)
+		return len(u.passing) == 0 || len(u.lasting) > 0, err
+	})
+	if err == nil && len(u.all()) > 0 {
+		err = exit.Fail(exit.Busy, "%s is in use: %s", path, strings.Join(u.all(), ", "))
 	}
+	return err
+}
+
+// IsOpen reports whether another process has a file open, or anybody a device.
+func IsOpen(path string) (bool, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false, err
+	}
+	h := &thisHost
+	t, err := h.target(info)
+	if err != nil {
+		return false, err
+	}
+	if t.rdev != 0 {
+		d, err := h.query(t.rdev)
+		return d != nil && d.OpenCount > 0, err
+	}
+	pids, err := h.pids()
+	self := strconv.Itoa(os.Getpid())
+	for _, pid := range pids {
+		if n, _ := h.opens(pid, t); n > 0 && pid != self {
+			return true, nil
+		}
+	}
+	return false, err
 }
 
 // users are the users of a device, in words.
@@ -71,19 +107,18 @@ func (u users) all() []string { return slices.Concat(u.lasting, u.passing) }
 // host is where users are looked for.
 type host struct {
 	proc, sys string
-	xenstore  []string // sockets and devices that lead to xenstored, the best first
-	dm        func(rdev uint64) (*DM, error)
+	xenstore  []string                              // sockets and devices that lead to xenstored, the best first
+	query     func(rdev uint64) (*dm.Device, error) // device-mapper
 }
 
 var thisHost = host{
 	proc:     "/proc",
 	sys:      "/sys",
 	xenstore: []string{"/run/xenstored/socket", "/var/run/xenstored/socket", "/dev/xen/xenbus", "/proc/xen/xenbus"},
-	dm:       DeviceMapper,
+	query:    dm.Query,
 }
 
-// users looks for the users of what stat is of and is called path, without the
-// processes that are to be ignored.
+// users looks for the users of what stat is of and is called path, without the processes that are to be ignored.
 func (h *host) users(stat func() (os.FileInfo, error), path string, ignore func(opener) bool) (users, error) {
 	info, err := stat()
 	var u users
@@ -125,11 +160,10 @@ func (h *host) look(info os.FileInfo, path string, ignore func(opener) bool) (u 
 	return u, err
 }
 
-// unlisted finds users that no table names, in the kernel or out of our sight. The
-// open count of a dm device includes them all. Of another device at least those show
-// that claim it, as a file system does that was unmounted lazily.
+// unlisted finds users that no table names, in the kernel or out of our sight. The open count of a dm device includes
+// them all. Of another device at least those show that claim it, as a file system does that was unmounted lazily.
 func (h *host) unlisted(t *target, path string, known int) ([]string, error) {
-	d, err := h.dm(t.rdev)
+	d, err := h.query(t.rdev)
 	switch {
 	case err != nil:
 		return nil, err
@@ -141,7 +175,7 @@ func (h *host) unlisted(t *target, path string, known int) ([]string, error) {
 	return nil, nil
 }
 
-// claimed tells whether somebody has a device open exclusively (O_EXCL, see open(2)).
+// claimed reports whether somebody has a device open exclusively (O_EXCL, see open(2)).
 func claimed(path string) bool {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_EXCL, 0)
 	if err != nil {
@@ -169,11 +203,11 @@ func (h *host) target(info os.FileInfo) (*target, error) {
 	return nil, fmt.Errorf("neither a block device nor a regular file")
 }
 
-// device finds out which other devices share rdev's bytes: a partition may be
-// mounted while the disk looks unused, and the other way round.
+// device finds out which other devices share rdev's bytes: a partition may be mounted while the disk looks unused,
+// and the other way round.
 func (h *host) device(rdev uint64) (*target, error) {
 	t := &target{rdev: rdev, devices: map[uint64]string{rdev: ""}}
-	dir := h.sys + "/dev/block/" + majorMinor(rdev)
+	dir := h.sys + "/dev/block/" + dm.MajorMinor(rdev)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -184,26 +218,26 @@ func (h *host) device(rdev uint64) (*target, error) {
 		if e.Name() == "partition" { // which rdev itself is
 			related, prefix = "/..", "the whole disk "
 			disk = dir + "/.."
-		} else if !exists(dir + related + "/partition") {
+		} else if !dm.Exists(dir + related + "/partition") {
 			continue
 		}
-		if number, err := parseMajorMinor(readLine(dir+related+"/dev"), 10); err == nil {
+		if number, err := dm.ParseMajorMinor(dm.ReadLine(dir+related+"/dev"), 10); err == nil {
 			t.devices[number] = prefix
 		} // else just removed
 	}
-	if exists(disk + "/loop/backing_file") {
+	if dm.Exists(disk + "/loop/backing_file") {
 		name, err := filepath.EvalSymlinks(disk)
 		if err != nil {
 			return nil, err
 		}
-		if info, err := loopInfo("/dev/" + filepath.Base(name)); err == nil {
+		if info, err := dm.LoopInfo("/dev/" + filepath.Base(name)); err == nil {
 			t.dev, t.ino, t.loop = info.Device, info.Inode, newLoop(filepath.Base(name), info)
 		}
 	}
 	return t, nil
 }
 
-// is tells whether a stat is of the target.
+// is reports whether a stat is of the target.
 func (t *target) is(st *syscall.Stat_t) bool {
 	if st.Mode&syscall.S_IFMT == syscall.S_IFBLK {
 		return t.isDevice(st.Rdev)
@@ -220,30 +254,8 @@ func (t *target) isFile(dev, ino uint64) bool {
 	return ino != 0 && dev == t.dev && ino == t.ino
 }
 
-// isPath tells whether path leads to the target; if it can't be followed it doesn't.
+// isPath reports whether path leads to the target; if it can't be followed it doesn't.
 func (t *target) isPath(path string) bool {
 	var st syscall.Stat_t
 	return strings.HasPrefix(path, "/") && syscall.Stat(path, &st) == nil && t.is(&st)
-}
-
-// parseMajorMinor reads "253:0" as in sysfs (base 10) or "fd:0" as in xenstore (16).
-func parseMajorMinor(s string, base int) (rdev uint64, err error) {
-	a, b, _ := strings.Cut(s, ":")
-	major, err := strconv.ParseUint(a, base, 12)
-	if err != nil {
-		return 0, err
-	}
-	minor, err := strconv.ParseUint(b, base, 20)
-	return minor&0xff | major<<8 | minor&^0xff<<12, err
-}
-
-// readLine returns a small file's text without the newline, "" if it can't be read.
-func readLine(path string) string {
-	text, _ := os.ReadFile(path)
-	return strings.TrimSuffix(string(text), "\n")
-}
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
 }

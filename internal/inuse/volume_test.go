@@ -1,45 +1,40 @@
-package blockdev
+package inuse
 
 import (
 	"fmt"
 	"os"
 	"strconv"
 	"testing"
+
+	"xen-backup/internal/testkit"
 )
 
-// logicalVolume returns the path of a fresh LV of 8 MiB.
-func logicalVolume(t *testing.T, vg string) string {
-	t.Helper()
-	command(t, "", "lvcreate", "-q", "-y", "-n", "lv", "-L", "8M", vg)
-	return "/dev/" + vg + "/lv"
-}
-
 func TestLVUnused(t *testing.T) {
-	vg := volumeGroup(t)
-	lv := logicalVolume(t, vg)
+	vg := testkit.VolumeGroup(t)
+	lv := testkit.LogicalVolume(t, vg)
 	wantUnused(t, lv)
 	// A snapshot lies on hidden devices beside its origin, not on the origin.
-	command(t, "", "lvcreate", "-q", "-s", "-n", "snap", "-L", "4M", vg+"/lv")
+	testkit.Command(t, "", "lvcreate", "-q", "-s", "-n", "snap", "-L", "4M", vg+"/lv")
 	wantUnused(t, lv)
 	wantUnused(t, "/dev/"+vg+"/snap")
 }
 
 func TestLVMounted(t *testing.T) {
-	lv := logicalVolume(t, volumeGroup(t))
+	lv := testkit.LogicalVolume(t, testkit.VolumeGroup(t))
 	dir := mount(t, lv)
 	wantBusy(t, lv, "mounted on "+dir, true)
 }
 
 func TestLVUnderAnotherDevice(t *testing.T) {
-	lv := logicalVolume(t, volumeGroup(t))
+	lv := testkit.LogicalVolume(t, testkit.VolumeGroup(t))
 	name := fmt.Sprintf("xbtest%d-1", os.Getpid())
-	command(t, "0 2048 linear "+lv+" 0", "dmsetup", "create", name)
-	t.Cleanup(func() { command(t, "", "dmsetup", "remove", "--retry", name) })
+	testkit.Command(t, "0 2048 linear "+lv+" 0", "dmsetup", "create", name)
+	t.Cleanup(func() { testkit.Command(t, "", "dmsetup", "remove", "--retry", name) })
 	wantBusy(t, lv, `held by dm-\d+ \(`+name+`\)`, true)
 }
 
 func TestLVOpenByProcess(t *testing.T) {
-	lv := logicalVolume(t, volumeGroup(t))
+	lv := testkit.LogicalVolume(t, testkit.VolumeGroup(t))
 	_, stop := hold(t, "xb-sig", lv, strconv.Itoa(os.O_RDONLY))
 	wantUnused(t, lv)
 	pid, _ := hold(t, "dd", lv, strconv.Itoa(os.O_RDWR))
@@ -49,7 +44,7 @@ func TestLVOpenByProcess(t *testing.T) {
 
 // A mapping keeps the device open with no descriptor: only the open count tells.
 func TestLVOpenByUnknown(t *testing.T) {
-	lv := logicalVolume(t, volumeGroup(t))
+	lv := testkit.LogicalVolume(t, testkit.VolumeGroup(t))
 	hold(t, "xb-sig", lv, strconv.Itoa(os.O_RDONLY))
 	_, stop := hold(t, "reader", lv, "mmap")
 	wantBusy(t, lv, "opened 1 times by the kernel or an unknown process", false)
@@ -58,7 +53,7 @@ func TestLVOpenByUnknown(t *testing.T) {
 }
 
 func TestLVUsersIgnored(t *testing.T) {
-	lv := logicalVolume(t, volumeGroup(t))
+	lv := testkit.LogicalVolume(t, testkit.VolumeGroup(t))
 	hold(t, "xb-patch", lv, strconv.Itoa(os.O_RDWR|os.O_EXCL))
 	wantUsers(t, thisHost, lv, "")
 	hold(t, "reader", lv, "mmap")
@@ -66,8 +61,8 @@ func TestLVUsersIgnored(t *testing.T) {
 }
 
 func TestThinLV(t *testing.T) {
-	vg := volumeGroup(t)
-	command(t, "", "lvcreate", "-q", "-T", "-L", "16M", "-V", "64M", "-n", "thin", vg+"/pool")
+	vg := testkit.VolumeGroup(t)
+	testkit.Command(t, "", "lvcreate", "-q", "-T", "-L", "16M", "-V", "64M", "-n", "thin", vg+"/pool")
 	wantUnused(t, "/dev/"+vg+"/thin")
 	wantBusy(t, "/dev/mapper/"+vg+"-pool_tdata", `held by dm-\d+ \(`+vg+`-pool-tpool\)`, true)
 }

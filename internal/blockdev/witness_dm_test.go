@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"xen-backup/internal/testkit"
 )
 
 // watched is a device of which a test changes what is below.
@@ -45,55 +47,55 @@ func (w *watched) want(untouched bool, what string) {
 }
 
 func TestLVWitness(t *testing.T) {
-	needDM(t)
-	second, _ := loopDevice(t, 96<<20)
-	vg := volumeGroup(t, second)
-	lv := logicalVolume(t, vg)
+	testkit.NeedDM(t)
+	second, _ := testkit.LoopDevice(t, 96<<20)
+	vg := testkit.VolumeGroup(t, second)
+	lv := testkit.LogicalVolume(t, vg)
 	w := watch(t, lv, 8<<20)
 	w.want(true, "nothing")
-	command(t, "", "lvcreate", "-q", "-s", "-n", "snap", "-L", "4M", vg+"/lv")
+	testkit.Command(t, "", "lvcreate", "-q", "-s", "-n", "snap", "-L", "4M", vg+"/lv")
 	w.want(true, "a snapshot was taken")
 	first := w.last
-	command(t, "", "lvcreate", "-q", "-s", "-n", "snap2", "-L", "4M", vg+"/lv")
+	testkit.Command(t, "", "lvcreate", "-q", "-s", "-n", "snap2", "-L", "4M", vg+"/lv")
 	w.want(true, "another one")
-	command(t, "", "lvremove", "-q", "-y", vg+"/snap2")
+	testkit.Command(t, "", "lvremove", "-q", "-y", vg+"/snap2")
 	w.last = first
 	w.want(true, "one that was taken since is gone")
 	// To the kernel, an origin into which its last snapshot was merged looks like one that lost it.
 	write(t, lv, 0)
 	w.take()
-	command(t, "", "lvconvert", "-q", "-y", "-i", "1", "--merge", vg+"/snap")
+	testkit.Command(t, "", "lvconvert", "-q", "-y", "-i", "1", "--merge", vg+"/snap")
 	w.want(false, "a snapshot was merged")
 
-	command(t, "", "lvcreate", "-q", "-s", "-n", "source", "-L", "4M", vg+"/lv")
+	testkit.Command(t, "", "lvcreate", "-q", "-s", "-n", "source", "-L", "4M", vg+"/lv")
 	source := watch(t, "/dev/"+vg+"/source", -1)
-	command(t, "", "lvextend", "-q", "-L", "8M", vg+"/source")
+	testkit.Command(t, "", "lvextend", "-q", "-L", "8M", vg+"/source")
 	source.want(true, "a snapshot was made larger in time")
-	command(t, "", "lvremove", "-q", "-y", vg+"/source")
+	testkit.Command(t, "", "lvremove", "-q", "-y", vg+"/source")
 
 	// That one was there at no look matters as little.
 	w.take()
-	command(t, "", "lvcreate", "-q", "-s", "-n", "unseen", "-L", "4M", vg+"/lv")
+	testkit.Command(t, "", "lvcreate", "-q", "-s", "-n", "unseen", "-L", "4M", vg+"/lv")
 	write(t, "/dev/"+vg+"/unseen", 8192)
-	command(t, "", "lvconvert", "-q", "-y", "-i", "1", "--merge", vg+"/unseen")
+	testkit.Command(t, "", "lvconvert", "-q", "-y", "-i", "1", "--merge", vg+"/unseen")
 	w.want(false, "a snapshot was taken, written to and merged")
 
-	command(t, "", "lvextend", "-q", "-L", "16M", vg+"/lv")
+	testkit.Command(t, "", "lvextend", "-q", "-L", "16M", vg+"/lv")
 	w.want(true, "the volume was extended")
-	command(t, "", "lvcreate", "-q", "-y", "-n", "between", "-L", "4M", vg)
-	command(t, "", "lvextend", "-q", "-L", "20M", vg+"/lv")
+	testkit.Command(t, "", "lvcreate", "-q", "-y", "-n", "between", "-L", "4M", vg)
+	testkit.Command(t, "", "lvextend", "-q", "-L", "20M", vg+"/lv")
 	w.want(true, "the volume was extended with a gap")
-	command(t, "", "lvrename", "-q", vg, "lv", "other")
+	testkit.Command(t, "", "lvrename", "-q", vg, "lv", "other")
 	w.path = "/dev/" + vg + "/other"
 	w.want(true, "the volume was renamed")
-	command(t, "", "pvmove", "-q", "-i", "1", "-n", "other", diskOf(t, vg, second), second)
+	testkit.Command(t, "", "pvmove", "-q", "-i", "1", "-n", "other", diskOf(t, vg, second), second)
 	w.want(false, "the volume was moved")
 
-	name := command(t, "", "dmsetup", "info", "-c", "--noheadings", "-o", "name", w.path)
-	table := command(t, "", "dmsetup", "table", name)
+	name := testkit.Command(t, "", "dmsetup", "info", "-c", "--noheadings", "-o", "name", w.path)
+	table := testkit.Command(t, "", "dmsetup", "table", name)
 	load := func(table string) {
-		command(t, table, "dmsetup", "load", name)
-		command(t, "", "dmsetup", "resume", name)
+		testkit.Command(t, table, "dmsetup", "load", name)
+		testkit.Command(t, "", "dmsetup", "resume", name)
 	}
 	load("0 8 error\n8 40952 zero")
 	w.want(false, "another table")
@@ -104,7 +106,7 @@ func TestLVWitness(t *testing.T) {
 // diskOf returns the volume group's disk that is not this one.
 func diskOf(t *testing.T, vg, other string) string {
 	t.Helper()
-	for _, disk := range strings.Fields(command(t, "", "vgs", "--noheadings", "-o", "pv_name", vg)) {
+	for _, disk := range strings.Fields(testkit.Command(t, "", "vgs", "--noheadings", "-o", "pv_name", vg)) {
 		if disk != other {
 			return disk
 		}
@@ -126,36 +128,36 @@ func write(t *testing.T, path string, off int64) {
 }
 
 func TestThinWitness(t *testing.T) {
-	vg := volumeGroup(t)
-	command(t, "", "lvcreate", "-q", "-T", "-L", "16M", "-V", "16M", "-n", "thin", vg+"/pool")
+	vg := testkit.VolumeGroup(t)
+	testkit.Command(t, "", "lvcreate", "-q", "-T", "-L", "16M", "-V", "16M", "-n", "thin", vg+"/pool")
 	w := watch(t, "/dev/"+vg+"/thin", 16<<20)
-	command(t, "", "lvextend", "-q", "-L", "24M", vg+"/pool")
+	testkit.Command(t, "", "lvextend", "-q", "-L", "24M", vg+"/pool")
 	w.want(true, "the pool was extended")
-	command(t, "", "lvcreate", "-q", "-s", "-n", "snap", vg+"/thin")
+	testkit.Command(t, "", "lvcreate", "-q", "-s", "-n", "snap", vg+"/thin")
 	w.want(true, "a snapshot was taken")
-	command(t, "", "lvextend", "-q", "-L", "32M", vg+"/thin")
+	testkit.Command(t, "", "lvextend", "-q", "-L", "32M", vg+"/thin")
 	w.want(true, "the volume was extended")
-	command(t, "", "lvcreate", "-q", "-s", "-n", "snap2", vg+"/thin")
-	command(t, "", "lvremove", "-q", "-y", vg+"/snap2")
+	testkit.Command(t, "", "lvcreate", "-q", "-s", "-n", "snap2", vg+"/thin")
+	testkit.Command(t, "", "lvremove", "-q", "-y", vg+"/snap2")
 	w.want(true, "a snapshot was removed")
-	command(t, "", "lvconvert", "-q", "-y", "--merge", vg+"/snap")
+	testkit.Command(t, "", "lvconvert", "-q", "-y", "--merge", vg+"/snap")
 	w.want(false, "a snapshot was merged")
 }
 
 // TestMapperWitness uses dm devices of its own: LVM makes none of these.
 func TestMapperWitness(t *testing.T) {
-	needDM(t)
-	disk, _ := loopDevice(t, 8<<20)
+	testkit.NeedDM(t)
+	disk, _ := testkit.LoopDevice(t, 8<<20)
 	name := fmt.Sprintf("xbtest%d", os.Getpid())
 	create := func(suffix, table string, options ...string) string {
-		command(t, table, "dmsetup", append([]string{"create", name + suffix}, options...)...)
-		t.Cleanup(func() { command(t, "", "dmsetup", "remove", "--retry", name+suffix) })
+		testkit.Command(t, table, "dmsetup", append([]string{"create", name + suffix}, options...)...)
+		t.Cleanup(func() { testkit.Command(t, "", "dmsetup", "remove", "--retry", name+suffix) })
 		return "/dev/mapper/" + name + suffix
 	}
 	reload := func(suffix, table string) {
 		t.Helper()
-		command(t, table, "dmsetup", "load", name+suffix)
-		command(t, "", "dmsetup", "resume", name+suffix)
+		testkit.Command(t, table, "dmsetup", "load", name+suffix)
+		testkit.Command(t, "", "dmsetup", "resume", name+suffix)
 	}
 	below := create("-below", "0 8192 linear "+disk+" 0")
 	top := create("-top", "0 4096 linear "+below+" 0\n4096 4096 linear "+below+" 4096")
@@ -183,23 +185,23 @@ func TestMapperWitness(t *testing.T) {
 }
 
 func TestMultipathWitness(t *testing.T) {
-	needDM(t)
+	testkit.NeedDM(t)
 	exec.Command("modprobe", "-a", "dm-multipath", "dm-round-robin").Run()
-	if !strings.Contains(command(t, "", "dmsetup", "targets"), "multipath") {
+	if !strings.Contains(testkit.Command(t, "", "dmsetup", "targets"), "multipath") {
 		t.Skip("no dm-multipath here")
 	}
-	path, _ := loopDevice(t, 4<<20)
-	other, _ := loopDevice(t, 4<<20)
+	path, _ := testkit.LoopDevice(t, 4<<20)
+	other, _ := testkit.LoopDevice(t, 4<<20)
 	paths := func(name string) string {
 		return fmt.Sprintf("0 8192 multipath 0 0 1 1 round-robin 0 1 1 %s 1000", name)
 	}
 	name := fmt.Sprintf("xbtest%d", os.Getpid())
-	command(t, paths(path), "dmsetup", "create", name+"-m", "--uuid", "mpath-"+name)
-	t.Cleanup(func() { command(t, "", "dmsetup", "remove", "--retry", name+"-m") })
-	command(t, "0 4096 linear /dev/mapper/"+name+"-m 0", "dmsetup", "create", name)
-	t.Cleanup(func() { command(t, "", "dmsetup", "remove", "--retry", name) })
+	testkit.Command(t, paths(path), "dmsetup", "create", name+"-m", "--uuid", "mpath-"+name)
+	t.Cleanup(func() { testkit.Command(t, "", "dmsetup", "remove", "--retry", name+"-m") })
+	testkit.Command(t, "0 4096 linear /dev/mapper/"+name+"-m 0", "dmsetup", "create", name)
+	t.Cleanup(func() { testkit.Command(t, "", "dmsetup", "remove", "--retry", name) })
 	w := watch(t, "/dev/mapper/"+name, -1)
-	command(t, paths(other), "dmsetup", "load", name+"-m")
-	command(t, "", "dmsetup", "resume", name+"-m")
+	testkit.Command(t, paths(other), "dmsetup", "load", name+"-m")
+	testkit.Command(t, "", "dmsetup", "resume", name+"-m")
 	w.want(true, "another path")
 }

@@ -65,8 +65,7 @@ func describeSignature(in io.Reader) (*Info, error) {
 }
 
 func describeDelta(in io.Reader) (*Info, error) {
-	anyHeader := func(stream.Header) error { return nil }
-	d, err := rdiff.Verify(in, anyHeader, func(int64, int64) {})
+	d, err := rdiff.Verify(in, rdiff.Steps{})
 	if err != nil {
 		return nil, err
 	}

@@ -16,7 +16,7 @@ type Result struct {
 	Dropped bool  // the source is smaller than the basis
 }
 
-// Differs tells whether the images are not the same.
+// Differs reports whether the images are not the same.
 func (r Result) Differs() bool { return r.Blocks > 0 || r.Dropped }
 
 // Outputs of Diff; each may be nil.

@@ -193,8 +193,7 @@ func TestWriteErrors(t *testing.T) {
 				t.Errorf("Apply after %d writes: %v", writes, err)
 			}
 			target = breaking(imageFile(t, basis, false), 1e6, writes)
-			_, err = ApplyInPlace(bytes.NewReader(delta), target, int64(len(basis)), func(stream.Header) error { return nil },
-				func() error { return nil }, func(int64, int64) {})
+			_, err = ApplyInPlace(bytes.NewReader(delta), target, int64(len(basis)), Steps{})
 			if failed := errors.Is(err, errBroken); failed != (writes < 5) {
 				t.Errorf("ApplyInPlace after %d writes: %v", writes, err)
 			}

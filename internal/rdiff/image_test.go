@@ -156,7 +156,7 @@ func diff(t testing.TB, sig []byte, src Source, level int, size int64) (delta, n
 }
 
 func verify(delta []byte) (Delta, error) {
-	return Verify(bytes.NewReader(delta), func(stream.Header) error { return nil }, func(int64, int64) {})
+	return Verify(bytes.NewReader(delta), Steps{})
 }
 
 // digestOf computes an image digest as the specification says it, in the plainest

@@ -196,19 +196,23 @@ func inPlace(t *testing.T, delta, basis, source []byte) {
 		}
 	}
 	begun, counted, trail := make(chan bool, 1<<16), int64(0), (*Trail)(nil)
-	d, err := ApplyInPlace(bytes.NewReader(delta), target, int64(len(basis)), func(h stream.Header) error {
-		if h.Size != int64(len(source)) {
-			t.Errorf("header %+v", h)
-		}
-		image := openImage(t, target.Path())
-		if err := image.Limit(h.Size); err != nil {
-			return err
-		}
-		trail = startTrail(image, h, image.Sync, 2*int64(h.BlockSize))
-		return nil
-	}, func() error { begun <- true; return nil }, func(n, end int64) {
-		counted += n
-		trail.Written(end)
+	d, err := ApplyInPlace(bytes.NewReader(delta), target, int64(len(basis)), Steps{
+		Header: func(h stream.Header) error {
+			if h.Size != int64(len(source)) {
+				t.Errorf("header %+v", h)
+			}
+			image := openImage(t, target.Path())
+			if err := image.Limit(h.Size); err != nil {
+				return err
+			}
+			trail = startTrail(image, h, image.Sync, 2*int64(h.BlockSize))
+			return nil
+		},
+		BeforeWrite: func() error { begun <- true; return nil },
+		Done: func(literal, end int64) {
+			counted += literal
+			trail.Written(end)
+		},
 	})
 	if err != nil {
 		t.Fatal(err)

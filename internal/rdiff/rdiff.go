@@ -1,8 +1,9 @@
-// Package rdiff is the algorithm: Sign describes an image block by block, Diff
-// turns that description and another image into a delta, and the passes of
-// patch.go bring the first image up to date. Images are read in pieces by several
-// goroutines; results come in the order of the image. Memory does not depend on
-// the size of the images.
+// Package rdiff is the algorithm: Sign describes an image block by block, Diff turns
+// that description and another image into a delta, and passes over the delta bring the
+// first image up to date: those of prove.go read and judge, those of write.go write,
+// and that of readback.go holds the disk against the delta. Nothing is written that was
+// not proved before. Images are read in pieces by several goroutines; results come in
+// the order of the image. Memory does not depend on the size of the images.
 package rdiff
 
 import (

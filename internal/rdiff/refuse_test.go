@@ -78,13 +78,12 @@ func TestProveOld(t *testing.T) {
 
 func TestInPlaceProvesBeforeItWrites(t *testing.T) {
 	basis, _, delta := shrinking(t)
-	accept := func(stream.Header) error { return nil }
 	refuse := errors.New("refused")
 	for _, test := range []struct {
 		name   string
 		change int64
-		check  error
-		begin  error
+		header error
+		write  error
 		want   error
 	}{
 		{"another basis", testBlock, nil, nil, ErrNotBasis},
@@ -94,12 +93,10 @@ func TestInPlaceProvesBeforeItWrites(t *testing.T) {
 		content0 := bytes.Clone(basis)
 		content0[test.change] ^= 1
 		target := imageFile(t, content0, true)
-		_, err := ApplyInPlace(bytes.NewReader(delta), target, int64(len(basis)), func(h stream.Header) error {
-			if test.check != nil {
-				return test.check
-			}
-			return accept(h)
-		}, func() error { return test.begin }, func(int64, int64) {})
+		_, err := ApplyInPlace(bytes.NewReader(delta), target, int64(len(basis)), Steps{
+			Header:      func(stream.Header) error { return test.header },
+			BeforeWrite: func() error { return test.write },
+		})
 		if !errors.Is(err, test.want) {
 			t.Errorf("%s: %v", test.name, err)
 		}
@@ -111,7 +108,7 @@ func TestInPlaceProvesBeforeItWrites(t *testing.T) {
 	// A dropped block that differs is found only at the end.
 	other := bytes.Clone(basis)
 	other[20*testBlock] ^= 1
-	_, err := ApplyInPlace(bytes.NewReader(delta), imageFile(t, other, true), int64(len(basis)), accept, func() error { return nil }, func(int64, int64) {})
+	_, err := ApplyInPlace(bytes.NewReader(delta), imageFile(t, other, true), int64(len(basis)), Steps{})
 	wantStatus(t, "dropped block", err, exit.NotBasis)
 }
 
@@ -136,7 +133,7 @@ func TestInPlaceStaysInImage(t *testing.T) {
 		target := imageFile(t, device, true)
 		// The end record, which shows that it is wrong, comes late.
 		slow := io.MultiReader(bytes.NewReader(delta[:len(delta)-73]), &lateReader{bytes.NewReader(delta[len(delta)-73:])})
-		_, err := ApplyInPlace(slow, target, 0, func(stream.Header) error { return nil }, func() error { return nil }, func(int64, int64) {})
+		_, err := ApplyInPlace(slow, target, 0, Steps{})
 		wantStatus(t, "beyond the image", err, exit.BadStream)
 		if !bytes.Equal(content(t, target), device) {
 			t.Errorf("%+v: bytes beyond the image were written", test.run)
@@ -203,7 +200,7 @@ func TestVerify(t *testing.T) {
 
 	refuse := errors.New("refused")
 	_, err = Verify(io.MultiReader(bytes.NewReader(writeDelta(t, h, basis, source, stream.Sum{}, change0{blocks, data})[:32]), neverReader{t}),
-		func(got stream.Header) error { return refuse }, func(int64, int64) {})
+		Steps{Header: func(stream.Header) error { return refuse }})
 	if err != refuse {
 		t.Errorf("header refused: %v", err)
 	}
@@ -236,8 +233,7 @@ func TestEveryPrefix(t *testing.T) {
 	}
 	for n := 0; n < len(delta); n += 997 {
 		target := imageFile(t, basis, true)
-		_, err := ApplyInPlace(bytes.NewReader(delta[:n]), target, int64(len(basis)),
-			func(stream.Header) error { return nil }, func() error { return nil }, func(int64, int64) {})
+		_, err := ApplyInPlace(bytes.NewReader(delta[:n]), target, int64(len(basis)), Steps{})
 		wantStatus(t, "ApplyInPlace", err, exit.BadStream)
 	}
 }

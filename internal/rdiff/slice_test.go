@@ -42,9 +42,8 @@ func zeroed(t *testing.T) (basis, source, delta []byte, d Delta) {
 func TestSlices(t *testing.T) {
 	basis, source, delta, d := zeroed(t)
 	in := func() *bytes.Reader { return bytes.NewReader(delta) }
-	nothing := func() error { return nil }
 	inPlace := func(target Target) error {
-		_, err := ApplyInPlace(in(), target, int64(len(basis)), func(stream.Header) error { return nil }, nothing, func(int64, int64) {})
+		_, err := ApplyInPlace(in(), target, int64(len(basis)), Steps{})
 		return err
 	}
 	if err := ProveOld(in(), d, imageFile(t, basis, true)); err != nil {
@@ -108,8 +107,7 @@ func TestSlicesInParallel(t *testing.T) {
 		"proving":      func() error { return ProveOld(in(), d, together(old, 3)) },
 		"reading back": func() error { return CheckWritten(in(), d, together(now, 3)) },
 		"in place": func() error {
-			_, err := ApplyInPlace(in(), together(imageFile(t, basis, false), 3), int64(len(basis)), func(stream.Header) error { return nil },
-				func() error { return nil }, func(int64, int64) {})
+			_, err := ApplyInPlace(in(), together(imageFile(t, basis, false), 3), int64(len(basis)), Steps{})
 			return err
 		},
 		"recovering": func() error {

@@ -37,7 +37,7 @@ func startTrail(img Image, h stream.Header, sync func() error, step int64) *Trai
 	return t
 }
 
-// Written tells that what is before end, in bytes, will not be written again.
+// Written says that what is before end, in bytes, will not be written again.
 func (t *Trail) Written(end int64) { t.src.move(end, false) }
 
 // Digest returns the digest of the image, all of which is written.

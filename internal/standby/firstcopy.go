@@ -104,7 +104,10 @@ func (p *patcher) proveFile(in io.Reader) error {
 	if err != nil {
 		return nil
 	}
-	d, err := rdiff.Verify(f, p.begin, func(_, end int64) { p.progress.Reach(end) })
+	d, err := rdiff.Verify(f, rdiff.Steps{
+		Header: p.begin,
+		Done:   func(_, end int64) { p.progress.Reach(end) },
+	})
 	if err != nil {
 		return err
 	}
@@ -170,21 +173,25 @@ func (c *inPlace) stop() {
 }
 
 func (c *inPlace) receive(in io.Reader) (rdiff.Delta, error) {
-	header := func(h stream.Header) error {
-		if h.Size < 0 {
-			return exit.Fail(exit.BadStream, "a delta whose source's size was not known beforehand cannot be applied in place: leave --in-place out")
-		}
-		c.header = h
-		return errors.Join(c.checkLonger(h.Size), c.patcher.begin(h))
-	}
-	done := func(literal, end int64) {
-		c.received(literal, end)
-		if c.trail != nil {
-			c.trail.Written(end)
-		}
-	}
-	d, err := rdiff.ApplyInPlace(in, &c.target, c.size(), header, c.begin, done)
+	steps := rdiff.Steps{Header: c.checkHeader, BeforeWrite: c.begin, Done: c.written}
+	d, err := rdiff.ApplyInPlace(in, &c.target, c.size(), steps)
 	return d, c.notBasis(err)
+}
+
+func (c *inPlace) checkHeader(h stream.Header) error {
+	if h.Size < 0 {
+		return exit.Fail(exit.BadStream, "a delta whose source's size was not known beforehand cannot be applied in place: leave --in-place out")
+	}
+	c.header = h
+	return errors.Join(c.checkLonger(h.Size), c.patcher.begin(h))
+}
+
+// written passes on that the target is the source's as far as byte end.
+func (c *inPlace) written(literal, end int64) {
+	c.received(literal, end)
+	if c.trail != nil {
+		c.trail.Written(end)
+	}
 }
 
 // checkLonger refuses a file that the image would cut. That it was so long when its signature

@@ -7,7 +7,6 @@ import (
 	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
-	"xen-backup/internal/stream"
 	"xen-backup/internal/text"
 )
 
@@ -32,8 +31,8 @@ func (p *patcher) recover() (*rdiff.Delta, error) {
 		return nil, exit.Fail(exit.Unfinished, "%s: the spool of the unfinished apply cannot be read: %w\n%s", p.Target, err, p.lost())
 	}
 	defer s.Close()
-	anySize := func(stream.Header) error { return nil } // that of the target is no fault of the spool
-	d, err := rdiff.Verify(p.replay(s, "proving the spool"), anySize, func(int64, int64) {})
+	// Its header is not held against the target: that this is too small is no fault of the spool.
+	d, err := rdiff.Verify(p.replay(s, "proving the spool"), rdiff.Steps{})
 	if err != nil {
 		return nil, exit.Fail(exit.StatusOf(err), "%s: the spool of the unfinished apply, %s, is damaged: %w\n%s", p.Target, s.path, err, p.lost())
 	}

@@ -117,10 +117,13 @@ func contentOf(path string) (string, error) {
 
 // verify proves a delta while it arrives, and counts what it replaces of a stranger's.
 func (p *patcher) verify(in io.Reader) (rdiff.Delta, error) {
+	steps := rdiff.Steps{Header: p.begin, Done: p.received}
 	if p.stranger == nil {
-		return rdiff.Verify(in, p.begin, p.received)
+		return rdiff.Verify(in, steps)
 	}
-	return rdiff.VerifyOver(in, p.file, &p.stranger.replaced, p.begin, p.received)
+	d, replaced, err := rdiff.VerifyOver(in, p.file, steps)
+	p.stranger.replaced = replaced
+	return d, err
 }
 
 // checkStranger refuses to overwrite what is not for the most part the source's already: a

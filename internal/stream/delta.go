@@ -281,7 +281,7 @@ func (r *DeltaReader) table(f *Frame, table []byte) error {
 	return nil
 }
 
-// wasFull tells whether the frame before had no room for the first block of run.
+// wasFull reports whether the frame before had no room for the first block of run.
 func (r *DeltaReader) wasFull(run Run) bool {
 	if !run.Zero && r.raw == MaxLiteral {
 		return true
@@ -319,7 +319,7 @@ func (r *DeltaReader) endRecord() error {
 	return r.finish()
 }
 
-// whole tells whether all blocks are there that the basis has not, or not at that
+// whole reports whether all blocks are there that the basis has not, or not at that
 // length. The sums can't tell where those blocks are zero: without them, what a
 // device held there would become part of the image.
 func (r *DeltaReader) whole(basis, source int64) bool {

@@ -108,7 +108,7 @@ func newReader(in io.Reader, magic string) (*reader, error) {
 	return r, r.parse(b)
 }
 
-// IsDelta tells whether a stream begins as a delta does.
+// IsDelta reports whether a stream begins as a delta does.
 func IsDelta(in *bufio.Reader) bool {
 	b, _ := in.Peek(len(deltaMagic))
 	return string(b) == deltaMagic

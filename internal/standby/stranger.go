@@ -1,7 +1,6 @@
 package standby
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -78,17 +77,7 @@ func (p *patcher) lookInside() (*stranger, error) {
 // contentOf says in words what blkid finds on a device or file: "an ext4 file system"; ""
 // if nothing.
 func contentOf(path string) (string, error) {
-	blkid, err := program.Find("blkid")
-	if err != nil {
-		return "", err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	c := exec.CommandContext(ctx, blkid, "--probe", "--output", "export", path)
-	c.WaitDelay = time.Second
-	var stderr bytes.Buffer
-	c.Stderr = &stderr
-	out, err := c.Output()
+	out, err := program.Ask(context.Background(), time.Minute, "blkid", "--probe", "--output", "export", path)
 	const nothing, several = 2, 8
 	var ended *exec.ExitError
 	switch {
@@ -97,7 +86,7 @@ func contentOf(path string) (string, error) {
 	case errors.As(err, &ended) && ended.ExitCode() == several:
 		return "signatures of several things", nil
 	case err != nil:
-		return "", exit.Fail(exit.Unavailable, "cannot tell what is on %s: blkid: %w: %s", path, err, bytes.TrimSpace(stderr.Bytes()))
+		return "", exit.Fail(exit.Unavailable, "cannot tell what is on %s: %w", path, err)
 	}
 	found := make(map[string]string)
 	for line := range strings.Lines(string(out)) {

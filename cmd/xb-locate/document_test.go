@@ -182,7 +182,7 @@ func TestStoreXL(t *testing.T) {
 	checkModes(t, filepath.Join(state, "xml", "domu1.xml"))
 }
 
-// checkModes tells whether others can read a file with passwords.
+// checkModes reports whether others can read a file with passwords.
 func checkModes(t *testing.T, path string) {
 	t.Helper()
 	for path, want := range map[string]os.FileMode{path: 0o600, filepath.Dir(path): 0o700 | os.ModeDir} {

@@ -27,7 +27,7 @@ func (c Claim) String() string {
 	return s + ", as its disk " + c.Target
 }
 
-// Of tells whether the claim is that of a domain, of which the UUID may not be known.
+// Of reports whether the claim is that of a domain, of which the UUID may not be known.
 // A domain keeps its UUID when it gets another name, and another one can have its name.
 func (c Claim) Of(name, uuid string) bool {
 	if c.UUID == "" || uuid == "" {
@@ -94,7 +94,7 @@ func (d *Domain) targetOf(path string, volumePath func(pool, volume string) (str
 	return ""
 }
 
-// sameImage tells whether two paths are one file or device, or would be if they were there.
+// sameImage reports whether two paths are one file or device, or would be if they were there.
 func sameImage(a, b string) bool {
 	if filepath.Clean(a) == filepath.Clean(b) {
 		return true

@@ -1,4 +1,4 @@
-// Package domain finds a domain's disks and tells whether it is active on this
+// Package domain finds a domain's disks and whether it is active on this
 // host. It reads libvirt's domain XML (any driver) and the JSON of `xl list -l`,
 // resolves every source to what it really is, and asks virsh and xl.
 //
@@ -108,7 +108,7 @@ type Judge struct {
 	// Users says in words who uses a file or device. An error has status Unavailable:
 	// it can't be told, which is not "nobody".
 	Users func(path string) ([]string, error)
-	// Hidden tells whether a logical volume, by its UUID for device-mapper, is a pool or a
+	// Hidden reports whether a logical volume, by its UUID for device-mapper, is a pool or a
 	// part of another volume.
 	Hidden func(uuid string) (bool, error)
 	// VolumePath asks libvirt for the path of a storage volume.
@@ -271,5 +271,5 @@ func (j *Judge) checkVolume(s Source) error {
 	return nil
 }
 
-// printable tells whether s can stand in a line of our output, as it is.
+// printable reports whether s can stand in a line of our output, as it is.
 func printable(s string) bool { return !strings.Contains(s, "\t") && text.Printable(s) == s }

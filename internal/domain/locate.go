@@ -192,7 +192,7 @@ func (l *Locator) inUse(answers []Answer) (disk string, failure error) {
 	return "", failure
 }
 
-// beingDestroyed tells whether a domain of Xen that is off by libvirt's word is one of those
+// beingDestroyed reports whether a domain of Xen that is off by libvirt's word is one of those
 // that are half destroyed: then it may be rebooting.
 func (a *Answer) beingDestroyed(dying []string) bool {
 	return a.Doubtful && a.Domain != nil && (slices.Contains(dying, "") || slices.Contains(dying, a.Domain.UUID))

@@ -38,7 +38,7 @@ type Listing interface {
 	// Ask says what is known of a domain, given by name, UUID or id (the first
 	// that fits). An error has status Unavailable: no answer.
 	Ask(ctx context.Context, name string) (Answer, error)
-	// Knows tells whether the domain is defined, or could be started from its configuration.
+	// Knows reports whether the domain is defined, or could be started from its configuration.
 	Knows(name string) bool
 	// Documents reads those of all domains that are known: what runs, and what is defined.
 	Documents(ctx context.Context) ([]*Domain, error)
@@ -64,7 +64,7 @@ func Installed(choice, uri, config string) ([]Toolstack, error) {
 	return found, nil
 }
 
-// MemoryInFile tells whether libvirt has saved the domain's memory to a file of
+// MemoryInFile reports whether libvirt has saved the domain's memory to a file of
 // somebody's since it was started. It forgets that when it is restarted itself.
 func (a *Answer) MemoryInFile() bool { return strings.HasSuffix(a.State, "(saved)") }
 

@@ -218,7 +218,7 @@ func (d *Document) missing(hasSecret func(Secret) (bool, error)) (words []string
 	return words
 }
 
-// usable tells whether a disk can be such a file.
+// usable reports whether a disk can be such a file.
 func usable(info fs.FileInfo) bool {
 	return info.Mode().IsRegular() || info.Mode().Type() == fs.ModeDevice
 }

@@ -185,7 +185,7 @@ func infoField(text, name string) string {
 	return ""
 }
 
-// HasSecret tells whether libvirt keeps a secret.
+// HasSecret reports whether libvirt keeps a secret.
 func (v *Virsh) HasSecret(ctx context.Context, s Secret) (bool, error) {
 	out, err := v.run(ctx, "secret-list")
 	if err != nil {
@@ -225,7 +225,7 @@ func findInList(list, name string) (ref string) {
 	return ref
 }
 
-// sameUUID tells whether name is a UUID, with hyphens or without.
+// sameUUID reports whether name is a UUID, with hyphens or without.
 func sameUUID(uuid, name string) bool {
 	return strings.EqualFold(uuid, name) || len(name) == 32 && strings.EqualFold(strings.ReplaceAll(uuid, "-", ""), name)
 }

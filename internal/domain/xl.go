@@ -206,7 +206,7 @@ func isRegular(path string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// mayComeBack tells whether a domain that xl does not list is being rebooted. xl
+// mayComeBack reports whether a domain that xl does not list is being rebooted. xl
 // destroys it, sleeps 2 s and makes it anew; in between there is nothing, but for the
 // xl that guards it. While it is made it is listed as "(null)", and so is a zombie,
 // for as long as something keeps a page of its memory; that says nothing of others.

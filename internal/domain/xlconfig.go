@@ -95,7 +95,7 @@ func endXL(text []byte) []byte {
 	return append(text, xlEnd...)
 }
 
-// Whole tells whether a document that came from another host is all of it.
+// Whole reports whether a document that came from another host is all of it.
 func (d *Document) Whole() bool { return !d.XL || bytes.HasSuffix(d.text, []byte("\n"+xlEnd)) }
 
 func (f *xlForm) setSource(disk int, path string, block bool) ([]edit, error) {

@@ -179,7 +179,7 @@ func (x *xlDisk) disk() Disk {
 // deviceName is what may stand for a device below /dev: VG/LV.
 var deviceName = regexp.MustCompile(`^[A-Za-z0-9+_./-]+$`)
 
-// plainScript tells whether a block script takes the source for a local path.
+// plainScript reports whether a block script takes the source for a local path.
 // Others make the device that the guest gets: block-drbd, block-iscsi, block-nbd.
 func plainScript(script string) bool {
 	return script == "" || script == "block" || strings.HasSuffix(script, "/block")

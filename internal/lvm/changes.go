@@ -76,7 +76,7 @@ func checkPair(a, b *device) error {
 	return nil
 }
 
-// still tells whether the device is what it was, and valid.
+// still reports whether the device is what it was, and valid.
 func (d *device) still() error {
 	now, err := lookAt(d.path)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"xen-backup/internal/program"
 )
 
-// SeesGuests tells whether LVM on this host looks for volume groups inside of logical
+// SeesGuests reports whether LVM on this host looks for volume groups inside of logical
 // volumes, which are the guests' then: one of a guest may have the name of one of the
 // host's, and its volumes be taken for those. It is not LVM's default since 2.03.03,
 // but that of older configuration files (lvm.conf(5), devices/scan_lvs).

@@ -41,7 +41,7 @@ func (w *ThinWrites) Add(off, n int64) error {
 	return nil
 }
 
-// CheckRoom tells whether the pool has the blocks that this takes: one for each block that
+// CheckRoom reports whether the pool has the blocks that this takes: one for each block that
 // the volume has not yet, or that a snapshot has too. Only where those that are touched
 // are more than there are free ones the volume's mappings are read; dir is where the lock
 // of the pool's metadata snapshot is kept.

@@ -40,13 +40,13 @@ func (v *Volume) Path() string { return "/dev/" + v.VG + "/" + v.Name }
 // String returns VG/LV, the name that LVM's commands use.
 func (v *Volume) String() string { return v.VG + "/" + v.Name }
 
-// Thin tells whether it is a thin volume.
+// Thin reports whether it is a thin volume.
 func (v *Volume) Thin() bool { return v.Type == "thin" }
 
-// ThickSnapshot tells whether it is a snapshot with an exception store.
+// ThickSnapshot reports whether it is a snapshot with an exception store.
 func (v *Volume) ThickSnapshot() bool { return v.attr(0) == 's' || v.attr(0) == 'S' }
 
-// Invalid tells whether it is a thick snapshot that has lost its content.
+// Invalid reports whether it is a thick snapshot that has lost its content.
 func (v *Volume) Invalid() bool {
 	return v.ThickSnapshot() && strings.IndexByte("ISmM", v.attr(4)) >= 0
 }

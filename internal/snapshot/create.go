@@ -2,44 +2,19 @@ package snapshot
 
 import (
 	"crypto/rand"
-	"errors"
-	"regexp"
+	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/lvm"
 	"xen-backup/internal/state"
 )
 
-// The tags of a logical volume that xb-snap made. Only a snapshot that has both
-// and a name as lvm.Order gives it is ever removed.
-const (
-	tag      = "xen-backup"
-	ownerTag = "xen-backup.owner="
-)
-
-// A run has an id of eight characters, in the name of each of its snapshots.
-func newRunID() string { return strings.ToLower(rand.Text()[:8]) }
-
-var volumeName = regexp.MustCompile(`^xb-.+-[a-z2-7]{8}$`)
-
 // DefaultSize is what a disk's guest is expected to write while it has a snapshot.
 const DefaultSize = 1 << 30
-
-// snapshot is one to be taken. The methods are called in this order, each for all
-// snapshots before the next one; undo may come after any of them.
-type snapshot interface {
-	prepare() error // all that need not happen at the moment that counts
-	take() error
-	finish() error // now it is durable and can be opened
-	undo() error
-	path() string
-}
 
 // Order is what somebody wants of snapshots.
 type Order struct {
@@ -52,190 +27,144 @@ type Order struct {
 // Create takes one of each source, one right after another, and tells their paths. All or
 // nothing: none remains if one fails, if nobody could be told, or if a signal comes.
 func Create(sources []string, order Order, words Words, tell Tell) error {
-	snapshots, err := plan(sources, order.Size, order.Owner, order.State)
-	defer closeSources(snapshots)
+	p, err := newPlan(sources, order)
+	defer p.close()
 	if err != nil {
 		return err
 	}
 	if order.DryRun {
-		return try(snapshots)
+		return p.try()
 	}
-	b := new(batch)
-	defer durable.OnSignal(func() {
-		if err := b.undo(); err != nil {
-			words.Warn("%v", err)
-		}
-	})()
-	span, err := b.takeAll(snapshots)
-	if err == nil {
-		if slices.ContainsFunc(snapshots, isVolume) && lvm.SeesGuests() {
+	return allOrNothing(p.members, words, func(span time.Duration) error {
+		if slices.ContainsFunc(p.members, isVolume) && lvm.SeesGuests() {
 			words.Warn("LVM looks for volume groups inside of volumes, where a guest may have made one of any name: " +
 				"set devices/scan_lvs=0 in lvm.conf")
 		}
-		err = tell(paths(snapshots)...)
+		if err := tell(p.paths()...); err != nil {
+			return err
+		}
+		words.Info("all snapshots taken within %.1f s", span.Seconds())
+		return nil
+	})
+}
+
+// plan is of snapshots that are to be taken: what each source is, and all that can be
+// checked before.
+type plan struct {
+	Order
+	run     string            // its id, in the name of each of its snapshots
+	members []member          // one of each source, in their order
+	sources map[string]string // by what they are
+	rooms   *rooms
+	files   []*fileSnapshot
+
+	volumes *lvm.Volumes // nil if no source is one: the host may be without LVM
+	origins []*lvm.Volume
+	places  []int // of the origins among the sources
+}
+
+// newPlan returns a plan. Even with an error, its files are open.
+func newPlan(sources []string, order Order) (*plan, error) {
+	p := &plan{
+		Order: order, run: strings.ToLower(rand.Text()[:8]), members: make([]member, len(sources)),
+		sources: make(map[string]string), rooms: newRooms(order.Size),
+	}
+	for i, source := range sources {
+		if err := p.add(i, source); err != nil {
+			return p, err
+		}
+	}
+	if err := p.rooms.check(p.sources, p.volumes, p.State); err != nil {
+		return p, err
+	}
+	return p, p.orderVolumes()
+}
+
+func (p *plan) add(i int, source string) error {
+	f, err := blockdev.Open(source)
+	if err != nil {
+		return err
+	}
+	if err := p.rooms.add(f); err != nil {
+		f.Close()
+		return err
+	}
+	var origin string
+	if f.IsBlock() {
+		f.Close()
+		origin, err = p.addVolume(i, source)
+	} else {
+		origin, err = p.addFile(i, f.OS())
 	}
 	if err != nil {
-		return errors.Join(err, b.undo())
+		return err
 	}
-	words.Info("all snapshots taken within %.1f s", span.Seconds())
+	if other := p.sources[origin]; other != "" {
+		return exit.Fail(exit.Usage, "%s and %s are the same disk", other, source)
+	}
+	p.sources[origin] = source
+	return nil
+}
+
+func (p *plan) addVolume(i int, source string) (origin string, err error) {
+	if p.volumes == nil {
+		if p.volumes, err = lvm.List(); err != nil {
+			return "", err
+		}
+	}
+	v, err := p.volumes.Find(source)
+	if err != nil {
+		return "", err
+	}
+	p.origins, p.places = append(p.origins, v), append(p.places, i)
+	return v.Path(), nil
+}
+
+func (p *plan) addFile(i int, source *os.File) (origin string, err error) {
+	s, err := newFile(source, p.run, i, p.Order)
+	if err != nil {
+		source.Close()
+		return "", err
+	}
+	p.members[i], p.files = s, append(p.files, s)
+	return s.Origin, nil
+}
+
+// orderVolumes plans the snapshots of all volumes at once: they may share a volume group
+// and its free space.
+func (p *plan) orderVolumes() error {
+	if len(p.origins) == 0 {
+		return nil
+	}
+	orders, err := p.volumes.Order(p.origins, p.Size, p.run, []string{tag, ownerTag + string(p.Owner)})
+	if err != nil {
+		return err
+	}
+	for i, o := range orders {
+		p.members[p.places[i]] = newVolume{o}
+	}
 	return nil
 }
 
 // try finds out what only the file systems know: whether their files can share blocks.
-func try(snapshots []snapshot) error {
-	for _, s := range snapshots {
-		if file, is := s.(*fileSnapshot); is {
-			if err := file.try(); err != nil {
-				return err
-			}
+func (p *plan) try() error {
+	for _, f := range p.files {
+		if err := f.try(); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func paths(snapshots []snapshot) (all []string) {
-	for _, s := range snapshots {
-		all = append(all, s.path())
+func (p *plan) paths() (all []string) {
+	for _, m := range p.members {
+		all = append(all, m.path())
 	}
 	return all
 }
 
-func closeSources(snapshots []snapshot) {
-	for _, s := range snapshots {
-		if file, is := s.(*fileSnapshot); is {
-			file.source.Close()
-		}
+func (p *plan) close() {
+	for _, f := range p.files {
+		f.source.Close()
 	}
-}
-
-// plan finds out what each source is and checks all that can be checked. Even with an
-// error, the sources of what it returns are open.
-func plan(sources []string, size int64, owner Owner, dir state.Dir) ([]snapshot, error) {
-	run := newRunID()
-	snapshots := make([]snapshot, len(sources))
-	rooms := newRooms(size)
-	var origins []*lvm.Volume
-	var places []int // of the volumes among the sources
-	var volumes *lvm.Volumes
-	seen := make(map[string]string)
-	for i, source := range sources {
-		f, err := blockdev.Open(source)
-		if err != nil {
-			return snapshots, err
-		}
-		var origin string
-		if err := rooms.add(f); err != nil {
-			f.Close()
-			return snapshots, err
-		}
-		if f.IsBlock() {
-			f.Close()
-			if volumes == nil {
-				if volumes, err = lvm.List(); err != nil {
-					return snapshots, err
-				}
-			}
-			v, err := volumes.Find(source)
-			if err != nil {
-				return snapshots, err
-			}
-			origins, places = append(origins, v), append(places, i)
-			origin = v.Path()
-		} else {
-			s, err := newFileSnapshot(f.OS(), run, i, owner, dir)
-			if err != nil {
-				f.Close()
-				return snapshots, err
-			}
-			snapshots[i] = s
-			origin = s.Origin
-		}
-		if seen[origin] != "" {
-			return snapshots, exit.Fail(exit.Usage, "%s and %s are the same disk", seen[origin], source)
-		}
-		seen[origin] = source
-	}
-	if err := rooms.check(seen, volumes, dir); err != nil {
-		return snapshots, err
-	}
-	if len(origins) == 0 {
-		return snapshots, nil
-	}
-	orders, err := volumes.Order(origins, size, run, []string{tag, ownerTag + string(owner)})
-	if err != nil {
-		return snapshots, err
-	}
-	for i, o := range orders {
-		snapshots[places[i]] = volumeSnapshot{o}
-	}
-	return snapshots, nil
-}
-
-// volumeSnapshot is one of a logical volume.
-type volumeSnapshot struct{ order *lvm.Order }
-
-func isVolume(s snapshot) bool { _, is := s.(volumeSnapshot); return is }
-
-func (s volumeSnapshot) prepare() error { return nil }
-func (s volumeSnapshot) take() error    { return s.order.Create() }
-func (s volumeSnapshot) finish() error  { return s.order.WaitForDevice() }
-func (s volumeSnapshot) undo() error    { return s.order.Undo() }
-func (s volumeSnapshot) path() string   { return s.order.Path() }
-
-// batch is all or nothing, whether a step fails or a signal comes in between.
-type batch struct {
-	sync.Mutex
-	begun  []snapshot
-	undone bool
-}
-
-// takeAll takes the snapshots and returns the time between the beginning of the
-// first one's and the end of the last one's.
-func (b *batch) takeAll(snapshots []snapshot) (span time.Duration, err error) {
-	for _, s := range snapshots {
-		if err := b.step(s, s.prepare); err != nil {
-			return 0, err
-		}
-	}
-	start := time.Now()
-	for _, s := range snapshots {
-		if err := b.step(s, s.take); err != nil {
-			return 0, err
-		}
-	}
-	span = time.Since(start)
-	for _, s := range snapshots {
-		if err := b.step(s, s.finish); err != nil {
-			return 0, err
-		}
-	}
-	return span, nil
-}
-
-// step holds the lock, so that a signal waits for a snapshot that is just being
-// taken: else it would appear after everything was undone.
-func (b *batch) step(s snapshot, do func() error) error {
-	b.Lock()
-	defer b.Unlock()
-	if b.undone {
-		return exit.Fail(exit.Internal, "interrupted")
-	}
-	if !slices.Contains(b.begun, s) {
-		b.begun = append(b.begun, s)
-	}
-	return do()
-}
-
-// undo removes every snapshot that was begun, newest first. It also closes the
-// batch.
-func (b *batch) undo() error {
-	b.Lock()
-	defer b.Unlock()
-	b.undone = true
-	var errs []error
-	for i := len(b.begun) - 1; i >= 0; i-- {
-		errs = append(errs, b.begun[i].undo())
-	}
-	b.begun = nil
-	return errors.Join(errs...)
 }

@@ -42,7 +42,7 @@ var recordName = regexp.MustCompile(`^[a-z2-7]{8}-[0-9]+\.json$`)
 
 const nameMax = 255 // bytes, of a file name
 
-func newFileSnapshot(source *os.File, run string, number int, owner Owner, dir state.Dir) (*fileSnapshot, error) {
+func newFile(source *os.File, run string, number int, order Order) (*fileSnapshot, error) {
 	origin, err := realPath(source.Name())
 	if err != nil {
 		return nil, err
@@ -58,13 +58,14 @@ func newFileSnapshot(source *os.File, run string, number int, owner Owner, dir s
 	}
 	suffix := ".xb-snap-" + run
 	name := filepath.Base(origin)
-	name = "." + strings.ToValidUTF8(name[:min(len(name), nameMax-1-len(suffix))], "") + suffix // it may be cut in a letter
+	name = name[:min(len(name), nameMax-1-len(suffix))]
+	name = "." + strings.ToValidUTF8(name, "") + suffix // it may be cut in a letter
 	return &fileSnapshot{
 		Snapshot: filepath.Join(filepath.Dir(origin), name),
 		Origin:   origin,
-		Owner:    owner,
+		Owner:    order.Owner,
 		Created:  time.Now().Truncate(time.Second),
-		record:   filepath.Join(recordDir(dir), fmt.Sprintf("%s-%d.json", run, number)),
+		record:   filepath.Join(recordDir(order.State), fmt.Sprintf("%s-%d.json", run, number)),
 		source:   source,
 	}, nil
 }
@@ -109,8 +110,8 @@ func (s *fileSnapshot) take() error {
 	err := blockdev.Clone(s.clone, s.source)
 	switch {
 	case errors.Is(err, syscall.EXDEV):
-		return exit.Fail(exit.CantCreate, "%s is not on the file system of its directory, where its snapshot would have to be "+
-			"(a bind mount?): name it by its path on its own file system: %w", s.Origin, err)
+		return exit.Fail(exit.CantCreate, "%s is not on the file system of its directory, "+
+			"where its snapshot would have to be (a bind mount?): name it by its path on its own file system: %w", s.Origin, err)
 	case errors.Is(err, errors.ErrUnsupported):
 		return exit.Fail(exit.CantCreate, "%s: its file system can't share blocks between files (reflink): "+
 			"put the image on btrfs, on XFS made with -m reflink=1, or on a logical volume: %w", s.Origin, err)
@@ -184,9 +185,8 @@ func (s *fileSnapshot) remove() error {
 	return nil
 }
 
-// giveUp empties the snapshot, which frees its room at once, though somebody reads it;
-// to unlink it would not. The empty file stays until it is removed: by it everybody
-// sees what became of the snapshot.
+// giveUp empties the file: to unlink it would free no room while somebody reads it. By the
+// empty file, which stays until it is removed, everybody sees what became of the snapshot.
 func (s *fileSnapshot) giveUp() error {
 	f, err := os.OpenFile(s.Snapshot, os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -208,12 +208,37 @@ func (s *fileSnapshot) giveUp() error {
 	return blockdev.Empty(f)
 }
 
+func (s *fileSnapshot) room() (*blockdev.Room, error) { return blockdev.FileRoom(s.Snapshot) }
+
+// snapshot returns what list shows of it.
+func (s *fileSnapshot) snapshot() *Snapshot {
+	shown := &Snapshot{
+		Path: s.Snapshot, Origin: s.Origin, Kind: file,
+		Owner: s.Owner, Dead: s.Owner.dead(), Created: s.Created, holder: s,
+	}
+	if info, err := os.Stat(s.Snapshot); err == nil {
+		shown.Size, shown.givenUp = info.Size(), info.Size() == 0
+		shown.Valid = !shown.givenUp
+	}
+	return shown
+}
+
 // forget removes the record, if it is there.
 func (s *fileSnapshot) forget() error {
 	if err := os.Remove(s.record); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return exit.Fail(exit.IOError, "cannot remove the record of a snapshot: %w", err)
 	}
 	return nil
+}
+
+// takenFiles returns all snapshots of files. Even with an error, those that it returns
+// are there.
+func takenFiles(dir state.Dir) (all []*Snapshot, err error) {
+	files, err := fileSnapshots(dir)
+	for _, s := range files {
+		all = append(all, s.snapshot())
+	}
+	return all, err
 }
 
 // fileSnapshots reads all records. A record that can't be read is an error, but

@@ -55,7 +55,7 @@ func TestGiveUpOnlyOurs(t *testing.T) {
 		"another name of a file": func(snap string) error { return os.Link(a, snap) },
 		"another file":           func(snap string) error { return os.WriteFile(snap, []byte("precious"), 0o600) },
 	} {
-		snap := take(t, records, Nobody, a)[0]
+		snap := take(t, records, nobody, a)[0]
 		files, err := fileSnapshots(records)
 		if err != nil || len(files) != 1 {
 			t.Fatal(files, err)
@@ -75,7 +75,8 @@ func TestGiveUpOnlyOurs(t *testing.T) {
 	}
 	empty := filepath.Join(dir, "empty")
 	write(t, empty, "")
-	if err := Create([]string{empty}, Order{Size: 1, Owner: Nobody, State: records}, nil, nil); exit.StatusOf(err) != exit.Config {
+	order := Order{Size: 1, Owner: nobody, State: records}
+	if err := Create([]string{empty}, order, quiet{t}, nil); exit.StatusOf(err) != exit.Config {
 		t.Errorf("an empty file: %v", err)
 	}
 }
@@ -92,7 +93,7 @@ func TestPrunedWhileTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	s, err := newFileSnapshot(f, "abcdefgh", 0, "1.1.00000000", records)
+	s, err := newFile(f, "abcdefgh", 0, Order{Owner: "1.1.00000000", State: records})
 	if err == nil {
 		err = errors.Join(s.prepare(), os.Remove(s.record), s.take())
 	}

@@ -11,11 +11,9 @@ import (
 	"time"
 
 	"xen-backup/internal/blockdev"
-	"xen-backup/internal/dm"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/inuse"
-	"xen-backup/internal/lvm"
 	"xen-backup/internal/state"
 	"xen-backup/internal/text"
 )
@@ -24,12 +22,15 @@ import (
 // before guests find none, until the owner is gone. It tells the paths of those that
 // it gives up or removes.
 func Guard(owner Owner, dir state.Dir, words Words, tell Tell) error {
-	if owner == Nobody {
+	if owner == nobody {
 		return exit.Fail(exit.Usage, "guard needs a process as owner: it ends with it")
 	}
-	g := &guardian{words: words, tell: tell, owner: owner, dir: dir, posts: make(map[string]*post), said: make(map[string]bool)}
+	g := &guardian{
+		words: words, tell: tell, owner: owner, dir: dir,
+		posts: make(map[string]*post), said: make(map[string]bool),
+	}
 	g.volumes.dir = dir
-	// A signal waits for what is being given up: half of it helps Nobody.
+	// A signal waits for what is being given up: half of it helps nobody.
 	defer durable.OnSignal(g.giving.Lock)()
 	for !owner.dead() {
 		before := g.trace()
@@ -85,38 +86,41 @@ func (g *guardian) sayOnce(format string, args ...any) {
 // find looks for the rooms in which the owner has snapshots, and has each of them
 // watched. All snapshots there may be given up, but for those of others that live.
 func (g *guardian) find() {
-	files, err := fileSnapshots(g.dir)
+	files, err := takenFiles(g.dir)
 	if err != nil {
 		g.sayOnce("not all snapshots can be watched: %v", err)
-	}
-	var all []*Snapshot
-	for _, s := range files {
-		all = append(all, s.existing())
 	}
 	volumes, err := g.volumes.list()
 	if err != nil {
 		g.sayOnce("not all snapshots can be watched: %v", err)
 	}
 	found := make(map[string]*watched)
-	for _, e := range append(all, volumes...) {
-		if !e.Valid || e.Owner != g.owner && e.Owner != Nobody && !e.Owner.dead() {
-			continue
+	for _, s := range slices.Concat(files, volumes) {
+		if s.Valid && (s.Owner == g.owner || s.Owner == nobody || s.Owner.dead()) {
+			g.addTo(found, s)
 		}
-		room, err := e.room()
-		if err != nil && exit.StatusOf(err) != exit.NoInput && !errors.Is(err, fs.ErrNotExist) { // else removed just now
-			g.sayOnce("snapshot %s can't be watched: %v", e.Snapshot, err)
-		}
-		if err != nil || room == nil {
-			continue
-		}
-		w := found[room.ID]
-		if w == nil {
-			w = new(watched)
-			found[room.ID] = w
-		}
-		w.room, w.snapshots, w.own = room, append(w.snapshots, e), w.own || e.Owner == g.owner
 	}
 	g.post(found)
+}
+
+// addTo adds a snapshot to the ones that are watched with its room.
+func (g *guardian) addTo(found map[string]*watched, s *Snapshot) {
+	room, err := s.room()
+	switch {
+	case exit.StatusOf(err) == exit.NoInput || errors.Is(err, fs.ErrNotExist): // removed just now
+		return
+	case err != nil:
+		g.sayOnce("snapshot %s can't be watched: %v", s.Path, err)
+		return
+	case room == nil:
+		return
+	}
+	w := found[room.ID]
+	if w == nil {
+		w = new(watched)
+		found[room.ID] = w
+	}
+	w.room, w.snapshots, w.own = room, append(w.snapshots, s), w.own || s.Owner == g.owner
 }
 
 // watched is a room, and the snapshots in it that may be given up.
@@ -152,17 +156,6 @@ func (g *guardian) post(found map[string]*watched) {
 // post is where a room is watched; nil ends that.
 type post struct{ atomic.Pointer[watched] }
 
-// room returns the room that a snapshot takes from, nil if it shares none with guests.
-func (e *Snapshot) room() (*blockdev.Room, error) {
-	switch e.Kind {
-	case "file":
-		return blockdev.FileRoom(e.Snapshot)
-	case "thin":
-		return lvm.Room(e.Snapshot)
-	}
-	return nil, nil
-}
-
 // A room is looked at once a second, and more often the nearer its floor is: not even
 // at 2 GiB/s does anybody get far below it unseen.
 const (
@@ -191,15 +184,15 @@ func (g *guardian) watch(p *post) {
 	}
 }
 
-// giveUpOne gives up the snapshot that is missed the least; false if none could be.
+// giveUpOne gives up the snapshot that is missed the least, and reports whether it could.
 func (g *guardian) giveUpOne(w *watched) bool {
 	var order [missedMost + 1][]*Snapshot
-	for _, e := range w.snapshots {
-		how := g.missed(e)
-		order[how] = append(order[how], e)
+	for _, s := range w.snapshots {
+		how := g.missed(s)
+		order[how] = append(order[how], s)
 	}
-	for _, e := range slices.Concat(order[:]...) {
-		if g.giveUp(e, w.room) {
+	for _, s := range slices.Concat(order[:]...) {
+		if g.giveUp(s, w.room) {
 			return true
 		}
 	}
@@ -208,22 +201,22 @@ func (g *guardian) giveUpOne(w *watched) bool {
 
 const missedMost = 3
 
-// missed tells how much a snapshot is missed: a leftover, one that waits for its turn,
+// missed returns how much a snapshot is missed: a leftover, one that waits for its turn,
 // one that is being read, and one that somebody wanted to keep.
-func (g *guardian) missed(e *Snapshot) int {
+func (g *guardian) missed(s *Snapshot) int {
 	switch {
-	case e.Owner == Nobody:
+	case s.Owner == nobody:
 		return missedMost
-	case e.Owner != g.owner:
+	case s.Owner != g.owner:
 		return 0
 	}
-	if open, err := inuse.IsOpen(e.Snapshot); open && err == nil {
+	if open, err := inuse.IsOpen(s.Path); open && err == nil {
 		return 2
 	}
 	return 1
 }
 
-// lack tells what there is too little of.
+// lack says what there is too little of.
 func lack(r *blockdev.Room) string {
 	r = r.Tightest()
 	if r.Free > r.Floor() {
@@ -232,88 +225,48 @@ func lack(r *blockdev.Room) string {
 	return fmt.Sprintf("%s has only %s free", r.Name, text.FormatSize(r.Free))
 }
 
-func (g *guardian) giveUp(e *Snapshot, room *blockdev.Room) bool {
+func (g *guardian) giveUp(s *Snapshot, room *blockdev.Room) bool {
 	g.giving.RLock()
 	defer g.giving.RUnlock()
 	full := lack(room)
-	err := e.giveUp()
+	err := s.giveUp()
 	switch {
 	case exit.StatusOf(err) == exit.NoInput: // it is gone already
 	case err != nil:
-		g.sayOnce("cannot give up snapshot %s: %v", e.Snapshot, err)
+		g.sayOnce("cannot give up snapshot %s: %v", s.Path, err)
 	default:
-		g.words.Warn("snapshot %s given up: %s, which the guests need", e.Snapshot, full)
-		g.tell(e.Snapshot) // whether or not it is read, the watch goes on
+		g.words.Warn("snapshot %s given up: %s, which the guests need", s.Path, full)
+		g.tell(s.Path) // whether or not it is read, the watch goes on
 	}
 	return err == nil
 }
 
-// leave removes what the owner has left: Nobody would watch it any more. If the owner
-// was killed there may be readers that go on, but Nobody will hear of their success.
+// leave removes what the owner has left: nobody would watch it any more. If the owner
+// was killed there may be readers that go on, but nobody will hear of their success.
 func (g *guardian) leave() error {
 	all, _, err := taken(g.dir)
 	errs := []error{err}
-	for _, e := range all {
-		if e.Owner == g.owner && e.giveUp != nil {
-			errs = append(errs, g.removeLeft(e))
+	for _, s := range all {
+		if s.Owner == g.owner && s.sharesRoom() {
+			errs = append(errs, g.removeLeft(s))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (g *guardian) removeLeft(e *Snapshot) error {
+func (g *guardian) removeLeft(s *Snapshot) error {
 	g.giving.RLock()
 	defer g.giving.RUnlock()
-	if err := e.giveUp(); err != nil && exit.StatusOf(err) != exit.NoInput {
+	if err := s.giveUp(); err != nil && exit.StatusOf(err) != exit.NoInput {
 		return err
 	}
-	err := e.remove()
+	err := s.remove()
 	if exit.StatusOf(err) == exit.NoInput { // somebody else was quicker
 		return nil
 	}
 	if err == nil {
-		g.words.Warn("snapshot %s removed: its owner is gone", e.Snapshot)
-		err = g.tell(e.Snapshot)
+		g.words.Warn("snapshot %s removed: its owner is gone", s.Path)
+		err = g.tell(s.Path)
 	}
 	return err
-}
-
-// volumeWatch lists the thin snapshots that xb-snap took. LVM is asked only when there
-// is another set of them, and in the background: it may have to wait for its locks,
-// and the file systems must be watched meanwhile.
-type volumeWatch struct {
-	dir state.Dir
-	sync.Mutex
-	names   []string // active devices that look like our snapshots, when LVM was asked
-	asking  bool
-	volumes []*Snapshot
-	err     error
-}
-
-// list returns what LVM said last.
-func (w *volumeWatch) list() ([]*Snapshot, error) {
-	w.Lock()
-	defer w.Unlock()
-	names := dm.VolumeSnapshots()
-	if !w.asking && (w.err != nil || !slices.Equal(names, w.names)) {
-		w.asking, w.names = true, names
-		go w.ask()
-	}
-	return w.volumes, w.err
-}
-
-func (w *volumeWatch) ask() {
-	volumes, err := lvm.List()
-	w.Lock()
-	defer w.Unlock()
-	w.asking, w.err = false, err
-	if err != nil {
-		return
-	}
-	w.volumes = nil
-	for _, v := range volumes.Tagged(tag) {
-		if isOurs(v) && v.Thin() {
-			w.volumes = append(w.volumes, existingVolume(v, w.dir))
-		}
-	}
 }

@@ -16,13 +16,13 @@ import (
 // later one with the same number.
 type Owner string
 
-const Nobody Owner = "none" // kept until somebody removes it by name
+const nobody Owner = "none" // kept until somebody removes it by name
 
 // FindOwner returns the owner that a word stands for: a process id or "none"; by default
 // the parent of this process, which itself ends at once.
 func FindOwner(word string) (Owner, error) {
-	if word == string(Nobody) {
-		return Nobody, nil
+	if word == string(nobody) {
+		return nobody, nil
 	}
 	pid := os.Getppid()
 	if word != "" {
@@ -41,7 +41,7 @@ func FindOwner(word string) (Owner, error) {
 
 var ownerWords = regexp.MustCompile(`^([1-9][0-9]{0,9})\.([0-9]+)\.([0-9a-f]{8})$`)
 
-// dead tells whether the owner can never come back to its snapshot. Of an owner
+// dead reports whether the owner can never come back to its snapshot. Of an owner
 // that it can't read, it doesn't say so.
 func (o Owner) dead() bool {
 	words := ownerWords.FindStringSubmatch(string(o))
@@ -60,7 +60,7 @@ func (o Owner) dead() bool {
 // String describes the owner for list.
 func (o Owner) String() string {
 	switch pid, _, ok := strings.Cut(string(o), "."); {
-	case o == Nobody:
+	case o == nobody:
 		return "no owner"
 	case !ok:
 		return "unknown owner"

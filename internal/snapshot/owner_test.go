@@ -22,7 +22,7 @@ func TestOwner(t *testing.T) {
 		{Owner(words[0] + ".1." + words[2]), true, "dead " + words[0]},             // the number was used again
 		{Owner(words[0] + "." + words[1] + ".00000000"), true, "dead " + words[0]}, // another boot
 		{Owner("4194999.5." + words[2]), true, "dead 4194999"},
-		{Nobody, false, "no owner"},
+		{nobody, false, "no owner"},
 		{"", false, "unknown owner"}, // no word of a death, so none
 		{"x", false, "unknown owner"},
 	} {

@@ -1,11 +1,28 @@
 // Package snapshot takes snapshots of logical volumes, thick or thin, and of files on a
 // file system with reflinks, and takes them away again.
 //
-// What it promises: snapshots of several disks are taken all or none, whether a step fails
-// or a signal comes in between. Each has an owner, and is a leftover when that is dead.
-// Nothing is ever removed or emptied that this package has not made. And no snapshot stops
-// a guest: where one takes the room that a guest needs, the snapshot gives way.
+// What it promises:
+//
+//   - Snapshots of several disks are taken all or none, whether a step fails or a signal
+//     comes in between (batch).
+//   - Each has an owner. It is a leftover when that is dead, and not before (Owner).
+//   - Nothing is ever removed or emptied that this package has not made: a volume has two
+//     tags and a name of ours, a file has a record in the state directory.
+//   - No snapshot stops a guest. None is taken where the guests' writes might find no room
+//     (demand), and the guard gives one up before they do.
+//
+// Files and volumes differ in what holds them (holder) and in how they come to be (member),
+// and nowhere else.
 package snapshot
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/text"
+)
 
 // Words are for the user.
 type Words interface {
@@ -16,3 +33,55 @@ type Words interface {
 // Tell hands over the paths of snapshots, of which the user must know. An error says that
 // nobody was told.
 type Tell func(paths ...string) error
+
+// Kinds of snapshots.
+const (
+	thick = "thick" // a logical volume with an exception store of its own
+	thin  = "thin"  // a thin volume
+	file  = "file"  // a reflink copy
+)
+
+// Snapshot is one that xb-snap took. Its fields are what list shows.
+type Snapshot struct {
+	Path    string    `json:"snapshot"`
+	Origin  string    `json:"origin"`
+	Kind    string    `json:"kind"`                   // thick, thin or file
+	Size    int64     `json:"size"`                   // bytes: of a thick one what it may take, else of its image
+	Used    *float64  `json:"used_percent,omitempty"` // of Size, of a thick one
+	Valid   bool      `json:"valid"`
+	Owner   Owner     `json:"owner"`
+	Dead    bool      `json:"owner_dead"`
+	Created time.Time `json:"created"`
+
+	holder
+	givenUp bool
+}
+
+// holder is what holds a snapshot's image: a file, or a volume. That a snapshot is gone
+// already is an error with status NoInput.
+type holder interface {
+	remove() error
+	// giveUp takes the image away, so that its room is free at once though somebody reads
+	// it. What is left says so to everybody, and is still to be removed.
+	giveUp() error
+	// room returns what it shares with guests; nil if that is nothing, and then it is never
+	// given up.
+	room() (*blockdev.Room, error)
+}
+
+// sharesRoom reports whether the snapshot takes room that guests could need.
+func (s *Snapshot) sharesRoom() bool { return s.Kind != thick }
+
+// String returns the line that list prints of it.
+func (s *Snapshot) String() string {
+	use := "-"
+	switch {
+	case s.givenUp:
+		use = "given up"
+	case !s.Valid:
+		use = "invalid"
+	case s.Used != nil:
+		use = fmt.Sprintf("%.1f %%", *s.Used)
+	}
+	return strings.Join([]string{s.Path, s.Origin, s.Kind, text.FormatSize(s.Size), use, s.Owner.String()}, "\t")
+}

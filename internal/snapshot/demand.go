@@ -49,7 +49,7 @@ func (r *rooms) of(disk *blockdev.File) (parts []*blockdev.Room, need int64, err
 	return append(room.Below, room), min(r.size, allocated), err
 }
 
-// check tells whether there is room for all: for the disks that were added, which are
+// check finds out whether there is room for all: for the disks that were added, which are
 // sources, and for those of which there is a snapshot already. (A second one of the
 // same disk costs nothing more: a block that is rewritten takes a new one once.)
 func (r *rooms) check(sources map[string]string, volumes *lvm.Volumes, dir state.Dir) error {
@@ -57,20 +57,14 @@ func (r *rooms) check(sources map[string]string, volumes *lvm.Volumes, dir state
 		return nil
 	}
 	held := make(map[string]bool)
-	files, _ := fileSnapshots(dir) // one that can't be read is somebody else's error
-	for _, s := range files {
-		held[s.Origin] = !s.existing().givenUp || held[s.Origin]
-	}
+	all, _ := takenFiles(dir) // one that can't be read is somebody else's error
 	if volumes != nil {
-		for _, v := range volumes.Tagged(tag) {
-			if e := existingVolume(v, dir); isOurs(v) && v.Thin() && !e.givenUp {
-				held[e.Origin] = true
-			}
-		}
+		all = append(all, takenVolumes(volumes, dir)...)
 	}
-	for origin, is := range held {
-		if is && sources[origin] == "" {
-			r.addHeld(origin)
+	for _, s := range all {
+		if s.sharesRoom() && !s.givenUp && sources[s.Origin] == "" && !held[s.Origin] {
+			held[s.Origin] = true
+			r.addHeld(s.Origin)
 		}
 	}
 	for _, d := range r.byID {

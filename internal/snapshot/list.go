@@ -1,0 +1,45 @@
+package snapshot
+
+import (
+	"errors"
+	"os/exec"
+
+	"xen-backup/internal/extent"
+	"xen-backup/internal/lvm"
+	"xen-backup/internal/state"
+)
+
+// List returns all snapshots that xb-snap took. Even with an error, those that it
+// returns are there.
+func List(dir state.Dir) ([]*Snapshot, error) {
+	all, _, err := taken(dir)
+	return all, err
+}
+
+// taken returns all snapshots, and what LVM said, nil on a host without it.
+func taken(dir state.Dir) ([]*Snapshot, *lvm.Volumes, error) {
+	all, fileErr := takenFiles(dir)
+	volumes, err := lvm.List()
+	if errors.Is(err, exec.ErrNotFound) { // a host without LVM
+		return all, nil, fileErr
+	} else if err != nil {
+		return all, nil, errors.Join(fileErr, err)
+	}
+	return append(all, takenVolumes(volumes, dir)...), volumes, fileErr
+}
+
+// Check says in words how full the snapshot at path is. The error's status is BadSnapshot
+// if its content is not to be had.
+func Check(path string, dir state.Dir) (string, error) {
+	use, err := checkFile(path, dir)
+	if err == nil && use == "" {
+		use, err = lvm.Check(path)
+	}
+	return use, err
+}
+
+// Changes returns the extents in which two snapshots of a logical volume may differ: see
+// lvm.Changes.
+func Changes(older, newer string, dir state.Dir) (*extent.Set, error) {
+	return lvm.Changes(older, newer, string(dir))
+}

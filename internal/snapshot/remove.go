@@ -1,0 +1,84 @@
+package snapshot
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/lvm"
+	"xen-backup/internal/state"
+)
+
+// Prune removes the snapshots whose owner is dead, and tells the path of each.
+func Prune(dir state.Dir, tell Tell) error {
+	all, _, err := taken(dir)
+	errs := []error{err}
+	for _, s := range all {
+		if !s.Dead {
+			continue
+		}
+		err := s.remove()
+		if err == nil {
+			err = tell(s.Path)
+		} else if exit.StatusOf(err) == exit.NoInput { // only its record was left
+			err = nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Remove removes the snapshots at paths, if they are ones that xb-snap took.
+func Remove(paths []string, dir state.Dir) error {
+	all, volumes, listErr := taken(dir)
+	var errs []error
+	for _, path := range paths {
+		s, err := find(path, all, volumes)
+		if err == nil {
+			err = s.remove()
+		} else if exit.StatusOf(err) != exit.Refused {
+			err = errors.Join(listErr, err) // it may be among those that could not be read
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// find returns the snapshot at path, if it is one that xb-snap took.
+func find(path string, all []*Snapshot, volumes *lvm.Volumes) (*Snapshot, error) {
+	name, err := nameOf(path, volumes)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(all, func(s *Snapshot) bool { return s.Path == name })
+	if i >= 0 {
+		return all[i], nil
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && !strings.HasPrefix(name, "/dev/") {
+		return nil, exit.Fail(exit.NoInput, "%s: no such snapshot", path)
+	}
+	return nil, exit.Fail(exit.Refused, "%s was not made by xb-snap, which therefore does not remove it", path)
+}
+
+// nameOf returns the name that list would show of the device or file at path,
+// which may be inactive or gone.
+func nameOf(path string, volumes *lvm.Volumes) (string, error) {
+	info, err := os.Stat(path)
+	if blockdev.BelowDev(path) || err == nil && !info.Mode().IsRegular() {
+		if volumes == nil {
+			return "", exit.Fail(exit.NoInput, "%s: LVM is not installed or does not answer", path)
+		}
+		v, err := volumes.Find(path)
+		if err != nil {
+			return "", err
+		}
+		return v.Path(), nil
+	}
+	dir, err := realPath(filepath.Dir(path))
+	return filepath.Join(dir, filepath.Base(path)), err
+}

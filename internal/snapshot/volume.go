@@ -1,0 +1,84 @@
+package snapshot
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/lvm"
+	"xen-backup/internal/state"
+)
+
+// The tags of a logical volume that xb-snap made. Only a snapshot that has both
+// and a name as lvm.Order gives it is ever removed.
+const (
+	tag      = "xen-backup"
+	ownerTag = "xen-backup.owner="
+)
+
+var volumeName = regexp.MustCompile(`^xb-.+-[a-z2-7]{8}$`)
+
+// newVolume is a snapshot of a logical volume that is to be taken.
+type newVolume struct{ order *lvm.Order }
+
+func (n newVolume) prepare() error { return nil }
+func (n newVolume) take() error    { return n.order.Create() }
+func (n newVolume) finish() error  { return n.order.WaitForDevice() }
+func (n newVolume) undo() error    { return n.order.Undo() }
+func (n newVolume) path() string   { return n.order.Path() }
+
+func isVolume(m member) bool { _, is := m.(newVolume); return is }
+
+// volume is one that was taken.
+type volume struct {
+	*lvm.Volume
+	dir state.Dir
+}
+
+func (v volume) remove() error { return lvm.Remove(v.Volume, tag) }
+func (v volume) giveUp() error { return lvm.GiveUp(v.Volume, string(v.dir)) }
+
+func (v volume) room() (*blockdev.Room, error) {
+	if !v.Thin() {
+		return nil, nil
+	}
+	return lvm.Room(v.Path())
+}
+
+// isOurs reports whether xb-snap took it. Somebody may use a tag or a name like ours
+// for a volume of his own, so all that it gives a snapshot must be there.
+func isOurs(v *lvm.Volume) bool {
+	hasOwner := slices.ContainsFunc(v.Tags, func(t string) bool { return strings.HasPrefix(t, ownerTag) })
+	return hasOwner && volumeName.MatchString(v.Name) && (v.Thin() || v.ThickSnapshot())
+}
+
+// takenVolumes returns those snapshots among the volumes that xb-snap took.
+func takenVolumes(volumes *lvm.Volumes, dir state.Dir) (all []*Snapshot) {
+	for _, v := range volumes.Tagged(tag) {
+		if isOurs(v) {
+			all = append(all, volume{v, dir}.snapshot())
+		}
+	}
+	return all
+}
+
+func (v volume) snapshot() *Snapshot {
+	s := &Snapshot{
+		Path: v.Path(), Origin: "/dev/" + v.VG + "/" + v.Origin, Kind: thick,
+		Size: v.Size, Valid: !v.Invalid(), Created: v.Created, holder: v,
+	}
+	if v.Thin() {
+		s.Kind, s.givenUp = thin, lvm.GivenUp(v.Volume)
+		s.Valid = !s.givenUp
+	} else {
+		s.Used = &v.DataUsed
+	}
+	for _, t := range v.Tags {
+		if word, ok := strings.CutPrefix(t, ownerTag); ok {
+			s.Owner = Owner(word)
+		}
+	}
+	s.Dead = s.Owner.dead()
+	return s
+}

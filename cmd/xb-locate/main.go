@@ -5,8 +5,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"xen-backup/internal/cli"
@@ -303,20 +301,11 @@ func printDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 
 // storeDocument keeps another host's document, made one of this host.
 func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
-	switch name := o.store; {
-	case len(operands) > 0:
+	if len(operands) > 0 {
 		return exit.Fail(exit.Usage, "--store goes without another DOMAIN: the document is on standard input")
-	case strings.HasPrefix(name, ".") || strings.Contains(name, "/"):
-		return exit.Fail(exit.Usage, "bad name of a domain: %q", name)
 	}
-	if err := domain.CheckNames(o.store); err != nil {
-		return err
-	}
-	virsh := domain.NewVirsh(o.uri)
-	store := domain.Store{
-		Dir: filepath.Join(string(state.Find(o.stateDir)), "xml"), Places: o.places, Dropped: o.drop,
-		HasSecret: func(s domain.Secret) (bool, error) { return virsh.HasSecret(ctx, s) },
-	}
+	store := domain.NewStore(ctx, state.Find(o.stateDir), o.uri)
+	store.Places, store.Dropped = o.places, o.drop
 	words, err := store.Keep(o.store, env.Stdin)
 	for _, w := range words {
 		env.Warn("%s: %s", o.store, w)

@@ -22,8 +22,8 @@ const (
 	maxMembers = 256
 )
 
-// WriteBundle writes a bundle with text as the document. Words say what is left out.
-func (d *Document) WriteBundle(w io.Writer, text []byte) (words []string, err error) {
+// writeBundle writes a bundle with text as the document. Words say what is left out.
+func (d *Document) writeBundle(w io.Writer, text []byte) (words []string, err error) {
 	out := tar.NewWriter(w)
 	for _, root := range d.Domain.belongings() {
 		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
@@ -108,10 +108,10 @@ func addMember(out *tar.Writer, path string) (word string, err error) {
 	return "", err
 }
 
-// ReadBundle reads a bundle, or a document alone. The files that are in it are written to
+// readBundle reads a bundle, or a document alone. The files that are in it are written to
 // files as a tar file of their own; it returns how many there are. What does not belong
 // to the domain is refused: the file will be unpacked by root.
-func ReadBundle(r io.Reader, files io.Writer) (d *Document, members int, err error) {
+func readBundle(r io.Reader, files io.Writer) (d *Document, members int, err error) {
 	// A tar file has its magic at 257 of the first header.
 	head := make([]byte, 262)
 	n, err := io.ReadFull(r, head)
@@ -120,7 +120,7 @@ func ReadBundle(r io.Reader, files io.Writer) (d *Document, members int, err err
 		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil, 0, err
 		}
-		d, err := ReadDocument(r)
+		d, err := readDocument(r)
 		return d, 0, err
 	}
 	in, out := tar.NewReader(r), tar.NewWriter(files)
@@ -133,7 +133,7 @@ func ReadBundle(r io.Reader, files io.Writer) (d *Document, members int, err err
 		case err != nil:
 			return nil, 0, err
 		case !strings.Contains(header.Name, "/"):
-			if d, err = ReadDocument(in); err != nil {
+			if d, err = readDocument(in); err != nil {
 				return nil, 0, err
 			}
 		case header.Typeflag != tar.TypeReg && header.Typeflag != tar.TypeDir, header.Size > maxMember, len(paths) == maxMembers:

@@ -23,7 +23,7 @@ func uefiGuest(dir string) string {
 func bundle(t *testing.T, text string) ([]byte, []string) {
 	t.Helper()
 	var b bytes.Buffer
-	words, err := read(t, text).WriteBundle(&b, []byte(text))
+	words, err := read(t, text).writeBundle(&b, []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,15 +48,15 @@ func TestBundle(t *testing.T) {
 		t.Errorf("it says %v, want %s", words, want)
 	}
 	var files bytes.Buffer
-	d, n, err := ReadBundle(bytes.NewReader(whole), &files)
+	d, n, err := readBundle(bytes.NewReader(whole), &files)
 	if err != nil || n != 4 || d.Domain.Name != "web" {
 		t.Fatalf("%+v, %d, %v", d, n, err)
 	}
 	noSecret := func(Secret) (bool, error) { return false, nil }
-	if words, _, err := d.Fit(nil, nil, noSecret); err != nil || words != nil {
+	if words, _, err := d.fit(nil, nil, noSecret); err != nil || words != nil {
 		t.Errorf("with variables no template is needed: %q, %v", words, err)
 	}
-	if words, _, _ := read(t, text).Fit(nil, nil, noSecret); len(words) != 1 {
+	if words, _, _ := read(t, text).fit(nil, nil, noSecret); len(words) != 1 {
 		t.Errorf("without variables a template is needed: %q", words)
 	}
 	// As its administrator unpacks it.
@@ -82,7 +82,7 @@ func TestBundle(t *testing.T) {
 	}
 	// Every prefix is refused: the document comes last.
 	for n := 0; n < len(whole)-1024; n += 1 + n%997 {
-		if d, _, err := ReadBundle(bytes.NewReader(whole[:n]), io.Discard); err == nil && n < bytes.LastIndex(whole, []byte("</domain>"))+len("</domain>") {
+		if d, _, err := readBundle(bytes.NewReader(whole[:n]), io.Discard); err == nil && n < bytes.LastIndex(whole, []byte("</domain>"))+len("</domain>") {
 			t.Fatalf("the first %d bytes give %+v", n, d)
 		}
 	}
@@ -91,12 +91,12 @@ func TestBundle(t *testing.T) {
 // A domain that has never run has no files yet.
 func TestBundleOfDocumentAlone(t *testing.T) {
 	whole, words := bundle(t, uefiGuest("/none"))
-	d, n, err := ReadBundle(bytes.NewReader(whole), io.Discard)
+	d, n, err := readBundle(bytes.NewReader(whole), io.Discard)
 	if err != nil || n != 0 || words != nil || d.Domain.Name != "web" {
 		t.Errorf("%+v, %d, %v, %q", d, n, err, words)
 	}
 	whole, _ = bundle(t, guestXL)
-	if d, n, err = ReadBundle(bytes.NewReader(whole), io.Discard); err != nil || n != 0 || !d.XL || !d.Whole() {
+	if d, n, err = readBundle(bytes.NewReader(whole), io.Discard); err != nil || n != 0 || !d.XL || !d.whole() {
 		t.Errorf("%+v, %d, %v", d, n, err)
 	}
 }
@@ -142,7 +142,7 @@ func TestBundleRefused(t *testing.T) {
 		if err := out.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if d, _, err := ReadBundle(&b, io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
+		if d, _, err := readBundle(&b, io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %+v, %v; want %q", name, d, err, c.want)
 		}
 	}

@@ -45,7 +45,7 @@ func Claims(ctx context.Context, choice, path string) ([]Claim, error) {
 		return nil, nil
 	}
 	l := Locator{Toolstacks: toolstacks}
-	return l.claims(ctx, path, NewVirsh("").VolumePath)
+	return l.claims(ctx, path, newVirsh("").volumePath)
 }
 
 func (l *Locator) claims(ctx context.Context, path string, volumePath func(context.Context, string, string) (string, error)) (claims []Claim, err error) {
@@ -117,7 +117,7 @@ func sameImage(a, b string) bool {
 // host by a live migration; "" if not, or if it cannot be told. Whether its disks went
 // with it or are the only good ones, nobody but the administrator can tell.
 func MigratedAway(ctx context.Context, name string) string {
-	listing, err := NewVirsh("").List(ctx)
+	listing, err := newVirsh("").List(ctx)
 	if err != nil {
 		return ""
 	}

@@ -41,7 +41,7 @@ func TestClaims(t *testing.T) {
 			"<disk type='network'><source protocol='rbd' name='"+img+"'/><target dev='vdr'/></disk>")
 	answers := map[string]string{"virsh-list": list, "virsh-dumpxml": documents, "xl-list": xlHeader, "xl-list-l": captured(t, "running-xl-list-l-all.out")}
 	replay(t, answers)
-	l := Locator{Toolstacks: []Toolstack{NewVirsh(""), &XL{etc: h.root + "/etc", proc: h.root, timeout: patience}}}
+	l := Locator{Toolstacks: []Toolstack{newVirsh(""), &xl{etc: h.root + "/etc", proc: h.root, timeout: patience}}}
 	volumes := func(_ context.Context, pool, volume string) (string, error) {
 		if pool == "p" {
 			return "", errors.New("not active")

@@ -38,7 +38,7 @@ func TestParseXMLCaptured(t *testing.T) {
 		case "qdom1":
 			want.Disks = []Disk{{Target: "vda", Device: "disk", Format: "raw", Source: "/dev/VolGroupXX/LogVolIdle", Standalone: true}}
 		}
-		d, err := ParseXML(strings.NewReader(captured(t, name)))
+		d, err := parseXML(strings.NewReader(captured(t, name)))
 		if err != nil || !reflect.DeepEqual(*d, want) {
 			t.Errorf("%s: %v, %+v; want %+v", name, err, d, want)
 		}
@@ -48,7 +48,7 @@ func TestParseXMLCaptured(t *testing.T) {
 func TestParseDocument(t *testing.T) {
 	want := []Disk{{Target: "xvda", Device: "disk", Format: "raw", Source: "/dev/VolGroupXX/LogVolDomU1"}}
 	for _, name := range []string{"running-dumpxml.out", "running-xl-list-l.out"} {
-		d, err := ParseDocument(strings.NewReader(captured(t, name)))
+		d, err := parseDocument(strings.NewReader(captured(t, name)))
 		if err != nil || d.Name != "domu1" || !reflect.DeepEqual(d.Disks, want) {
 			t.Errorf("%s: %v, %+v", name, err, d)
 		}
@@ -61,7 +61,7 @@ func TestParseDocument(t *testing.T) {
 		captured(t, "running-xl-list-l-all.out"): "2 domains",
 		"[" + strings.Repeat(" ", maxXML):        "longer than 4 MiB",
 	} {
-		if d, err := ParseDocument(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
+		if d, err := parseDocument(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.70q: %+v, %v; want %q", text, d, err, want)
 		}
 	}
@@ -87,13 +87,13 @@ func TestParseXMLBad(t *testing.T) {
 		"<domain><name>d</name>" + strings.Repeat("<!-- -->", maxXML/8) + "</domain>":       "longer than 4 MiB",
 		"\xff\xfe<\x00d\x00": "invalid UTF-8",
 	} {
-		d, err := ParseXML(strings.NewReader(text))
+		d, err := parseXML(strings.NewReader(text))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.70q: %+v, %v; want %q", text, d, err, want)
 		}
 	}
 	broken := errors.New("broken")
-	if _, err := ParseXML(io.MultiReader(strings.NewReader(smallest[:40]), iotest.ErrReader(broken))); !errors.Is(err, broken) {
+	if _, err := parseXML(io.MultiReader(strings.NewReader(smallest[:40]), iotest.ErrReader(broken))); !errors.Is(err, broken) {
 		t.Errorf("a failed read gives %v", err)
 	}
 }
@@ -102,7 +102,7 @@ func TestParseXMLBad(t *testing.T) {
 func TestParseXMLPrefixes(t *testing.T) {
 	text := strings.TrimSpace(captured(t, "running-dumpxml.out"))
 	for n := range text {
-		if d, err := ParseXML(strings.NewReader(text[:n])); err == nil {
+		if d, err := parseXML(strings.NewReader(text[:n])); err == nil {
 			t.Fatalf("the first %d bytes give %+v", n, d)
 		}
 	}
@@ -115,7 +115,7 @@ func TestParseXMLBomb(t *testing.T) {
 		bomb += "<!ENTITY " + string(c) + " '" + strings.Repeat("&"+string(c-1)+";", 10) + "'>"
 	}
 	bomb += "]>" + strings.Replace(smallest, "<name>d", "<name>&j;", 1)
-	_, err := ParseXML(strings.NewReader(bomb))
+	_, err := parseXML(strings.NewReader(bomb))
 	var syntax *xml.SyntaxError
 	if !errors.As(err, &syntax) {
 		t.Errorf("the bomb gives %v", err)
@@ -129,7 +129,7 @@ func TestParseXMLBounded(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		read := &counter{r: io.MultiReader(strings.NewReader("<domain><name>d</name><devices>"),
 			io.LimitReader(&endless{unit: unit}, 100<<20))}
-		_, err := ParseXML(read)
+		_, err := parseXML(read)
 		runtime.ReadMemStats(&after)
 		if err == nil {
 			t.Errorf("100 MiB of %q are accepted", unit)

@@ -61,9 +61,9 @@ type form interface {
 	comment(lines []string) edit
 }
 
-// ReadDocument reads a document of at most 4 MiB by which a domain can be started:
+// readDocument reads a document of at most 4 MiB by which a domain can be started:
 // libvirt's XML or xl's configuration file.
-func ReadDocument(r io.Reader) (*Document, error) {
+func readDocument(r io.Reader) (*Document, error) {
 	text, err := readText(r)
 	if err != nil {
 		return nil, err
@@ -92,7 +92,7 @@ func ParseFile(path string, stdin io.Reader) (*Domain, error) {
 		defer f.Close()
 		in, name = f, path
 	}
-	d, err := ParseDocument(in)
+	d, err := parseDocument(in)
 	if err != nil {
 		return nil, badDocument(name, err)
 	}
@@ -127,8 +127,8 @@ func firstByte(text []byte) byte {
 	return text[0]
 }
 
-// SetSource gives a disk another source on this host.
-func (d *Document) SetSource(disk int, path string, block bool) error {
+// setSource gives a disk another source on this host.
+func (d *Document) setSource(disk int, path string, block bool) error {
 	edits, err := d.form.setSource(disk, path, block)
 	if err != nil {
 		return err
@@ -139,26 +139,26 @@ func (d *Document) SetSource(disk int, path string, block bool) error {
 	return nil
 }
 
-// Eject takes the medium out of a drive.
-func (d *Document) Eject(disk int) {
+// eject takes the medium out of a drive.
+func (d *Document) eject(disk int) {
 	d.edits = append(d.edits, d.form.eject(disk)...)
 	from := &d.Domain.Disks[disk]
 	from.Source, from.Pool, from.Volume = "", "", ""
 }
 
-// Drop removes a disk.
-func (d *Document) Drop(disk int) {
+// drop removes a disk.
+func (d *Document) drop(disk int) {
 	d.edits = append(d.edits, d.form.drop(disk))
 	d.dropped = append(d.dropped, disk)
 }
 
-// Comment adds a comment at the document's begin.
-func (d *Document) Comment(lines []string) { d.edits = append(d.edits, d.form.comment(lines)) }
+// comment adds a comment at the document's begin.
+func (d *Document) comment(lines []string) { d.edits = append(d.edits, d.form.comment(lines)) }
 
 // Text returns the document with all changes, and proves that it says what it should.
 func (d *Document) Text() ([]byte, error) {
 	text := d.edited()
-	again, err := ReadDocument(bytes.NewReader(text))
+	again, err := readDocument(bytes.NewReader(text))
 	if err != nil {
 		return nil, exit.Fail(exit.Internal, "the changed document: %w", err)
 	}

@@ -1,8 +1,9 @@
-// Package domain finds a domain's disks and whether it is active on this
-// host. It reads libvirt's domain XML (any driver) and the JSON of `xl list -l`,
-// resolves every source to what it really is, and asks virsh and xl.
+// Package domain finds a domain's disks and whether it is active on this host, and keeps
+// the documents of other hosts' domains. It never says no without an answer of every
+// toolstack that is installed, and overlooks no disk: one that can't be copied is an error.
 //
-// A disk is judged by what its source resolves to, never by the driver's name:
+// It reads libvirt's domain XML (any driver) and the JSON of `xl list -l`, resolves every
+// source to what it really is, and asks virsh and xl. A disk is judged by what its source resolves to, never by the driver's name:
 // libvirt's libxl driver shows phy:/dev/VG/LV as a disk of type file with a
 // driver called qemu.
 package domain
@@ -118,13 +119,13 @@ type Judge struct {
 
 // NewJudge returns one who judges the disks of this host. uri is libvirt's.
 func NewJudge(ctx context.Context, uri string, exclude []string, hidden func(uuid string) (bool, error)) *Judge {
-	virsh := NewVirsh(uri)
+	libvirt := newVirsh(uri)
 	return &Judge{
 		Resolver: Resolver{Sys: "/sys", Dev: "/dev"},
 		Users:    func(path string) ([]string, error) { return inuse.Users(path, ours) },
 		Hidden:   hidden,
 		VolumePath: func(pool, volume string) (string, error) {
-			return virsh.VolumePath(ctx, pool, volume)
+			return libvirt.volumePath(ctx, pool, volume)
 		},
 		Exclude: exclude,
 	}

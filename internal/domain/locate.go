@@ -38,13 +38,13 @@ type Found struct {
 // Else the error has status No; Unavailable if a toolstack did not answer, since
 // the domain may be its own; Busy if all say no but a disk is in use.
 func (l *Locator) Locate(ctx context.Context, name string) (Answer, error) {
-	found := l.LocateAll(ctx, []string{name})[0]
+	found := l.locateAll(ctx, []string{name})[0]
 	return found.Answer, found.Err
 }
 
-// LocateAll locates several domains, which share the looks: each of those asks every
+// locateAll locates several domains, which share the looks: each of those asks every
 // toolstack once for what is on this host.
-func (l *Locator) LocateAll(ctx context.Context, names []string) []Found {
+func (l *Locator) locateAll(ctx context.Context, names []string) []Found {
 	found := make([]Found, len(names))
 	done := make([]bool, len(names))
 	for look := 0; ; look++ {
@@ -70,9 +70,9 @@ func (l *Locator) LocateAll(ctx context.Context, names []string) []Found {
 	}
 }
 
-// Known tells of each domain whether a toolstack knows it, active or not. The errors have
+// known tells of each domain whether a toolstack knows it, active or not. The errors have
 // status Unavailable: a toolstack that did not answer may know it.
-func (l *Locator) Known(ctx context.Context, names []string) (known []bool, errs []error) {
+func (l *Locator) known(ctx context.Context, names []string) (known []bool, errs []error) {
 	known, errs = make([]bool, len(names)), make([]error, len(names))
 	lists := l.lists(ctx)
 	for i, name := range names {
@@ -162,7 +162,7 @@ func (l *Locator) judge(ctx context.Context, lists []list, name string) (v verdi
 	if i := slices.IndexFunc(answers, func(a Answer) bool { return a.Saved != "" }); i >= 0 {
 		v.answer = answers[i]
 		reasons += ", its memory is saved"
-	} else if i := slices.IndexFunc(answers, func(a Answer) bool { return a.MemoryInFile() }); i >= 0 {
+	} else if i := slices.IndexFunc(answers, func(a Answer) bool { return a.memoryInFile() }); i >= 0 {
 		v.answer = answers[i]
 	}
 	v.err = exit.Fail(exit.No, "%s is not active here (%s)", name, reasons)

@@ -173,7 +173,7 @@ func TestLocate(t *testing.T) {
 			if err != nil || len(toolstacks) != 2 {
 				t.Fatalf("%v, %v", toolstacks, err)
 			}
-			toolstacks[1].(*XL).proc = makers(t, strings.Fields(c.makers)...)
+			toolstacks[1].(*xl).proc = makers(t, strings.Fields(c.makers)...)
 			if c.ask == "" {
 				c.ask = "domu1"
 			}
@@ -231,13 +231,13 @@ func TestLocateAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	toolstacks[1].(*XL).proc = makers(t)
+	toolstacks[1].(*xl).proc = makers(t)
 	l := Locator{Toolstacks: toolstacks, Pause: time.Millisecond, InUse: func(*Domain) (string, error) { return "", nil }}
 	names := []string{"none", "domu1"}
 	for i := range 98 {
 		names = append(names, fmt.Sprintf("none%d", i))
 	}
-	for i, found := range l.LocateAll(context.Background(), names) {
+	for i, found := range l.locateAll(context.Background(), names) {
 		if want := map[bool]int{true: exit.OK, false: exit.No}[i == 1]; exit.StatusOf(found.Err) != want {
 			t.Errorf("%s: %v", names[i], found.Err)
 		}
@@ -260,7 +260,7 @@ func TestXLGuard(t *testing.T) {
 	for pid, comm := range map[string]string{"42": "xl", "43": "xl", "44": "xl", "45": "vi"} {
 		h.file(pid+"/comm", comm+"\n")
 	}
-	x := &XL{proc: h.root, timeout: patience}
+	x := &xl{proc: h.root, timeout: patience}
 	for name, want := range map[string]bool{"domu1": true, "domu10": true, "moved": true, "domu": false, "10": false, "editor": false} {
 		if a, err := ask(x, name); err != nil || a.Restless != want || a.Active {
 			t.Errorf("%s: %+v, %v", name, a, err)
@@ -278,7 +278,7 @@ func TestNoAnswer(t *testing.T) {
 		"echo words >&2; exit 1": {patience, "xl: words"},
 	} {
 		replay(t, map[string]string{"xl-list.sh": "#!/bin/sh\n" + script + "\n"})
-		x := &XL{proc: t.TempDir(), timeout: c.timeout}
+		x := &xl{proc: t.TempDir(), timeout: c.timeout}
 		if _, err := x.List(context.Background()); exit.StatusOf(err) != exit.Unavailable || err.Error() != c.want {
 			t.Errorf("%s: status %d, %v", script, exit.StatusOf(err), err)
 		}
@@ -303,7 +303,7 @@ func TestInstalled(t *testing.T) {
 func TestXLSaved(t *testing.T) {
 	replay(t, xlNone)
 	h := &host{t, t.TempDir()}
-	x := &XL{proc: h.root, etc: h.root, timeout: patience}
+	x := &xl{proc: h.root, etc: h.root, timeout: patience}
 	saved := func(name string) string {
 		t.Helper()
 		a, err := ask(x, name)

@@ -18,7 +18,7 @@ type Said struct {
 // if its disks cannot be copied: this is asked before somebody writes to its standby.
 // final says that a copy is to be the last one, for which saved memory counts.
 func (l *Locator) SayActive(ctx context.Context, names []string, final bool, words Words) (said []Said) {
-	for i, found := range l.LocateAll(ctx, names) {
+	for i, found := range l.locateAll(ctx, names) {
 		word, err := activeWord(names[i], found, final)
 		if word == "no" {
 			words.Info("%v", found.Err)
@@ -30,7 +30,7 @@ func (l *Locator) SayActive(ctx context.Context, names []string, final bool, wor
 
 // SayKnown says of each domain whether this host knows it.
 func (l *Locator) SayKnown(ctx context.Context, names []string) (said []Said) {
-	known, errs := l.Known(ctx, names)
+	known, errs := l.known(ctx, names)
 	for i, name := range names {
 		word := "no"
 		switch {
@@ -69,7 +69,7 @@ func activeWord(name string, found Found, final bool) (string, error) {
 		// The memory belongs to the disks as they are. With others under it the guest would
 		// write what it knew of the old ones, and without it a part of its data is lost.
 		return "busy", exit.Fail(exit.Busy, "%s is not active here, but its memory is saved %s", name, found.Saved)
-	case status == exit.No && final && found.MemoryInFile():
+	case status == exit.No && final && found.memoryInFile():
 		return "busy", exit.Fail(exit.Busy, "%w, and a part of its data is only in the memory that was saved: "+
 			"virsh restore it and shut it down, or give the memory up: start it and shut it down", found.Err)
 	case status == exit.No:

@@ -36,3 +36,24 @@ func TestActiveBusy(t *testing.T) {
 		}
 	}
 }
+
+func TestSum(t *testing.T) {
+	busy, unknown := exit.Fail(exit.Busy, "a"), exit.Fail(exit.Unavailable, "b")
+	yes, no := Said{"x", "yes", nil}, Said{"y", "no", nil}
+	for _, c := range []struct {
+		said   []Said
+		text   string
+		status int
+	}{
+		{[]Said{yes}, "yes\n", 0},
+		{[]Said{no, yes}, "y\tno\nx\tyes\n", 0},
+		{[]Said{{"z", "busy", busy}}, "", exit.Busy},
+		{[]Said{yes, {"z", "busy", busy}}, "x\tyes\nz\tbusy\n", exit.Busy},
+		{[]Said{{"z", "busy", busy}, {"u", "unknown", unknown}, no}, "z\tbusy\nu\tunknown\ny\tno\n", exit.Unavailable},
+		{nil, "", 0},
+	} {
+		if text, err := Sum(c.said); text != c.text || exit.StatusOf(err) != c.status {
+			t.Errorf("%v: %q, %v", c.said, text, err)
+		}
+	}
+}

@@ -198,7 +198,7 @@ func TestDisks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	d, err := ParseXML(f)
+	d, err := parseXML(f)
 	if err != nil {
 		t.Fatal(err)
 	}

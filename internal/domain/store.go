@@ -1,49 +1,67 @@
 package domain
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/state"
 )
 
 // Store keeps the documents of other hosts' domains, made ones of this host: NAME.xml or
 // NAME.cfg, and NAME.files.tar with what else belongs to the domain. Each is whole or
 // not there, and nobody but root reads them: there are passwords in them.
 type Store struct {
-	Dir     string   // where they are
 	Places  Places   // what the disks are here
 	Dropped []string // targets of disks that are left out
-	// HasSecret reports whether libvirt has a secret on this host.
-	HasSecret func(Secret) (bool, error)
+
+	dir       string
+	hasSecret func(Secret) (bool, error) // reports whether libvirt has it on this host
+}
+
+// NewStore returns the store in a state directory. uri is libvirt's.
+func NewStore(ctx context.Context, dir state.Dir, uri string) *Store {
+	libvirt := newVirsh(uri)
+	return &Store{
+		dir:       filepath.Join(string(dir), "xml"),
+		hasSecret: func(s Secret) (bool, error) { return libvirt.hasSecret(ctx, s) },
+	}
 }
 
 // Keep reads a domain's bundle or document and keeps it. If it fails, what was kept before
 // still is. The words are what was left out and what is missing here.
 func (s *Store) Keep(name string, in io.Reader) (words []string, err error) {
+	if err := CheckNames(name); err != nil {
+		return nil, err
+	}
+	if strings.HasPrefix(name, ".") || strings.Contains(name, "/") {
+		return nil, exit.Fail(exit.Usage, "bad name of a domain: %q", name)
+	}
 	if err := s.makeDir(); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(s.Dir, name)
+	path := filepath.Join(s.dir, name)
 	files, err := durable.CreatePending(path + ".files.tar")
 	if err != nil {
 		return nil, err
 	}
 	defer files.Discard()
-	doc, carried, err := ReadBundle(in, files)
+	doc, carried, err := readBundle(in, files)
 	switch {
 	case err != nil:
 		return nil, badDocument("standard input", err)
-	case !doc.Whole():
+	case !doc.whole():
 		return nil, exit.Fail(exit.BadStream, "standard input: the configuration is cut, or --document has not printed it")
 	case doc.Domain.Name != name:
 		return nil, exit.Fail(exit.BadStream, "this is the document of %s, not of %s", doc.Domain.Name, name)
 	}
-	words, left, err := doc.Fit(s.Places, s.Dropped, s.HasSecret)
+	words, left, err := doc.fit(s.Places, s.Dropped, s.hasSecret)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +70,7 @@ func (s *Store) Keep(name string, in io.Reader) (words []string, err error) {
 			"  tar -C / -xpf "+path+".files.tar")
 	}
 	if left != nil {
-		doc.Comment(left)
+		doc.comment(left)
 	}
 	text, err := doc.Text()
 	if err != nil {
@@ -82,11 +100,11 @@ func (s *Store) Keep(name string, in io.Reader) (words []string, err error) {
 
 // makeDir makes the directory, or keeps others out of the one that is there.
 func (s *Store) makeDir() error {
-	if err := durable.MakeDir(s.Dir); err != nil {
-		return exit.Fail(exit.CantCreate, "cannot create %s: %w", s.Dir, err)
+	if err := durable.MakeDir(s.dir); err != nil {
+		return exit.Fail(exit.CantCreate, "cannot create %s: %w", s.dir, err)
 	}
-	if err := os.Chmod(s.Dir, 0o700); err != nil {
-		return exit.Fail(exit.CantCreate, "cannot keep others out of %s: %w", s.Dir, err)
+	if err := os.Chmod(s.dir, 0o700); err != nil {
+		return exit.Fail(exit.CantCreate, "cannot keep others out of %s: %w", s.dir, err)
 	}
 	return nil
 }

@@ -52,7 +52,7 @@ type Listing interface {
 // file of xl; "" is the usual one.
 func Installed(choice, uri, config string) ([]Toolstack, error) {
 	var found []Toolstack
-	for _, t := range []Toolstack{NewVirsh(uri), NewXL(config)} {
+	for _, t := range []Toolstack{newVirsh(uri), newXL(config)} {
 		_, missing := program.Find(t.Name())
 		if choice == "auto" && missing == nil || choice == t.Name() {
 			found = append(found, t)
@@ -64,9 +64,9 @@ func Installed(choice, uri, config string) ([]Toolstack, error) {
 	return found, nil
 }
 
-// MemoryInFile reports whether libvirt has saved the domain's memory to a file of
+// memoryInFile reports whether libvirt has saved the domain's memory to a file of
 // somebody's since it was started. It forgets that when it is restarted itself.
-func (a *Answer) MemoryInFile() bool { return strings.HasSuffix(a.State, "(saved)") }
+func (a *Answer) memoryInFile() bool { return strings.HasSuffix(a.State, "(saved)") }
 
 // The names by which xl knows the halves of a migration: the one that arrives
 // until it is complete, and the one that has left until it is destroyed

@@ -14,10 +14,10 @@ import (
 	"xen-backup/internal/exit"
 )
 
-// Document returns the document by which a domain would be started on this host the
+// document returns the document by which a domain would be started on this host the
 // next time. The toolstack by which it runs has the first word. Words say where the
 // domain that runs is another one than that.
-func (l *Locator) Document(ctx context.Context, name string) (doc *Document, words []string, err error) {
+func (l *Locator) document(ctx context.Context, name string) (doc *Document, words []string, err error) {
 	var failures, none []string
 	found := make(map[bool]*Document) // by whether it is that of an active domain
 	for _, list := range l.lists(ctx) {
@@ -56,11 +56,11 @@ func (l *Locator) Document(ctx context.Context, name string) (doc *Document, wor
 // Export returns the text of the document by which a domain can be started on another
 // host, and writes what else belongs to the domain to the file bundle, if that is not "".
 func (l *Locator) Export(ctx context.Context, judge *Judge, name, bundle string, words Words) ([]byte, error) {
-	doc, differ, err := l.Document(ctx, name)
+	doc, differ, err := l.document(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range append(differ, judge.Settle(doc)...) {
+	for _, w := range append(differ, judge.settle(doc)...) {
 		words.Warn("%s: %s", name, w)
 	}
 	for _, what := range doc.Stays {
@@ -83,7 +83,7 @@ func (d *Document) keepBundle(path string, text []byte, words Words) error {
 		return err
 	}
 	defer p.Discard()
-	left, err := d.WriteBundle(p, text)
+	left, err := d.writeBundle(p, text)
 	if err != nil {
 		return exit.Fail(exit.CantCreate, "cannot write %s: %w", path, err)
 	}
@@ -118,9 +118,9 @@ func differences(live, defined *Domain) (words []string) {
 	return words
 }
 
-// Settle names the disks as Disks does, by names that mean the same on another host:
+// settle names the disks as Disks does, by names that mean the same on another host:
 // that host need not have the storage pools of this one. Words say which it cannot.
-func (j *Judge) Settle(doc *Document) (words []string) {
+func (j *Judge) settle(doc *Document) (words []string) {
 	for i, disk := range doc.Domain.Disks {
 		if disk.Remote || disk.source() == "" {
 			continue
@@ -134,7 +134,7 @@ func (j *Judge) Settle(doc *Document) (words []string) {
 				path = found.Path
 			}
 			if path != disk.Source {
-				err = doc.SetSource(i, path, isBlock(path))
+				err = doc.setSource(i, path, isBlock(path))
 			}
 		}
 		if err != nil {
@@ -144,11 +144,13 @@ func (j *Judge) Settle(doc *Document) (words []string) {
 	return words
 }
 
-// Fit makes of another host's document that of this one: the sources in places get the
+// fit makes of another host's document that of this one: the sources in places get the
 // names that they have here, and the disks that are excluded or not here are left out,
 // except for those that every host reaches. Words say what was left out, and what else
 // the domain needs and is missing; the comment is for who will read the document.
-func (d *Document) Fit(places map[string]string, excluded []string, hasSecret func(Secret) (bool, error)) (words, comment []string, err error) {
+func (d *Document) fit(
+	places Places, excluded []string, hasSecret func(Secret) (bool, error),
+) (words, comment []string, err error) {
 	var left []string
 	used := make(map[string]bool)
 	for i, disk := range d.Domain.Disks {
@@ -161,20 +163,20 @@ func (d *Document) Fit(places map[string]string, excluded []string, hasSecret fu
 		switch {
 		case disk.Remote:
 		case slices.Contains(excluded, disk.Target):
-			d.Drop(i)
+			d.drop(i)
 			left = append(left, fmt.Sprintf("disk %s: it is excluded", disk.Target))
 		case disk.source() == "":
 		case disk.Volume != "" || err != nil || !usable(info):
 			what := fmt.Sprintf("%s %s", disk.Device, disk.Target)
 			if disk.Device == "cdrom" || disk.Device == "floppy" {
-				d.Eject(i)
+				d.eject(i)
 				what = "the medium of " + what
 			} else {
-				d.Drop(i)
+				d.drop(i)
 			}
 			left = append(left, fmt.Sprintf("%s: %s is not here", what, (&Disk{Source: place, Pool: disk.Pool, Volume: disk.Volume}).source()))
 		case moved:
-			if err := d.SetSource(i, place, info.Mode().Type() == fs.ModeDevice); err != nil {
+			if err := d.setSource(i, place, info.Mode().Type() == fs.ModeDevice); err != nil {
 				return nil, nil, exit.Fail(exit.Config, "%s: disk %s: %w", d.Domain.Name, disk.Target, err)
 			}
 		}

@@ -52,7 +52,7 @@ const guestXML = `<?xml version="1.0"?>
 
 func read(t *testing.T, text string) *Document {
 	t.Helper()
-	d, err := ReadDocument(strings.NewReader(text))
+	d, err := readDocument(strings.NewReader(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestFitXML(t *testing.T) {
 		}
 	}
 	d := read(t, guestXML)
-	if err := d.SetSource(1, "/pool/v", false); err != nil {
+	if err := d.setSource(1, "/pool/v", false); err != nil {
 		t.Fatal(err)
 	}
 	settled := documentText(t, d)
@@ -112,11 +112,11 @@ func TestFitXML(t *testing.T) {
 	asked := 0
 	secret := func(s Secret) (bool, error) { asked++; return false, nil }
 	d = read(t, settled)
-	words, comment, err := d.Fit(map[string]string{"/dev/vg/a": a, "/srv/extra.img": extra, "/dev/none": "/x"}, []string{"vdc", "vdd"}, secret)
+	words, comment, err := d.fit(map[string]string{"/dev/vg/a": a, "/srv/extra.img": extra, "/dev/none": "/x"}, []string{"vdc", "vdd"}, secret)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.Comment(comment)
+	d.comment(comment)
 	escaped := strings.NewReplacer("'", "&#39;", "<", "&lt;", ">", "&gt;").Replace(a)
 	want := changed(t, settled,
 		`<disk type="block" device="disk">`, `<disk type="file" device="disk">`,
@@ -163,7 +163,7 @@ func TestFitKind(t *testing.T) {
 		{xen("type = \"block\"", "dev = \"/dev/x\"", "phy"), block, xen("type = \"block\"", "dev='"+block+"'", "phy")},
 	} {
 		d := read(t, c.before)
-		if _, _, err := d.Fit(map[string]string{"/dev/x": c.to}, nil, nil); err != nil {
+		if _, _, err := d.fit(map[string]string{"/dev/x": c.to}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		if got := documentText(t, d); got != c.after {
@@ -192,14 +192,14 @@ func TestFitXL(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := read(t, guestXL)
-	if !d.XL || !d.Whole() || d.Domain.Name != "domu1" || d.Domain.UUID != "4dea22b3-1d52-d8f3-2516-782e98ab3fa0" || documentText(t, d) != guestXL {
+	if !d.XL || !d.whole() || d.Domain.Name != "domu1" || d.Domain.UUID != "4dea22b3-1d52-d8f3-2516-782e98ab3fa0" || documentText(t, d) != guestXL {
 		t.Errorf("it is %+v, %s", d.Domain, documentText(t, d))
 	}
-	words, comment, err := d.Fit(map[string]string{"/dev/vg/a": a, "/srv/b, c.img": a}, []string{"xvdd", "xvde"}, nil)
+	words, comment, err := d.fit(map[string]string{"/dev/vg/a": a, "/srv/b, c.img": a}, []string{"xvdd", "xvde"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.Comment(comment)
+	d.comment(comment)
 	want := "# xen-backup: Left out, for this host:\n#     the medium of cdrom hdc: /iso/a.iso is not here\n#     disk xvde: it is excluded\n" +
 		changed(t, guestXL, "/dev/vg/a", a, "/srv/b, c.img", a, "/iso/a.iso", "", `"vg/e,,xvde"`, "")
 	if got := documentText(t, d); got != want {
@@ -223,7 +223,7 @@ func TestDropXL(t *testing.T) {
 		"['a,,xvda', # one\n'script=x,b,,xvdb' # two\n]": "[ # one\n'script=x,b,,xvdb' # two\n]",
 	} {
 		d := read(t, "name='d'\ndisk="+before+"\n")
-		if _, _, err := d.Fit(nil, nil, nil); err != nil {
+		if _, _, err := d.fit(nil, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		if _, got, _ := strings.Cut(documentText(t, d), "\ndisk="); got != after+"\n" {
@@ -252,7 +252,7 @@ func TestXLConfigBad(t *testing.T) {
 		"[]":                                        "xl list -l",
 		"name = 'd'\nx = " + strings.Repeat("[", 9): "no value",
 	} {
-		if d, err := ReadDocument(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
+		if d, err := readDocument(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %+v, %v; want %q", text, d, err, want)
 		}
 	}
@@ -266,7 +266,7 @@ func TestXLConfigBad(t *testing.T) {
 		`vdev=xvda,script=a\'b/block,target=/x`: "escapes",
 	} {
 		d := read(t, "name='d'\ndisk=['"+spec+"']\n")
-		_, _, err := d.Fit(map[string]string{"/x": a}, nil, nil)
+		_, _, err := d.fit(map[string]string{"/x": a}, nil, nil)
 		if exit.StatusOf(err) != exit.Config || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", spec, err, want)
 		}
@@ -276,12 +276,12 @@ func TestXLConfigBad(t *testing.T) {
 // A cut document is none: nothing replaces the one that is there.
 func TestCutDocument(t *testing.T) {
 	for n := range guestXL {
-		if d, err := ReadDocument(strings.NewReader(guestXL[:n])); err == nil && d.Whole() {
+		if d, err := readDocument(strings.NewReader(guestXL[:n])); err == nil && d.whole() {
 			t.Fatalf("the first %d bytes are whole", n)
 		}
 	}
 	for n := range strings.TrimSpace(guestXML) {
-		if _, err := ReadDocument(strings.NewReader(guestXML[:n])); err == nil {
+		if _, err := readDocument(strings.NewReader(guestXML[:n])); err == nil {
 			t.Fatalf("the first %d bytes are a document", n)
 		}
 	}
@@ -289,7 +289,7 @@ func TestCutDocument(t *testing.T) {
 
 func TestHasSecretFails(t *testing.T) {
 	d := read(t, guestXML)
-	words, _, err := d.Fit(nil, nil, func(Secret) (bool, error) { return false, errors.New("no libvirtd") })
+	words, _, err := d.fit(nil, nil, func(Secret) (bool, error) { return false, errors.New("no libvirtd") })
 	if err != nil || !strings.Contains(strings.Join(words, "\n"), `cannot tell whether the secret "pool x" of type ceph is here: no libvirtd`) {
 		t.Errorf("%q, %v", words, err)
 	}
@@ -345,7 +345,7 @@ func TestDocument(t *testing.T) {
 				t.Fatal(err)
 			}
 			l := Locator{Toolstacks: toolstacks}
-			d, words, err := l.Document(context.Background(), "domu1")
+			d, words, err := l.document(context.Background(), "domu1")
 			asked, _ := os.ReadFile(filepath.Join(os.Getenv("REPLAY"), "virsh-dumpxml.asked"))
 			lines := strings.Split(strings.TrimSpace(string(asked)), "\n")
 			got := lines[len(lines)-1]
@@ -388,7 +388,7 @@ func TestKnown(t *testing.T) {
 				t.Fatal(err)
 			}
 			l := Locator{Toolstacks: toolstacks}
-			known, errs := l.Known(context.Background(), []string{"domu1"})
+			known, errs := l.known(context.Background(), []string{"domu1"})
 			if known[0] != c.known || exit.StatusOf(errs[0]) != c.status {
 				t.Errorf("%v, %v", known, errs)
 			}

@@ -22,26 +22,26 @@ const hostUUID = "00000000-0000-0000-0000-000000000000"
 // idForm is what virsh takes for a domain's id before it thinks of a name.
 var idForm = regexp.MustCompile(`^\s*[-+]?[0-9]+$`)
 
-// Virsh asks libvirt.
-type Virsh struct {
+// virsh asks libvirt.
+type virsh struct {
 	URI     string
 	timeout time.Duration
 }
 
-// NewVirsh returns libvirt at a connection URI, "" for virsh's default.
-func NewVirsh(uri string) *Virsh { return &Virsh{uri, patience} }
+// newVirsh returns libvirt at a connection URI, "" for virsh's default.
+func newVirsh(uri string) *virsh { return &virsh{uri, patience} }
 
-func (v *Virsh) Name() string { return "virsh" }
+func (v *virsh) Name() string { return "virsh" }
 
-func (v *Virsh) run(ctx context.Context, args ...string) ([]byte, error) {
+func (v *virsh) run(ctx context.Context, args ...string) ([]byte, error) {
 	if v.URI != "" {
 		args = append([]string{"--connect=" + v.URI}, args...)
 	}
 	return program.Ask(ctx, v.timeout, "virsh", args...)
 }
 
-// VolumePath returns the path of a storage volume.
-func (v *Virsh) VolumePath(ctx context.Context, pool, volume string) (string, error) {
+// volumePath returns the path of a storage volume.
+func (v *virsh) volumePath(ctx context.Context, pool, volume string) (string, error) {
 	out, err := v.run(ctx, "vol-path", "--pool="+pool, "--vol="+volume)
 	return strings.TrimRight(string(out), "\n"), err
 }
@@ -49,12 +49,12 @@ func (v *Virsh) VolumePath(ctx context.Context, pool, volume string) (string, er
 // virshListing is libvirt's list of all domains, by which one that it does not know is
 // told from a libvirt that can't be asked.
 type virshListing struct {
-	*Virsh
+	*virsh
 	text string // lines "UUID NAME"
 }
 
 // List reads the list of all domains.
-func (v *Virsh) List(ctx context.Context) (Listing, error) {
+func (v *virsh) List(ctx context.Context) (Listing, error) {
 	out, err := v.run(ctx, "list", "--all", "--uuid", "--name")
 	if err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func (v *virshListing) Ask(ctx context.Context, name string) (Answer, error) {
 	if err != nil {
 		return vanished(a, err)
 	}
-	d, err := ParseXML(strings.NewReader(string(text)))
+	d, err := parseXML(strings.NewReader(string(text)))
 	if err != nil {
 		return a, exit.Fail(exit.Unavailable, "virsh dumpxml: %w", err)
 	}
@@ -168,7 +168,7 @@ func (v *virshListing) Document(ctx context.Context, name string, a Answer) (*Do
 	if err != nil {
 		return nil, err
 	}
-	d, err := ReadDocument(bytes.NewReader(text))
+	d, err := readDocument(bytes.NewReader(text))
 	if err != nil {
 		return nil, exit.Fail(exit.Unavailable, "virsh dumpxml: %w", err)
 	}
@@ -185,8 +185,8 @@ func infoField(text, name string) string {
 	return ""
 }
 
-// HasSecret reports whether libvirt keeps a secret.
-func (v *Virsh) HasSecret(ctx context.Context, s Secret) (bool, error) {
+// hasSecret reports whether libvirt keeps a secret.
+func (v *virsh) hasSecret(ctx context.Context, s Secret) (bool, error) {
 	out, err := v.run(ctx, "secret-list")
 	if err != nil {
 		return false, err

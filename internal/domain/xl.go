@@ -15,25 +15,25 @@ import (
 	"xen-backup/internal/program"
 )
 
-// XL asks Xen's own toolstack.
-type XL struct {
+// xl asks Xen's own toolstack.
+type xl struct {
 	config  string // file; "" is /etc/xen/NAME.cfg
 	timeout time.Duration
 	proc    string
 	etc     string
 }
 
-// NewXL returns the xl of this host. It does not remember where a domain's configuration
+// newXL returns the xl of this host. It does not remember where a domain's configuration
 // file is; "" is where it mostly is.
-func NewXL(config string) *XL { return &XL{config, patience, "/proc", "/etc"} }
+func newXL(config string) *xl { return &xl{config, patience, "/proc", "/etc"} }
 
-func (x *XL) Name() string { return "xl" }
+func (x *xl) Name() string { return "xl" }
 
 // xlListing is what `xl list` and `xl list -l` have printed, the state of all domains and
 // their disks. Both are asked for whole: "no such domain" then can't be mistaken for
 // "no answer", and no name reaches xl's command line.
 type xlListing struct {
-	*XL
+	*xl
 	rows    []xlRow
 	configs []xlDomain
 	makers  []string // logs of the xl processes that are at work; "" is one without
@@ -41,8 +41,8 @@ type xlListing struct {
 }
 
 // List reads both lists.
-func (x *XL) List(ctx context.Context) (Listing, error) {
-	l := &xlListing{XL: x}
+func (x *xl) List(ctx context.Context) (Listing, error) {
+	l := &xlListing{xl: x}
 	out, err := program.Ask(ctx, x.timeout, "xl", "list")
 	if err != nil {
 		return nil, err
@@ -109,7 +109,7 @@ func (l *xlListing) Ask(_ context.Context, name string) (Answer, error) {
 }
 
 // configPath is where the configuration file of a domain should be.
-func (x *XL) configPath(name string) string {
+func (x *xl) configPath(name string) string {
 	if x.config != "" {
 		return x.config
 	}
@@ -156,7 +156,7 @@ func (l *xlListing) Document(_ context.Context, name string, a Answer) (*Documen
 	if err != nil {
 		return nil, err
 	}
-	d, err := ReadDocument(bytes.NewReader(endXL(text)))
+	d, err := readDocument(bytes.NewReader(endXL(text)))
 	switch {
 	case err != nil:
 		return nil, exit.Fail(exit.Config, "%s: %w", path, err)
@@ -188,7 +188,7 @@ func findRow(rows []xlRow, configs []xlDomain, name string) *xlRow {
 
 // saveDir is where xendomains saves the domains when the host is shut down, each in a
 // file of its name.
-func (x *XL) saveDir() string {
+func (x *xl) saveDir() string {
 	dir := "/var/lib/xen/save"
 	for _, file := range []string{"/default/xendomains", "/sysconfig/xendomains"} {
 		text, _ := os.ReadFile(x.etc + file)
@@ -223,7 +223,7 @@ func (l *xlListing) mayComeBack(name string) bool {
 // makers returns, of each xl that runs, the name of the log that is its standard output.
 // An xl that guards a domain has xl-NAME.log (xl_vmcontrol.c, xl_utils.c do_daemonize);
 // one in the foreground, which may be making any domain, has "".
-func (x *XL) makers() (logs []string) {
+func (x *xl) makers() (logs []string) {
 	processes, _ := filepath.Glob(x.proc + "/[0-9]*/comm")
 	for _, comm := range processes {
 		if name, _ := os.ReadFile(comm); string(name) != "xl\n" {

@@ -95,8 +95,8 @@ func endXL(text []byte) []byte {
 	return append(text, xlEnd...)
 }
 
-// Whole reports whether a document that came from another host is all of it.
-func (d *Document) Whole() bool { return !d.XL || bytes.HasSuffix(d.text, []byte("\n"+xlEnd)) }
+// whole reports whether a document that came from another host is all of it.
+func (d *Document) whole() bool { return !d.XL || bytes.HasSuffix(d.text, []byte("\n"+xlEnd)) }
 
 func (f *xlForm) setSource(disk int, path string, block bool) ([]edit, error) {
 	item, spec := f.disks[disk], &f.specs[disk]

@@ -72,9 +72,9 @@ type xmlDisk struct {
 	Transient *struct{} `xml:"transient"`
 }
 
-// ParseDocument reads one domain's document of at most 4 MiB: libvirt's XML, an xl
+// parseDocument reads one domain's document of at most 4 MiB: libvirt's XML, an xl
 // configuration file, or what `xl list -l DOMAIN` prints.
-func ParseDocument(r io.Reader) (*Domain, error) {
+func parseDocument(r io.Reader) (*Domain, error) {
 	text, err := readText(r)
 	if err != nil {
 		return nil, err
@@ -82,26 +82,26 @@ func ParseDocument(r io.Reader) (*Domain, error) {
 	if firstByte(text) == '[' {
 		return parseXLDocument(text)
 	}
-	doc, err := ReadDocument(bytes.NewReader(text))
+	doc, err := readDocument(bytes.NewReader(text))
 	if err != nil {
 		return nil, err
 	}
 	return doc.Domain, nil
 }
 
-// ParseXML reads one libvirt domain document of at most 4 MiB. Entities of the
+// parseXML reads one libvirt domain document of at most 4 MiB. Entities of the
 // document's own are not expanded and nothing outside it is read: encoding/xml
 // knows neither.
-func ParseXML(r io.Reader) (*Domain, error) {
+func parseXML(r io.Reader) (*Domain, error) {
 	limited := &io.LimitedReader{R: r, N: maxXML + 1}
-	d, err := parseXML(limited)
+	d, err := decodeXML(limited)
 	if limited.N <= 0 {
 		return nil, fmt.Errorf("longer than %d MiB: no domain document", maxXML>>20)
 	}
 	return d, err
 }
 
-func parseXML(r io.Reader) (*Domain, error) {
+func decodeXML(r io.Reader) (*Domain, error) {
 	decoder := newDecoder(r)
 	start, err := nextElement(decoder)
 	switch {

@@ -45,7 +45,7 @@ func (t *xmlTag) value(name string) string {
 }
 
 func readXMLDocument(text []byte) (*Document, error) {
-	d, err := ParseXML(bytes.NewReader(text))
+	d, err := parseXML(bytes.NewReader(text))
 	if err != nil {
 		return nil, err
 	}

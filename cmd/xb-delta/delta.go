@@ -53,7 +53,7 @@ func delta(env *cli.Env, o options) error {
 		Changed: func(n int64) { progress.Changed.Add(n) },
 		// The end record is what makes the delta complete: it must not leave if what
 		// was read is not one image.
-		BeforeEnd: func(stream.Digest) error { return frozen() },
+		BeforeEnd: func(stream.Image) error { return frozen() },
 	}
 	w := &writers{h: sig.Header}
 	w.h.Size = src.Size()
@@ -72,10 +72,9 @@ func delta(env *cli.Env, o options) error {
 	if err := w.commit(); err != nil {
 		return err
 	}
-	s := cli.Summary{Command: env.Name, Version: cli.Version, ImageSize: result.Source.Size,
-		BlockSize: sig.BlockSize, Hash: sig.Hash.String(), Digest: sig.Hash.FormatSum(result.Source.Sum),
-		BytesRead: read, BytesChanged: result.Bytes, BytesSent: w.sent(), BlocksChanged: result.Blocks,
-		Seconds: time.Since(start).Seconds()}
+	s := env.NewSummary(result.Source, start)
+	s.BytesRead, s.BytesSent = read, w.sent()
+	s.BytesChanged, s.BlocksChanged = result.Bytes, result.Blocks
 	if err := s.Write(o.summary); err != nil {
 		return err
 	}

@@ -19,7 +19,6 @@ import (
 	"xen-backup/internal/inspect"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/standby"
-	"xen-backup/internal/state"
 	"xen-backup/internal/text"
 )
 
@@ -230,7 +229,11 @@ func record(env *cli.Env, o standby.Options) error {
 	if s.Command != "xb-delta" || s.BytesSent == 0 {
 		return exit.Fail(exit.BadStream, "standard input is no summary of an xb-delta that sent a delta")
 	}
-	return standby.Record(o, &state.Record{Size: s.ImageSize, BlockSize: s.BlockSize, Hash: s.Hash, Digest: s.Digest})
+	image, err := s.Image()
+	if err != nil {
+		return exit.Fail(exit.BadStream, "standard input is no summary of xb-delta: %w", err)
+	}
+	return standby.Record(o, image)
 }
 
 func parseMode(p *os.FileMode) func(string) error {

@@ -47,8 +47,7 @@ func (s *session) stop() {
 }
 
 func (s *session) summarize(d rdiff.Delta, file string) error {
-	summary := cli.Summary{Command: s.Name, Version: cli.Version, ImageSize: d.Source.Size, BlockSize: d.BlockSize,
-		Hash: d.Hash.String(), Digest: d.Hash.FormatSum(d.Source.Sum), BytesRead: d.Bytes,
-		BytesChanged: d.Changed(), BlocksChanged: d.Literals + d.Zeroes, Seconds: time.Since(s.start).Seconds()}
+	summary := s.NewSummary(d.Source, s.start)
+	summary.BytesRead, summary.BytesChanged, summary.BlocksChanged = d.Bytes, d.Changed(), d.Literals+d.Zeroes
 	return summary.Write(file)
 }

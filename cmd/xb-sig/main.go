@@ -138,7 +138,7 @@ func signFile(env *cli.Env, path string, out io.Writer, o options) error {
 		return err
 	}
 	before := file.Witness(file.Size())
-	return sign(env, rdiff.FromImage(file), out, o, func(d stream.Digest) error {
+	return sign(env, rdiff.FromImage(file), out, o, func(image stream.Image) error {
 		if err := file.CheckSnapshot(); err != nil {
 			return err
 		}
@@ -147,9 +147,7 @@ func signFile(env *cli.Env, path string, out io.Writer, o options) error {
 		if !blockdev.Untouched(before, file.Witness(file.Size())) {
 			return nil
 		}
-		seen := &state.Record{Size: d.Size, BlockSize: int(o.blockSize), Hash: o.hash.String(),
-			Digest: o.hash.FormatSum(d.Sum), Witness: before}
-		if err := device.SaveSeen(seen); err != nil {
+		if err := device.SaveSeen(&state.Record{Image: image, Witness: before}); err != nil {
 			env.Info("not recorded: %v", err)
 		}
 		return nil
@@ -172,9 +170,9 @@ func limitToImage(file *blockdev.File, device *state.Device, record *state.Recor
 		return nil
 	}
 	if last == record {
-		return file.Limit(last.Size)
+		return file.Limit(last.Image.Size)
 	}
-	return file.Limit(min(last.Size, file.Size())) // it was larger when it was sent
+	return file.Limit(min(last.Image.Size, file.Size())) // it was larger when it was sent
 }
 
 // signMissing signs a target that does not exist yet.
@@ -202,7 +200,7 @@ func load(path string, o options) (*state.Device, *state.Record, error) {
 	return device, record, err
 }
 
-func sign(env *cli.Env, src rdiff.Source, out io.Writer, o options, beforeEnd func(stream.Digest) error) error {
+func sign(env *cli.Env, src rdiff.Source, out io.Writer, o options, beforeEnd func(stream.Image) error) error {
 	start := time.Now()
 	progress := env.StartProgress(o.progress)
 	defer progress.Stop()
@@ -211,7 +209,7 @@ func sign(env *cli.Env, src rdiff.Source, out io.Writer, o options, beforeEnd fu
 	read := int64(0)
 	h := stream.Header{BlockSize: int(o.blockSize), Hash: o.hash, Size: src.Size()}
 	w := stream.NewSignatureWriter(out, h)
-	digest, err := rdiff.Sign(src, h, w, rdiff.Options{BeforeEnd: beforeEnd, Count: func(done, data int64) error {
+	image, err := rdiff.Sign(src, h, w, rdiff.Options{BeforeEnd: beforeEnd, Count: func(done, data int64) error {
 		progress.Read.Add(done)
 		read += data
 		return nil
@@ -219,9 +217,8 @@ func sign(env *cli.Env, src rdiff.Source, out io.Writer, o options, beforeEnd fu
 	if err != nil {
 		return err
 	}
-	s := cli.Summary{Command: env.Name, Version: cli.Version, ImageSize: digest.Size, BlockSize: h.BlockSize,
-		Hash: h.Hash.String(), Digest: h.Hash.FormatSum(digest.Sum), BytesRead: read,
-		BytesSent: w.Written(), Seconds: time.Since(start).Seconds()}
+	s := env.NewSummary(image, start)
+	s.BytesRead, s.BytesSent = read, w.Written()
 	return s.Write(o.summary)
 }
 

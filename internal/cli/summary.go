@@ -5,9 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/stream"
 )
 
 // Summary is what --summary writes: the figures of one run. Sizes are in bytes.
@@ -23,6 +25,17 @@ type Summary struct {
 	BytesSent     int64   `json:"bytes_sent"`
 	BlocksChanged int64   `json:"blocks_changed"`
 	Seconds       float64 `json:"seconds"`
+}
+
+// NewSummary begins the summary of a run that began at start and led to that image.
+func (e *Env) NewSummary(i stream.Image, start time.Time) *Summary {
+	return &Summary{Command: e.Name, Version: Version, ImageSize: i.Size, BlockSize: i.BlockSize,
+		Hash: i.Hash.String(), Digest: i.Digest(), Seconds: time.Since(start).Seconds()}
+}
+
+// Image returns the image that the run led to.
+func (s *Summary) Image() (stream.Image, error) {
+	return stream.ImageFields{Size: s.ImageSize, BlockSize: s.BlockSize, Hash: s.Hash, Digest: s.Digest}.Image()
 }
 
 // CheckSummary tells before the run whether its summary can be written to a file:

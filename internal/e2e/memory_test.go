@@ -152,7 +152,7 @@ func TestMemoryHostile(t *testing.T) {
 	var sig bytes.Buffer
 	w := stream.NewSignatureWriter(&sig, header)
 	w.Zeroes(stream.MaxImageSize / stream.DefaultBlockSize)
-	if err := w.End(stream.Digest{Size: stream.MaxImageSize}); err != nil {
+	if err := w.End(stream.Image{Size: stream.MaxImageSize}); err != nil {
 		t.Fatal(err)
 	}
 	h.note(h.notes+"/hostile", sig.String())
@@ -197,7 +197,7 @@ func hostileDelta(t *testing.T, h stream.Header, frames ...*stream.Frame) []byte
 			t.Fatal(err)
 		}
 	}
-	if err := w.End(stream.Digest{}, stream.Digest{Size: stream.MaxImageSize}, stream.Sum{}); err != nil {
+	if err := w.End(stream.Image{}, stream.Image{Size: stream.MaxImageSize}, stream.Sum{}); err != nil {
 		t.Fatal(err)
 	}
 	return delta.Bytes()

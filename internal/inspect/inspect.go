@@ -18,26 +18,30 @@ import (
 
 // Info describes a stream. Sizes are in bytes.
 type Info struct {
-	Kind      string     `json:"kind"` // "signature" or "delta"
-	Version   int        `json:"version"`
-	BlockSize int        `json:"block_size"`
-	Hash      string     `json:"hash"`
-	Bytes     int64      `json:"bytes"` // of the stream
-	Image     *ImageInfo `json:"image,omitempty"`
-	Basis     *ImageInfo `json:"basis,omitempty"`
-	Source    *ImageInfo `json:"source,omitempty"`
-	Records   int64      `json:"records"` // signature: records, delta: runs
-	Frames    *int64     `json:"frames,omitempty"`
-	Hashed    *int64     `json:"hashed_blocks,omitempty"`
-	Literal   *int64     `json:"literal_blocks,omitempty"`
-	Zero      int64      `json:"zero_blocks"`
-	RawBytes  *int64     `json:"literal_bytes,omitempty"`
+	Kind      string `json:"kind"` // "signature" or "delta"
+	Version   int    `json:"version"`
+	BlockSize int    `json:"block_size"`
+	Hash      string `json:"hash"`
+	Bytes     int64  `json:"bytes"` // of the stream
+	Image     *image `json:"image,omitempty"`
+	Basis     *image `json:"basis,omitempty"`
+	Source    *image `json:"source,omitempty"`
+	Records   int64  `json:"records"` // signature: records, delta: runs
+	Frames    *int64 `json:"frames,omitempty"`
+	Hashed    *int64 `json:"hashed_blocks,omitempty"`
+	Literal   *int64 `json:"literal_blocks,omitempty"`
+	Zero      int64  `json:"zero_blocks"`
+	RawBytes  *int64 `json:"literal_bytes,omitempty"`
 }
 
-// ImageInfo is an image digest.
-type ImageInfo struct {
-	Size   int64  `json:"size"`
-	Digest string `json:"digest"`
+// image is an image of the stream, whose block size and hash are the stream's.
+type image stream.Image
+
+func (i image) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Size   int64  `json:"size"`
+		Digest string `json:"digest"`
+	}{i.Size, stream.Image(i).Digest()})
 }
 
 // Describe reads a signature or delta to its end and describes it. A stream that
@@ -59,7 +63,7 @@ func describeSignature(in io.Reader) (*Info, error) {
 		return nil, err
 	}
 	i := describe("signature", r.Header, r.BytesRead())
-	i.Image = imageInfo(r.Header, r.Digest)
+	i.Image = (*image)(&r.Image)
 	i.Records, i.Hashed, i.Zero = r.Records, &r.Hashed, r.Zero
 	return i, nil
 }
@@ -70,7 +74,7 @@ func describeDelta(in io.Reader) (*Info, error) {
 		return nil, err
 	}
 	i := describe("delta", d.Header, d.Bytes)
-	i.Basis, i.Source = imageInfo(d.Header, d.Basis), imageInfo(d.Header, d.Source)
+	i.Basis, i.Source = (*image)(&d.Basis), (*image)(&d.Source)
 	i.Records, i.Frames, i.Literal, i.Zero, i.RawBytes = d.Runs, &d.Frames, &d.Literals, d.Zeroes, &d.LiteralBytes
 	return i, nil
 }
@@ -79,31 +83,27 @@ func describe(kind string, h stream.Header, bytes int64) *Info {
 	return &Info{Kind: kind, Version: stream.Version, BlockSize: h.BlockSize, Hash: h.Hash.String(), Bytes: bytes}
 }
 
-func imageInfo(h stream.Header, d stream.Digest) *ImageInfo {
-	return &ImageInfo{d.Size, h.Hash.FormatSum(d.Sum)}
-}
-
 func (i *Info) String() string {
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "%-15s %s\n", name+":", fmt.Sprintf(format, args...))
 	}
-	image := func(name string, d *ImageInfo) {
-		line(name+" size", "%d bytes (%s)", d.Size, text.FormatSize(d.Size))
-		line(name+" digest", "%s", d.Digest)
+	describe := func(name string, i *image) {
+		line(name+" size", "%d bytes (%s)", i.Size, text.FormatSize(i.Size))
+		line(name+" digest", "%s", stream.Image(*i).Digest())
 	}
 	line("kind", "%s, version %d, complete", i.Kind, i.Version)
 	line("stream size", "%d bytes", i.Bytes)
 	line("block size", "%d", i.BlockSize)
 	line("hash", "%s", i.Hash)
 	if i.Kind == "signature" {
-		image("image", i.Image)
+		describe("image", i.Image)
 		line("records", "%d", i.Records)
 		line("blocks", "%d hashed, %d zero", *i.Hashed, i.Zero)
 		return b.String()
 	}
-	image("basis", i.Basis)
-	image("source", i.Source)
+	describe("basis", i.Basis)
+	describe("source", i.Source)
 	line("records", "%d in %d frames", i.Records, *i.Frames)
 	line("blocks", "%d literal, %d zero", *i.Literal, i.Zero)
 	line("literal data", "%d bytes", *i.RawBytes)

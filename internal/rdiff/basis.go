@@ -87,11 +87,11 @@ func (b *basis) take(limit int64, buf []byte) (basisRun, []byte, error) {
 // last returns the number and length of the basis's last block if all of it was
 // taken, else -1.
 func (b *basis) last() (block int64, length int) {
-	if !b.ended || b.cur.Count != 0 || b.r.Digest.Size == 0 {
+	if !b.ended || b.cur.Count != 0 || b.r.Image.Size == 0 {
 		return -1, 0
 	}
-	block = b.r.Blocks(b.r.Digest.Size) - 1
-	return block, b.r.BlockLen(block, b.r.Digest.Size)
+	block = b.r.Blocks(b.r.Image.Size) - 1
+	return block, b.r.BlockLen(block, b.r.Image.Size)
 }
 
 // drop reads the rest of the signature, whose blocks the source has not, and

@@ -10,7 +10,7 @@ import (
 
 // Result of a Diff.
 type Result struct {
-	Source  stream.Digest
+	Source  stream.Image
 	Blocks  int64 // blocks of the source that changed
 	Bytes   int64 // their bytes
 	Dropped bool  // the source is smaller than the basis
@@ -54,13 +54,15 @@ func Diff(sig *stream.SignatureReader, src Source, out Outputs, o Options) (Resu
 		return Result{}, err
 	}
 	d := &differ{h: sig.Header, src: src, out: out, o: o, frames: newFrameBuilder(sig.Header, out)}
+	d.result.Source = d.h.NewImage(0, stream.Sum{})
 	readers := readersOf(src, d.h)
 	q := ordered.New(readers, depth(readers), d.alloc, d.work, d.consume)
 	err = q.Close(d.feed(q, b))
 	if err := d.frames.close(err); err != nil {
 		return d.result, err
 	}
-	return d.result, d.end(b)
+	err = d.end(b)
+	return d.result, err
 }
 
 type differ struct {
@@ -222,7 +224,7 @@ func (d *differ) end(b *basis) error {
 	if err := b.r.CheckSum(d.h.Hash.Add(d.basisSum, dropped)); err != nil {
 		return err
 	}
-	d.result.Dropped = d.result.Source.Size < b.r.Digest.Size
+	d.result.Dropped = d.result.Source.Size < b.r.Image.Size
 	if err := d.o.beforeEnd(d.result.Source); err != nil {
 		return err
 	}
@@ -234,5 +236,5 @@ func (d *differ) end(b *basis) error {
 	if d.out.Delta == nil {
 		return nil
 	}
-	return d.out.Delta.End(b.r.Digest, d.result.Source, d.h.Hash.Add(d.oldSum, dropped))
+	return d.out.Delta.End(b.r.Image, d.result.Source, d.h.Hash.Add(d.oldSum, dropped))
 }

@@ -317,7 +317,7 @@ func TestOptions(t *testing.T) {
 
 	// A source that proves bad after the last read must not give a whole stream.
 	invalid := exit.Fail(exit.BadSnapshot, "snapshot overflowed")
-	o.BeforeEnd = func(d stream.Digest) error { want = d; return invalid }
+	o.BeforeEnd = func(d stream.Image) error { want = d; return invalid }
 	var delta, newSig, direct bytes.Buffer
 	e, _ := stream.NewEncoder(1, 1)
 	out := Outputs{stream.NewDeltaWriter(&delta, h), e, stream.NewSignatureWriter(&newSig, h)}

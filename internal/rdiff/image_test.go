@@ -117,7 +117,7 @@ func header(h stream.Hash, blockSize int, size int64) stream.Header {
 	return stream.Header{Hash: h, BlockSize: blockSize, Size: size}
 }
 
-func sign(t testing.TB, src Source, h stream.Header) ([]byte, stream.Digest) {
+func sign(t testing.TB, src Source, h stream.Header) ([]byte, stream.Image) {
 	t.Helper()
 	var b bytes.Buffer
 	d, err := Sign(src, h, stream.NewSignatureWriter(&b, h), Options{})
@@ -161,7 +161,7 @@ func verify(delta []byte) (Delta, error) {
 
 // digestOf computes an image digest as the specification says it, in the plainest
 // way.
-func digestOf(h stream.Hash, blockSize int, image []byte) stream.Digest {
+func digestOf(h stream.Hash, blockSize int, image []byte) stream.Image {
 	mod := new(big.Int).Lsh(big.NewInt(1), uint(8*h.Size()))
 	sum := new(big.Int)
 	hash := func(b []byte) []byte {
@@ -182,7 +182,7 @@ func digestOf(h stream.Hash, blockSize int, image []byte) stream.Digest {
 		}
 		sum.Mod(sum.Add(sum, new(big.Int).SetBytes(term)), mod)
 	}
-	d := stream.Digest{Size: int64(len(image))}
+	d := stream.Image{BlockSize: blockSize, Hash: h, Size: int64(len(image))}
 	for i := range d.Sum {
 		word := new(big.Int).Rsh(sum, uint(64*i))
 		d.Sum[i] = word.And(word, new(big.Int).SetUint64(^uint64(0))).Uint64()

@@ -128,7 +128,7 @@ func TestInPlaceStaysInImage(t *testing.T) {
 		{testBlock, stream.Run{First: 1, Count: 1}, block[:1]},
 		{testBlock, stream.Run{Count: 2, Zero: true}, nil},
 	} {
-		delta := writeDelta(t, header(stream.XXH64, testBlock, test.size), stream.Digest{}, stream.Digest{Size: test.size}, stream.Sum{},
+		delta := writeDelta(t, header(stream.XXH64, testBlock, test.size), stream.Image{}, stream.Image{Size: test.size}, stream.Sum{},
 			change0{test.run, test.data})
 		target := imageFile(t, device, true)
 		// The end record, which shows that it is wrong, comes late.
@@ -154,7 +154,7 @@ type change0 struct {
 }
 
 // writeDelta writes one frame of whatever it is given.
-func writeDelta(t *testing.T, h stream.Header, basis, source stream.Digest, old stream.Sum, changes ...change0) []byte {
+func writeDelta(t *testing.T, h stream.Header, basis, source stream.Image, old stream.Sum, changes ...change0) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := stream.NewDeltaWriter(&b, h)
@@ -179,7 +179,7 @@ func TestVerify(t *testing.T) {
 	fill(rnd, data)
 	h := header(stream.SHA256, testBlock, -1)
 	source := digestOf(h.Hash, testBlock, data)
-	basis := stream.Digest{Size: source.Size}
+	basis := h.NewImage(source.Size, stream.Sum{})
 	blocks := stream.Run{Count: 2}
 
 	if d, err := verify(writeDelta(t, h, basis, source, stream.Sum{}, change0{blocks, data})); err != nil || d.Source != source {

@@ -19,7 +19,7 @@ type Options struct {
 	Changed func(int64)
 	// BeforeEnd is called when all is read and before the end record is written;
 	// its error makes the stream an incomplete one. It may be nil.
-	BeforeEnd func(stream.Digest) error
+	BeforeEnd func(stream.Image) error
 }
 
 func (o Options) count(p *piece) error {
@@ -29,7 +29,7 @@ func (o Options) count(p *piece) error {
 	return nil
 }
 
-func (o Options) beforeEnd(d stream.Digest) error {
+func (o Options) beforeEnd(d stream.Image) error {
 	if o.BeforeEnd != nil {
 		return o.BeforeEnd(d)
 	}
@@ -97,8 +97,8 @@ func (s *scan) sign(h stream.Header, w *stream.SignatureWriter) (err error) {
 
 // Sign reads an image and writes its signature to w; with w nil it only computes
 // the digest, which it returns.
-func Sign(src Source, h stream.Header, w *stream.SignatureWriter, o Options) (stream.Digest, error) {
-	var digest stream.Digest
+func Sign(src Source, h stream.Header, w *stream.SignatureWriter, o Options) (stream.Image, error) {
+	digest := h.NewImage(0, stream.Sum{})
 	work := func(s *scan) error {
 		if err := src.load(&s.piece); err != nil {
 			return err
@@ -146,7 +146,7 @@ func feedScans(q *ordered.Queue[scan], src Source, h stream.Header) error {
 }
 
 // DigestOf reads an image and returns its digest; count is told the bytes that are done.
-func DigestOf(img Image, h stream.Header, count func(int64)) (stream.Digest, error) {
+func DigestOf(img Image, h stream.Header, count func(int64)) (stream.Image, error) {
 	return Sign(FromImage(img), h, nil, Options{Count: func(done, _ int64) error { count(done); return nil }})
 }
 

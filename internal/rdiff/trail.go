@@ -11,7 +11,7 @@ import (
 // only: to do so after the last write would cost the time of another read.
 type Trail struct {
 	src    *trailSource
-	digest stream.Digest
+	digest stream.Image
 	err    error
 	ended  chan struct{}
 }
@@ -41,7 +41,7 @@ func startTrail(img Image, h stream.Header, sync func() error, step int64) *Trai
 func (t *Trail) Written(end int64) { t.src.move(end, false) }
 
 // Digest returns the digest of the image, all of which is written.
-func (t *Trail) Digest() (stream.Digest, error) {
+func (t *Trail) Digest() (stream.Image, error) {
 	t.Written(t.src.Size())
 	<-t.ended
 	return t.digest, t.err

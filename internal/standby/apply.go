@@ -144,9 +144,7 @@ func (p *patcher) recordApply(d rdiff.Delta, s *spool) error {
 	if err != nil {
 		return err
 	}
-	r := imageRecord(d.Header, d.Source)
-	r.Phase, r.Peer, r.Spool = state.Applying, p.peerName(), s.path
-	err = p.remember(r)
+	err = p.remember(&state.Record{Phase: state.Applying, Image: d.Source, Peer: p.peerName(), Spool: s.path})
 	// Where only the directory could not be synced the record stands: then the
 	// spool is needed.
 	if err != nil && p.phase() != state.Applying {

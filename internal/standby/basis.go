@@ -21,10 +21,9 @@ func (p *patcher) judge(d rdiff.Delta) error {
 	if err := p.checkSize(d.Source.Size); err != nil {
 		return err
 	}
-	basis := imageRecord(d.Header, d.Basis)
-	err := p.checkDiverged(basis, imageRecord(d.Header, d.Source))
+	err := p.checkDiverged(d.Basis, d.Source)
 	if err == nil {
-		err = p.proveBasis(d, basis)
+		err = p.proveBasis(d)
 	}
 	return p.explainMigration(err)
 }
@@ -46,7 +45,7 @@ func (p *patcher) explainMigration(err error) error {
 
 // checkDiverged holds the basis against the images that this host knows to exist
 // elsewhere: the one it got last, and those it sent.
-func (p *patcher) checkDiverged(basis, source *state.Record) error {
+func (p *patcher) checkDiverged(basis, source stream.Image) error {
 	known, err := p.remembered()
 	if err != nil {
 		return err
@@ -68,8 +67,8 @@ func (p *patcher) checkDiverged(basis, source *state.Record) error {
 		why = "it is missing, although a sync left an image in it (is its file system not mounted?)"
 	}
 	for _, r := range known {
-		comparable = comparable || r.Comparable(basis)
-		if !r.SameImage(basis) {
+		comparable = comparable || r.Image.Comparable(basis)
+		if r.Image != basis {
 			continue
 		}
 		if p.vouches(r) {
@@ -81,13 +80,13 @@ func (p *patcher) checkDiverged(basis, source *state.Record) error {
 		}
 		why = "it was sent to " + r.Peer + " as it is and is not known to " + p.Peer + ", which may bring an older image"
 	}
-	if known[0].SameImage(source) {
+	if known[0].Image == source {
 		why += ", or this delta was applied already"
 	}
 	if !comparable {
 		why = "the delta's digests cannot be compared with those remembered: use -b and --hash as before"
 	}
-	why += "; remembered is " + p.newest(known).String()
+	why += "; remembered is " + p.newest(known).Image.String()
 	if p.Force {
 		p.user.Warn("%s has diverged and may be overwritten all the same (--force-diverged): %s", p.Target, why)
 		return nil
@@ -127,21 +126,21 @@ func (p *patcher) newest(known []*state.Record) *state.Record {
 
 // proveBasis demands that the target's content is the basis now: by what a reader
 // found, if nobody wrote since, or by reading all of it.
-func (p *patcher) proveBasis(d rdiff.Delta, basis *state.Record) error {
-	if size := p.size(); size < basis.Size || (p.file == nil || !p.file.IsBlock()) && size != basis.Size {
-		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it has %d bytes, the basis %d", p.Target, size, basis.Size)
+func (p *patcher) proveBasis(d rdiff.Delta) error {
+	if size := p.size(); size < d.Basis.Size || (p.file == nil || !p.file.IsBlock()) && size != d.Basis.Size {
+		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it has %d bytes, the basis %d", p.Target, size, d.Basis.Size)
 	}
 	if p.file == nil {
 		return nil // a basis of 0 bytes has one digest
 	}
-	p.basis = p.beginProof(basis.Size)
+	p.basis = p.beginProof(d.Basis.Size)
 	for _, r := range []*state.Record{p.device.LoadSeen(), p.record} {
-		if (r.Phase == state.Seen || r.Phase == state.Clean) && r.SameImage(basis) && blockdev.Untouched(r.Witness, p.basis.witness) {
+		if (r.Phase == state.Seen || r.Phase == state.Clean) && r.Image == d.Basis && blockdev.Untouched(r.Witness, p.basis.witness) {
 			return nil
 		}
 	}
 	p.user.Info("%s: reading all of it to prove that it is the delta's basis", p.Target)
-	found, err := p.digest(d.Header, basis.Size, "proving")
+	found, err := p.digest(d.Header, d.Basis.Size, "proving")
 	if err == nil {
 		err = p.check(p.basis)
 	}
@@ -149,20 +148,20 @@ func (p *patcher) proveBasis(d rdiff.Delta, basis *state.Record) error {
 		return err
 	}
 	if found != d.Basis {
-		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it holds %s, the basis is %s", p.Target, imageRecord(d.Header, found), basis)
+		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it holds %s, the basis is %s", p.Target, found, d.Basis)
 	}
 	return nil
 }
 
 // digest reads the first size bytes of the target from the disk.
-func (p *patcher) digest(h stream.Header, size int64, step string) (stream.Digest, error) {
+func (p *patcher) digest(h stream.Header, size int64, step string) (stream.Image, error) {
 	image, err := p.file.Reread()
 	if err != nil {
-		return stream.Digest{}, err
+		return stream.Image{}, err
 	}
 	defer image.Close()
 	if err := image.Limit(size); err != nil {
-		return stream.Digest{}, err
+		return stream.Image{}, err
 	}
 	p.progress.Step(step, size)
 	return rdiff.DigestOf(image, h, p.advance)

@@ -98,10 +98,10 @@ func (p *patcher) misread(err error) error {
 }
 
 // notSource is the error of a target that holds something else than it should.
-func (p *patcher) notSource(d rdiff.Delta, found stream.Digest) error {
+func (p *patcher) notSource(d rdiff.Delta, found stream.Image) error {
 	if p.guard != nil && p.guard.Check() == blockdev.Broken {
 		return p.touched()
 	}
 	return exit.Fail(exit.NotBasis, "%s does not hold the source's image: it holds %s, the source is %s",
-		p.Target, imageRecord(d.Header, found), imageRecord(d.Header, d.Source))
+		p.Target, found, d.Source)
 }

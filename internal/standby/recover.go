@@ -36,9 +36,9 @@ func (p *patcher) recover() (*rdiff.Delta, error) {
 	if err != nil {
 		return nil, exit.Fail(exit.StatusOf(err), "%s: the spool of the unfinished apply, %s, is damaged: %w\n%s", p.Target, s.path, err, p.lost())
 	}
-	if want := imageRecord(d.Header, d.Source); !want.SameImage(p.record) {
+	if d.Source != p.record.Image {
 		return nil, exit.Fail(exit.BadStream, "%s: %s is not the spool of the unfinished apply: it leads to %s, not to %s\n%s",
-			p.Target, s.path, want, p.record, p.lost())
+			p.Target, s.path, d.Source, p.record.Image, p.lost())
 	}
 	if err := p.checkSize(d.Source.Size); err != nil {
 		return nil, err

@@ -67,7 +67,7 @@ func (p *patcher) renewWitness() error {
 	if r.Phase != state.Clean || p.basis == nil || !blockdev.Untouched(r.Witness, p.basis.witness) {
 		return nil
 	}
-	r.Witness = p.file.Witness(r.Size)
+	r.Witness = p.file.Witness(r.Image.Size)
 	if p.guard.Check() != blockdev.Alone {
 		return nil
 	}

@@ -3,11 +3,12 @@ package standby
 import (
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/state"
+	"xen-backup/internal/stream"
 )
 
 // Memory is what is remembered of a target, and what can be said of it now.
 type Memory struct {
-	*state.Record
+	state.Fields
 	Changed    *bool           `json:"changed_since,omitempty"` // nil: it can't be told
 	DeviceSize int64           `json:"device_size"`             // now
 	Sent       []*state.Record `json:"sent,omitempty"`          // as the source of syncs, a record for each peer
@@ -34,7 +35,7 @@ func State(o Options) (*Memory, error) {
 	if err != nil && !p.missing() {
 		return nil, err
 	}
-	return &Memory{record, p.changedSince(record), size, sent}, nil
+	return &Memory{record.Fields(), p.changedSince(record), size, sent}, nil
 }
 
 // changedSince tells whether the target was changed since its last sync, as far as its
@@ -48,7 +49,7 @@ func (p *patcher) changedSince(r *state.Record) *bool {
 		return nil
 	}
 	defer file.Close()
-	changed, known := blockdev.Changed(r.Witness, file.Witness(r.Size))
+	changed, known := blockdev.Changed(r.Witness, file.Witness(r.Image.Size))
 	if !known {
 		return nil
 	}
@@ -57,7 +58,7 @@ func (p *patcher) changedSince(r *state.Record) *bool {
 
 // Record remembers that a peer has an image of a device, so that both hosts know their last
 // common image when the roles change.
-func Record(o Options, image *state.Record) error {
+func Record(o Options, image stream.Image) error {
 	p := &patcher{Options: o}
 	if err := p.identify(); err != nil {
 		return err

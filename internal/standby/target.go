@@ -15,7 +15,6 @@ import (
 	"xen-backup/internal/inuse"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
-	"xen-backup/internal/stream"
 	"xen-backup/internal/text"
 )
 
@@ -228,14 +227,7 @@ func (p *patcher) checkSize(size int64) error {
 // setClean remembers the target as the delta's source image, and the witness of when
 // it was proved. Everything before it must be on the disk.
 func (p *patcher) setClean(d rdiff.Delta, witness string) error {
-	r := imageRecord(d.Header, d.Source)
-	r.Phase, r.Peer, r.Witness = state.Clean, p.peerName(), witness
-	return p.remember(r)
-}
-
-// imageRecord describes an image for the state.
-func imageRecord(h stream.Header, d stream.Digest) *state.Record {
-	return &state.Record{Size: d.Size, BlockSize: h.BlockSize, Hash: h.Hash.String(), Digest: h.Hash.FormatSum(d.Sum)}
+	return p.remember(&state.Record{Phase: state.Clean, Image: d.Source, Peer: p.peerName(), Witness: witness})
 }
 
 // peerName is the source host as far as it is known. That of an apply which is to be

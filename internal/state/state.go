@@ -5,7 +5,6 @@ package state
 import (
 	"cmp"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,50 +24,6 @@ import (
 // DefaultDir is where the state is kept unless --state-dir or XB_STATE_DIR say
 // otherwise.
 const DefaultDir = "/var/lib/xen-backup"
-
-// Phase tells what the content of a device is.
-type Phase string
-
-const (
-	None       Phase = "none"       // nothing is known
-	Seen       Phase = "seen"       // xb-sig read it, nothing was ever applied
-	Incomplete Phase = "incomplete" // a first copy in place did not end: a mix
-	Applying   Phase = "applying"   // a spooled delta is being applied: a mix until it is finished
-	Clean      Phase = "clean"      // exactly the image of the last sync
-)
-
-// Record is what is remembered of a device. Sizes are in bytes.
-type Record struct {
-	Version   int       `json:"version,omitempty"`
-	Phase     Phase     `json:"phase"`
-	Identity  string    `json:"identity,omitempty"`
-	Device    string    `json:"device,omitempty"` // the path it was last named by
-	Disk      string    `json:"disk,omitempty"`   // whose standby it is: DOMU/DISK
-	UUID      string    `json:"uuid,omitempty"`   // of that DomU, where its toolstack keeps one
-	Size      int64     `json:"size,omitempty"`   // of the image; the device may be larger
-	BlockSize int       `json:"block_size,omitempty"`
-	Hash      string    `json:"hash,omitempty"`
-	Digest    string    `json:"digest,omitempty"` // sum of the image digest, hexadecimal
-	Time      time.Time `json:"time,omitzero"`
-	Peer      string    `json:"peer,omitempty"`    // the other host of the last sync
-	Spool     string    `json:"spool,omitempty"`   // of phase applying: the delta
-	Witness   string    `json:"witness,omitempty"` // of the device when it had this content
-}
-
-const version = 1
-
-// SameImage tells whether two records are of one image.
-func (r *Record) SameImage(o *Record) bool {
-	return r.Comparable(o) && r.Size == o.Size && r.Digest == o.Digest
-}
-
-// Comparable tells whether the digests of two records can be compared at all.
-func (r *Record) Comparable(o *Record) bool { return r.BlockSize == o.BlockSize && r.Hash == o.Hash }
-
-// String describes the image of a record for a message.
-func (r *Record) String() string {
-	return fmt.Sprintf("%s %s of %d bytes in blocks of %d", r.Hash, r.Digest, r.Size, r.BlockSize)
-}
 
 // Dir is a state directory.
 type Dir string
@@ -135,17 +90,18 @@ func (d *Device) load(path string) (*Record, error) {
 	if err != nil {
 		return nil, exit.Fail(exit.IOError, "cannot read the state of %s (see --state-dir): %w", d.path, err)
 	}
-	r := new(Record)
-	if err := json.Unmarshal(text, r); err != nil {
+	var f Fields
+	if err := json.Unmarshal(text, &f); err != nil {
 		return nil, d.unreadable(path, err.Error())
 	}
 	switch {
-	case r.Version != version:
-		return nil, d.unreadable(path, fmt.Sprintf("its version is %d, not %d", r.Version, version))
-	case r.Identity != d.identity:
-		return nil, d.unreadable(path, fmt.Sprintf("it is that of %q", r.Identity))
+	case f.Version != version:
+		return nil, d.unreadable(path, fmt.Sprintf("its version is %d, not %d", f.Version, version))
+	case f.Identity != d.identity:
+		return nil, d.unreadable(path, fmt.Sprintf("it is that of %q", f.Identity))
 	}
-	if err := d.check(r); err != nil {
+	r, noImage := f.record()
+	if err := d.check(r, noImage); err != nil {
 		return nil, d.unreadable(path, err.Error())
 	}
 	return r, nil
@@ -153,7 +109,7 @@ func (d *Device) load(path string) (*Record, error) {
 
 // check refuses values that no command has written: digests that nothing can equal
 // would pass for divergence, and a spool of another name for one to be removed.
-func (d *Device) check(r *Record) error {
+func (d *Device) check(r *Record, noImage error) error {
 	switch r.Phase {
 	case Incomplete:
 		return nil
@@ -165,17 +121,7 @@ func (d *Device) check(r *Record) error {
 	default:
 		return fmt.Errorf("its phase is %q", r.Phase)
 	}
-	hash, err := stream.ParseHash(r.Hash)
-	if err != nil {
-		return err
-	}
-	if err := stream.CheckBlockSize(int64(r.BlockSize)); err != nil {
-		return err
-	}
-	if b, err := hex.DecodeString(r.Digest); err != nil || len(b) != hash.Size() || r.Size < 0 || r.Size > stream.MaxImageSize {
-		return fmt.Errorf("its image is %s", r)
-	}
-	return nil
+	return noImage
 }
 
 func (d *Device) unreadable(path, why string) error {
@@ -200,8 +146,9 @@ func (d Dir) Records() ([]*Record, error) {
 	}
 	var records []*Record
 	for _, name := range names {
-		r := new(Record)
-		if text, err := os.ReadFile(name); err == nil && json.Unmarshal(text, r) == nil && r.Version == version {
+		var f Fields
+		if text, err := os.ReadFile(name); err == nil && json.Unmarshal(text, &f) == nil && f.Version == version {
+			r, _ := f.record()
 			records = append(records, r)
 		}
 	}
@@ -232,7 +179,7 @@ func (d *Device) encode(path string, r *Record) ([]byte, error) {
 	if !utf8.ValidString(r.Spool) {
 		return nil, exit.Fail(exit.CantCreate, "the state cannot hold the name of the spool, %s: it is not UTF-8", r.Spool)
 	}
-	r.Version, r.Identity = version, d.identity
+	r.Identity = d.identity
 	if r.Time.IsZero() { // else it is the record of a sync before this one
 		r.Time = time.Now().UTC().Truncate(time.Second)
 	}
@@ -283,16 +230,12 @@ func (d *Device) sentFile(peer string) string {
 	return filepath.Join(string(d.dir), "sent", d.base, url.PathEscape(peer)+".json")
 }
 
-// SaveSent records that peer now has the image r of this device.
-func (d *Device) SaveSent(peer string, r *Record) error {
+// SaveSent records that peer now has that image of this device.
+func (d *Device) SaveSent(peer string, image stream.Image) error {
 	if strings.Trim(peer, ".") == "" {
 		return exit.Fail(exit.Usage, "bad peer %q", peer)
 	}
-	r.Phase, r.Peer = Clean, peer
-	if err := d.check(r); err != nil { // it comes from outside, and could not be read again
-		return exit.Fail(exit.BadStream, "cannot remember what %s has of %s: %w", peer, d.path, err)
-	}
-	return d.save(d.sentFile(peer), r)
+	return d.save(d.sentFile(peer), &Record{Phase: Clean, Image: image, Peer: peer})
 }
 
 // Sent returns the records of all peers.

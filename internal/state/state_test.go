@@ -15,6 +15,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/stream"
 )
 
 const deviceID = "/srv/images/domu1 100%.img"
@@ -59,14 +60,17 @@ func wantStatus(t *testing.T, what string, err error, status int) {
 	}
 }
 
-// image returns a record of an image that stands for a text.
-func image(phase Phase, text string) *Record {
-	return &Record{Phase: phase, BlockSize: 4096, Hash: "xxh64", Digest: fmt.Sprintf("%016x", xxhash.Sum64String(text))}
+// image returns an image that stands for a text.
+func image(text string) stream.Image {
+	return stream.Image{BlockSize: 4096, Hash: stream.XXH64, Sum: stream.Sum{xxhash.Sum64String(text)}}
 }
+
+// record returns a record of that image.
+func record(phase Phase, text string) *Record { return &Record{Phase: phase, Image: image(text)} }
 
 // applying returns a record of an unfinished apply.
 func applying(d *Device) *Record {
-	r := image(Applying, "source")
+	r := record(Applying, "source")
 	r.Spool = d.SpoolFile("/var/spool")
 	return r
 }
@@ -78,7 +82,7 @@ func TestSaveAndLoad(t *testing.T) {
 			t.Errorf("nothing saved: %+v, %v", r, err)
 		}
 		for _, phase := range []Phase{Seen, Incomplete, Applying, Clean} {
-			want := Record{Phase: phase, Size: 1 << 40, BlockSize: 4096, Hash: "xxh64", Digest: "0123456789abcdef",
+			want := Record{Phase: phase, Image: stream.Image{BlockSize: 4096, Hash: stream.XXH64, Size: 1 << 40, Sum: stream.Sum{0x0123456789abcdef}},
 				Peer: "dom0a", Spool: d.SpoolFile("/var/spool"), Witness: "w"}
 			start := time.Now().Add(-time.Second)
 			if err := d.Save(&want); err != nil {
@@ -110,6 +114,67 @@ func TestNoneAsJSON(t *testing.T) {
 	}
 }
 
+// TestForm: what stands in a file is what stood there since version 1, byte for byte.
+func TestForm(t *testing.T) {
+	dir, d := newDevice(t, "/srv/a")
+	when := time.Date(2026, 11, 27, 1, 2, 3, 0, time.UTC)
+	for _, test := range []struct {
+		record Record
+		want   string
+	}{
+		{Record{Phase: Clean, Disk: "domu1/xvda", UUID: "u", Image: stream.Image{BlockSize: 4096, Hash: stream.XXH64, Size: 5, Sum: stream.Sum{0xab}},
+			Time: when, Peer: "dom0a", Spool: "/s", Witness: "w"}, `{
+  "version": 1,
+  "phase": "clean",
+  "identity": "/srv/a",
+  "device": "/dev/vg/lv",
+  "disk": "domu1/xvda",
+  "uuid": "u",
+  "size": 5,
+  "block_size": 4096,
+  "hash": "xxh64",
+  "digest": "00000000000000ab",
+  "time": "2026-11-27T01:02:03Z",
+  "peer": "dom0a",
+  "spool": "/s",
+  "witness": "w"
+}
+`},
+		{Record{Phase: Incomplete, Time: when}, `{
+  "version": 1,
+  "phase": "incomplete",
+  "identity": "/srv/a",
+  "device": "/dev/vg/lv",
+  "time": "2026-11-27T01:02:03Z"
+}
+`},
+		{Record{Phase: Clean, Image: stream.Image{BlockSize: 1 << 20, Hash: stream.SHA256}, Time: when}, `{
+  "version": 1,
+  "phase": "clean",
+  "identity": "/srv/a",
+  "device": "/dev/vg/lv",
+  "block_size": 1048576,
+  "hash": "sha256",
+  "digest": "` + strings.Repeat("0", 64) + `",
+  "time": "2026-11-27T01:02:03Z"
+}
+`},
+	} {
+		want := test.record
+		if err := d.Save(&test.record); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(d.file(".json"))
+		if err != nil || string(got) != test.want {
+			t.Errorf("%s, want\n%s (%v)", got, test.want, err)
+		}
+		want.Identity, want.Device = "/srv/a", "/dev/vg/lv"
+		if r, err := dir.Device("/srv/a", "x").Load(); err != nil || *r != want {
+			t.Errorf("read as %+v, %v, want %+v", r, err, want)
+		}
+	}
+}
+
 // TestIdentitiesStayApart: no two devices and no two kinds of record have one file.
 func TestIdentitiesStayApart(t *testing.T) {
 	long := "/" + strings.Repeat("x", 300)
@@ -117,13 +182,13 @@ func TestIdentitiesStayApart(t *testing.T) {
 	dir := Dir(t.TempDir())
 	for _, id := range identities {
 		d := dir.Device(id, id)
-		if err := d.Save(image(Clean, "state of "+id)); err != nil {
+		if err := d.Save(record(Clean, "state of "+id)); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.SaveSeen(image(Seen, "seen of "+id)); err != nil {
+		if err := d.SaveSeen(record(Seen, "seen of "+id)); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.SaveSent("peer", image(Clean, "sent of "+id)); err != nil {
+		if err := d.SaveSent("peer", image("sent of "+id)); err != nil {
 			t.Fatal(err)
 		}
 		lock, err := d.Lock(Run{})
@@ -135,14 +200,14 @@ func TestIdentitiesStayApart(t *testing.T) {
 	spools := make(map[string]bool)
 	for _, id := range identities {
 		d := dir.Device(id, id)
-		if r, err := d.Load(); err != nil || !r.SameImage(image(Clean, "state of "+id)) {
+		if r, err := d.Load(); err != nil || r.Image != image("state of "+id) {
 			t.Errorf("%.20s: %+v, %v", id, r, err)
 		}
-		if r := d.LoadSeen(); !r.SameImage(image(Seen, "seen of "+id)) || r.Phase != Seen {
+		if r := d.LoadSeen(); r.Image != image("seen of "+id) || r.Phase != Seen {
 			t.Errorf("%.20s: %+v", id, r)
 		}
 		sent, err := d.Sent()
-		if err != nil || len(sent) != 1 || !sent[0].SameImage(image(Clean, "sent of "+id)) {
+		if err != nil || len(sent) != 1 || sent[0].Image != image("sent of "+id) {
 			t.Errorf("%.20s: %+v, %v", id, sent, err)
 		}
 		spools[d.SpoolFile("")] = true
@@ -219,7 +284,7 @@ func TestDamagedSeen(t *testing.T) {
 	if r := d.LoadSeen(); r.Phase != None {
 		t.Errorf("never seen: %+v", r)
 	}
-	if err := d.SaveSeen(image(Seen, "1")); err != nil {
+	if err := d.SaveSeen(record(Seen, "1")); err != nil {
 		t.Fatal(err)
 	}
 	if r, err := d.Load(); err != nil || r.Phase != None {
@@ -245,9 +310,9 @@ func TestSent(t *testing.T) {
 	peers := []string{"dom0a", "dom0b", "root@[fe80::1%eth0]", "../dom0c", "a/b"}
 	for i, peer := range peers {
 		for range 2 { // the second replaces the first
-			r := image(Clean, peer)
-			r.Size = int64(i)
-			if err := d.SaveSent(peer, r); err != nil {
+			sent := image(peer)
+			sent.Size = int64(i)
+			if err := d.SaveSent(peer, sent); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -257,12 +322,12 @@ func TestSent(t *testing.T) {
 		t.Fatalf("%d records, %v", len(sent), err)
 	}
 	for _, r := range sent {
-		if r.Phase != Clean || r.Size >= int64(len(peers)) || r.Peer != peers[r.Size] {
+		if r.Phase != Clean || r.Image.Size >= int64(len(peers)) || r.Peer != peers[r.Image.Size] {
 			t.Errorf("%+v", r)
 		}
 	}
 	for _, peer := range []string{"", ".", ".."} {
-		wantStatus(t, "peer "+peer, d.SaveSent(peer, &Record{}), exit.Usage)
+		wantStatus(t, "peer "+peer, d.SaveSent(peer, image("")), exit.Usage)
 	}
 	if entries, err := os.ReadDir(string(dir)); err != nil || len(entries) != 1 {
 		t.Errorf("%v, %v", entries, err)
@@ -273,24 +338,6 @@ func TestSent(t *testing.T) {
 	}
 	_, err = d.Sent()
 	wantStatus(t, "damaged", err, exit.Config)
-}
-
-func TestCompare(t *testing.T) {
-	r := Record{Size: 1, BlockSize: 4096, Hash: "xxh64", Digest: "d"}
-	for name, test := range map[string]struct {
-		other            Record
-		comparable, same bool
-	}{
-		"same":               {Record{Phase: Clean, Peer: "p", Size: 1, BlockSize: 4096, Hash: "xxh64", Digest: "d"}, true, true},
-		"another size":       {Record{Size: 2, BlockSize: 4096, Hash: "xxh64", Digest: "d"}, true, false},
-		"another digest":     {Record{Size: 1, BlockSize: 4096, Hash: "xxh64", Digest: "e"}, true, false},
-		"another block size": {Record{Size: 1, BlockSize: 8192, Hash: "xxh64", Digest: "d"}, false, false},
-		"another hash":       {Record{Size: 1, BlockSize: 4096, Hash: "sha256", Digest: "d"}, false, false},
-	} {
-		if r.Comparable(&test.other) != test.comparable || r.SameImage(&test.other) != test.same {
-			t.Errorf("%s: comparable %v, same %v", name, r.Comparable(&test.other), r.SameImage(&test.other))
-		}
-	}
 }
 
 func TestNoDirectory(t *testing.T) {
@@ -386,12 +433,12 @@ func TestBytesThatAreNotUTF8(t *testing.T) {
 		if r, err := dir.Device(id, "x").Load(); err != nil || r.Phase != None {
 			t.Errorf("%q: %v, %v", id, r, err)
 		}
-		r := image(Clean, id)
-		r.Size = int64(i)
+		r := record(Clean, id)
+		r.Image.Size = int64(i)
 		if err := dir.Device(id, "x").Save(r); err != nil {
 			t.Fatal(err)
 		}
-		if r, err := dir.Device(id, "x").Load(); err != nil || r.Size != int64(i) {
+		if r, err := dir.Device(id, "x").Load(); err != nil || r.Image.Size != int64(i) {
 			t.Errorf("%q: %v, %v", id, r, err)
 		}
 	}

@@ -43,7 +43,7 @@ func larger(t testing.TB) []sample {
 	}
 	w.Zeroes(2)
 	w.Hash(u64(1))
-	if err := w.End(Digest{1503 * 4096, Sum{}}); err != nil {
+	if err := w.End(Image{Size: 1503 * 4096}); err != nil {
 		t.Fatal(err)
 	}
 	d := NewDeltaWriter(&delta, Header{BlockSize: 4096, Hash: SHA256, Size: -1})
@@ -63,7 +63,7 @@ func larger(t testing.TB) []sample {
 		e.Encode(&f, raw, nil)
 		d.Frame(&f)
 	}
-	if err := d.End(Digest{Size: 1 << 22}, Digest{Size: 1 << 22}, Sum{}); err != nil {
+	if err := d.End(Image{Size: 1 << 22}, Image{Size: 1 << 22}, Sum{}); err != nil {
 		t.Fatal(err)
 	}
 	return []sample{{"larger signature", sig.Bytes(), readSignature, 23}, {"larger delta", delta.Bytes(), readDelta, 23}}
@@ -188,12 +188,12 @@ func TestWriteError(t *testing.T) {
 		for range 3000 {
 			w.Hash(u64(1))
 		}
-		sig = w.End(Digest{Size: 3000 * 4096})
+		sig = w.End(Image{Size: 3000 * 4096})
 		d := NewDeltaWriter(out, h)
 		f := Frame{Runs: []Run{{0, 256, false}}}
 		new(Encoder).Encode(&f, raw, nil)
 		d.Frame(&f)
-		return sig, d.End(Digest{}, Digest{Size: 1 << 20}, Sum{})
+		return sig, d.End(Image{}, Image{Size: 1 << 20}, Sum{})
 	}
 	var whole bytes.Buffer
 	if sig, delta := write(&whole); sig != nil || delta != nil {

@@ -56,7 +56,7 @@ func (f *Frame) Literals() (n int64) {
 
 // DeltaEnd is the end record of a delta.
 type DeltaEnd struct {
-	Basis, Source    Digest
+	Basis, Source    Image
 	Old              Sum // of all replaced and dropped blocks of the basis
 	Frames           int64
 	Literals, Zeroes int64 // blocks
@@ -116,9 +116,9 @@ func (w *DeltaWriter) Flush() error {
 	return w.err
 }
 
-// End completes the delta between two images; old is the sum over all blocks of
-// the basis that are replaced or dropped.
-func (w *DeltaWriter) End(basis, source Digest, old Sum) error {
+// End completes the delta between two images, whose block size and hash are the
+// header's; old is the sum over all blocks of the basis that are replaced or dropped.
+func (w *DeltaWriter) End(basis, source Image, old Sum) error {
 	h := w.Header.Hash
 	b := []byte{tagEnd}
 	b = binary.LittleEndian.AppendUint64(b, uint64(basis.Size))
@@ -310,8 +310,8 @@ func (r *DeltaReader) endRecord() error {
 	if !r.whole(int64(basis), int64(source)) {
 		return r.bad("it lacks blocks that its basis has not")
 	}
-	r.End.Basis = Digest{int64(basis), r.Hash.sum(b[8:])}
-	r.End.Source = Digest{int64(source), r.Hash.sum(b[16+n:])}
+	r.End.Basis = r.NewImage(int64(basis), r.Hash.sum(b[8:]))
+	r.End.Source = r.NewImage(int64(source), r.Hash.sum(b[16+n:]))
 	r.End.Old = r.Hash.sum(b[16+2*n:])
 	if err := r.checksum(); err != nil {
 		return err
@@ -348,7 +348,7 @@ func (e *DeltaEnd) CheckSum(h Hash, literals Sum) error {
 // CheckSum demands that sum, over all blocks of the signature, is the one in its
 // end record.
 func (r *SignatureReader) CheckSum(sum Sum) error {
-	if sum != r.Digest.Sum {
+	if sum != r.Image.Sum {
 		return errMismatch("signature")
 	}
 	return nil

@@ -120,18 +120,11 @@ func (h Hash) appendSum(b []byte, s Sum) []byte {
 	return b
 }
 
-// FormatSum renders a Sum as a hexadecimal number, most significant digit first.
-func (h Hash) FormatSum(s Sum) string {
+// formatSum renders a Sum as a hexadecimal number, most significant digit first.
+func (h Hash) formatSum(s Sum) string {
 	var b []byte
 	for i := h.Size()/8 - 1; i >= 0; i-- {
 		b = binary.BigEndian.AppendUint64(b, s[i])
 	}
 	return hex.EncodeToString(b)
-}
-
-// Digest tells images apart: the size in bytes and the sum over the blocks.
-// Digests of another block size or hash can't be compared.
-type Digest struct {
-	Size int64
-	Sum  Sum
 }

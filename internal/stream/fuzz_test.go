@@ -94,10 +94,10 @@ func reencodeSignature(t *testing.T, data []byte) {
 	if err != io.EOF {
 		return
 	}
-	if r.Blocks(r.Digest.Size) != r.Hashed+r.Zero {
-		t.Fatalf("%d bytes in %d+%d blocks", r.Digest.Size, r.Hashed, r.Zero)
+	if r.Blocks(r.Image.Size) != r.Hashed+r.Zero {
+		t.Fatalf("%d bytes in %d+%d blocks", r.Image.Size, r.Hashed, r.Zero)
 	}
-	if err := w.End(r.Digest); err != nil || !bytes.Equal(again.Bytes(), data) {
+	if err := w.End(r.Image); err != nil || !bytes.Equal(again.Bytes(), data) {
 		t.Fatalf("%x\nwas re-encoded (%v) as\n%x", data, err, again.Bytes())
 	}
 }

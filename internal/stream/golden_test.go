@@ -40,7 +40,7 @@ func bothHashes(t *testing.T, test func(*testing.T, Hash)) {
 func TestGoldenSignature(t *testing.T) {
 	bothHashes(t, func(t *testing.T, h Hash) {
 		want := testkit.Golden(t, "signature-"+h.String())
-		digest := Digest{16484, sumOf(h, map[int64][]byte{0: blockA, 3: blockB, 4: blockC})}
+		digest := Image{4096, h, 16484, sumOf(h, map[int64][]byte{0: blockA, 3: blockB, 4: blockC})}
 
 		var got bytes.Buffer
 		w := NewSignatureWriter(&got, Header{BlockSize: 4096, Hash: h, Size: 16484})
@@ -80,8 +80,8 @@ func TestGoldenSignature(t *testing.T) {
 		if err := r.Next(&rec); err != io.EOF || rec.Count != 0 {
 			t.Errorf("end: %v, count %d", err, rec.Count)
 		}
-		if r.Digest != digest || r.Records != 3 || r.Hashed != 3 || r.Zero != 2 {
-			t.Errorf("end record %+v, %d records, %d hashed, %d zero", r.Digest, r.Records, r.Hashed, r.Zero)
+		if r.Image != digest || r.Records != 3 || r.Hashed != 3 || r.Zero != 2 {
+			t.Errorf("end record %+v, %d records, %d hashed, %d zero", r.Image, r.Records, r.Hashed, r.Zero)
 		}
 		if err := r.CheckSum(digest.Sum); err != nil {
 			t.Error(err)
@@ -95,8 +95,8 @@ func goldenRuns() []Run { return []Run{{0, 1, true}, {2, 1, true}, {3, 1, false}
 func TestGoldenDelta(t *testing.T) {
 	bothHashes(t, func(t *testing.T, h Hash) {
 		want := testkit.Golden(t, "delta-"+h.String())
-		basis := Digest{8192, sumOf(h, map[int64][]byte{0: blockA})}
-		source := Digest{12291, sumOf(h, map[int64][]byte{3: blockD})}
+		basis := Image{4096, h, 8192, sumOf(h, map[int64][]byte{0: blockA})}
+		source := Image{4096, h, 12291, sumOf(h, map[int64][]byte{3: blockD})}
 
 		for _, level := range []int{0, 1, MaxLevel} { // three bytes never shrink
 			var got bytes.Buffer
@@ -169,7 +169,7 @@ func TestGoldenSum(t *testing.T) {
 		if got := test.h.Sub(test.sum, test.b); got != test.a {
 			t.Errorf("%v: %v - %v = %v, want %v", test.h, test.sum, test.b, got, test.a)
 		}
-		if got := test.h.FormatSum(test.sum); got != test.text {
+		if got := test.h.formatSum(test.sum); got != test.text {
 			t.Errorf("%v: %v is formatted %s, want %s", test.h, test.sum, got, test.text)
 		}
 	}

@@ -50,15 +50,15 @@ func (w *SignatureWriter) Zeroes(n int64) error {
 	return w.err
 }
 
-// End completes the signature of an image with that digest.
-func (w *SignatureWriter) End(d Digest) error {
+// End completes the signature of an image, whose block size and hash are the header's.
+func (w *SignatureWriter) End(i Image) error {
 	w.flushHashes()
 	w.flushZeroes()
 	b := []byte{tagEnd}
-	b = binary.LittleEndian.AppendUint64(b, uint64(d.Size))
+	b = binary.LittleEndian.AppendUint64(b, uint64(i.Size))
 	b = binary.LittleEndian.AppendUint64(b, uint64(w.hashed))
 	b = binary.LittleEndian.AppendUint64(b, uint64(w.zero))
-	return w.end(w.Header.Hash.appendSum(b, d.Sum))
+	return w.end(w.Header.Hash.appendSum(b, i.Sum))
 }
 
 func (w *SignatureWriter) flushHashes() {
@@ -87,10 +87,10 @@ type SignatureRecord struct {
 // SignatureReader reads a signature.
 type SignatureReader struct {
 	*reader
-	Records int64  // read so far, the end record not counted
-	Hashed  int64  // blocks in hash records so far
-	Zero    int64  // blocks in zero records so far
-	Digest  Digest // valid after the end record
+	Records int64 // read so far, the end record not counted
+	Hashed  int64 // blocks in hash records so far
+	Zero    int64 // blocks in zero records so far
+	Image   Image // valid after the end record
 
 	last int64 // hashes in the last record, -1 after a zero record
 }
@@ -187,7 +187,7 @@ func (r *SignatureReader) end() error {
 		binary.LittleEndian.Uint64(b[16:]) != uint64(r.Zero):
 		return r.bad("its end record does not match its blocks")
 	}
-	r.Digest = Digest{int64(size), r.Hash.sum(b[24:])}
+	r.Image = r.NewImage(int64(size), r.Hash.sum(b[24:]))
 	if err := r.checksum(); err != nil {
 		return err
 	}

@@ -6,10 +6,10 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
 )
 
@@ -53,12 +53,14 @@ func Empty(f *os.File) error {
 	}
 	// btrfs lets go of it with the next transaction. (fsync and syncfs would wait for
 	// more: for what the guests have written.)
-	const startSync, waitSync = 2<<30 | 8<<16 | 0x94<<8 | 24, 1<<30 | 8<<16 | 0x94<<8 | 22 // linux/btrfs.h
+	const (
+		startSync = 2<<30 | 8<<16 | 0x94<<8 | 24 // BTRFS_IOC_START_SYNC, include/uapi/linux/btrfs.h
+		waitSync  = 1<<30 | 8<<16 | 0x94<<8 | 22 // BTRFS_IOC_WAIT_SYNC
+	)
 	var transaction uint64
-	for _, request := range []uintptr{startSync, waitSync} {
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(unsafe.Pointer(&transaction)))
-		if errno != 0 {
-			return pathError("wait for the file system of", f.Name(), errno)
+	for _, request := range []uint{startSync, waitSync} {
+		if err := dm.Ioctl(f, request, &transaction); err != nil {
+			return pathError("wait for the file system of", f.Name(), err)
 		}
 	}
 	return nil

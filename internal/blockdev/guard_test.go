@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -33,9 +32,8 @@ func countsTwice(t *testing.T, f *File) bool {
 		t.Fatal(err)
 	}
 	before := countersOf(dm.SysDir(stat.Rdev))
-	whole := [2]uint64{0, 4096}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.f.Fd(), unix.BLKZEROOUT, uintptr(unsafe.Pointer(&whole))); errno != 0 {
-		t.Fatal(errno)
+	if err := f.rangeIoctl(unix.BLKZEROOUT, 0, 4096); err != nil {
+		t.Fatal(err)
 	}
 	n := countersOf(dm.SysDir(stat.Rdev)).written - before.written
 	times := f.countsTimes()

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -99,8 +98,8 @@ func (f *File) measure(info os.FileInfo) error {
 		return nil
 	}
 	var size uint64
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.f.Fd(), unix.BLKGETSIZE64, uintptr(unsafe.Pointer(&size))); errno != 0 {
-		return fmt.Errorf("cannot get the size of %s: %w", f.path, errno)
+	if err := dm.Ioctl(f.f, unix.BLKGETSIZE64, &size); err != nil {
+		return fmt.Errorf("cannot get the size of %s: %w", f.path, err)
 	}
 	sector, err := unix.IoctlGetInt(int(f.f.Fd()), unix.BLKSSZGET)
 	if err != nil {

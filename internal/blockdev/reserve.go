@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -167,7 +166,7 @@ func (r *Reservation) visit(off, n int64, show func(s span, hole bool) error) er
 	for at < end {
 		var m fiemap
 		m.start, m.length, m.flags, m.count = uint64(at), uint64(end-at), fiemapSync, uint32(len(m.extents))
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, r.file.Fd(), fsIocFiemap, uintptr(unsafe.Pointer(&m))); errno != 0 {
+		if dm.Ioctl(r.file, fsIocFiemap, &m) != nil {
 			return r.visitHoles(at, end, show)
 		}
 		for _, e := range m.extents[:m.mapped] {

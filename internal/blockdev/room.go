@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -165,13 +164,13 @@ func (r *Room) findBelow(device string) error {
 	return nil
 }
 
-// btrfsID returns the UUID of a btrfs: struct btrfs_ioctl_fs_info_args in
-// linux/btrfs.h, max_id u64, num_devices u64, fsid [16].
+// btrfsID returns the UUID of a btrfs: struct btrfs_ioctl_fs_info_args in include/uapi/linux/btrfs.h, max_id u64,
+// num_devices u64, fsid [16].
 func btrfsID(f *os.File) (string, error) {
-	const fsInfo = 2<<30 | 1024<<16 | 0x94<<8 | 31 // _IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)
+	const fsInfo = 2<<30 | 1024<<16 | 0x94<<8 | 31 // BTRFS_IOC_FS_INFO: _IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)
 	var info [1024]byte
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fsInfo, uintptr(unsafe.Pointer(&info[0]))); errno != 0 {
-		return "", errno
+	if err := dm.Ioctl(f, fsInfo, &info); err != nil {
+		return "", err
 	}
 	id := info[16:32]
 	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:]), nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"strconv"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -46,11 +45,11 @@ func (f *File) zeroOut(off, n int64) error {
 	}
 	for n >= f.align {
 		part := min(n-n%f.align, rangeMax)
-		errno := f.rangeIoctl(unix.BLKZEROOUT, off, part)
-		if errno == unix.EOPNOTSUPP || errno == unix.EINVAL || errno == unix.ENOTTY {
+		err := f.rangeIoctl(unix.BLKZEROOUT, off, part)
+		if err == unix.EOPNOTSUPP || err == unix.EINVAL || err == unix.ENOTTY {
 			break
-		} else if errno != 0 {
-			return pathError("zero", f.path, errno)
+		} else if err != nil {
+			return pathError("zero", f.path, err)
 		}
 		f.own.written.Add(part)
 		off, n = off+part, n-part
@@ -63,10 +62,8 @@ func (f *File) zeroOut(off, n int64) error {
 const rangeMax = 1 << 30
 
 // rangeIoctl gives the kernel a range of bytes, of at most rangeMax.
-func (f *File) rangeIoctl(request uintptr, off, n int64) unix.Errno {
-	r := [2]uint64{uint64(off), uint64(n)}
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.f.Fd(), request, uintptr(unsafe.Pointer(&r)))
-	return errno
+func (f *File) rangeIoctl(request uint, off, n int64) error {
+	return dm.Ioctl(f.f, request, &[2]uint64{uint64(off), uint64(n)}) // block/ioctl.c, blk_ioctl_zeroout and _discard
 }
 
 var zeroes = Buffer(1 << 20)
@@ -88,7 +85,7 @@ func (f *File) discardRange(off, n int64) (done bool, err error) {
 	end := off + n
 	for at := off; at < end; at += rangeMax {
 		part := min(rangeMax, end-at)
-		if f.rangeIoctl(unix.BLKDISCARD, at, part) != 0 {
+		if f.rangeIoctl(unix.BLKDISCARD, at, part) != nil {
 			return false, nil // zeroOut will tell if it is more than "not supported"
 		}
 		f.own.discarded.Add(part)

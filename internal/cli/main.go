@@ -12,7 +12,8 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
-	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
@@ -116,15 +117,14 @@ func (e *Env) say(message string) {
 	e.Stderr.Write(b.Bytes())
 }
 
-// IsTerminal tells whether a standard file is a terminal.
+// IsTerminal reports whether a standard file is a terminal.
 func IsTerminal(file any) bool {
 	f, ok := file.(*os.File)
 	if !ok {
 		return false
 	}
-	var t syscall.Termios
-	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), syscall.TCGETS, uintptr(unsafe.Pointer(&t)))
-	return errno == 0
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
 }
 
 // BinaryOut refuses to write a binary stream to a terminal.
@@ -142,14 +142,8 @@ func (e *Env) CheckReader() error {
 	if !ok {
 		return nil
 	}
-	const hungUp = 0x8 | 0x10 // POLLERR, POLLHUP
-	poll := struct {
-		fd              int32
-		events, revents int16
-	}{fd: int32(f.Fd())}
-	var now syscall.Timespec
-	_, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
-	if errno == 0 && poll.revents&hungUp != 0 {
+	poll := []unix.PollFd{{Fd: int32(f.Fd())}}
+	if _, err := unix.Poll(poll, 0); err == nil && poll[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0 {
 		return exit.Fail(exit.IOError, "standard output: %w", syscall.EPIPE)
 	}
 	return nil

@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Ioctl makes a request of the kernel that x/sys/unix has no function for. arg points to what the request
-// demands, which its caller names the kernel's header of. The error is a unix.Errno.
-func Ioctl(f *os.File, request uint, arg unsafe.Pointer) error {
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), uintptr(request), uintptr(arg))
+// Ioctl makes a request of the kernel that x/sys/unix has no function for. T is laid out as the request demands; the
+// caller names the kernel's header. The error is a unix.Errno.
+func Ioctl[T any](f *os.File, request uint, arg *T) error {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), uintptr(request), uintptr(unsafe.Pointer(arg)))
 	runtime.KeepAlive(f)
 	if errno != 0 {
 		return errno
@@ -119,7 +119,7 @@ func askOnce(f *os.File, rdev uint64, flags uint32) (*Device, error) {
 			flags:     flags | flagNoFlush,
 			dev:       rdev,
 		}
-		if err := Ioctl(f, tableStatus, unsafe.Pointer(header)); err != nil {
+		if err := Ioctl(f, tableStatus, header); err != nil {
 			return nil, err
 		}
 		if header.flags&flagBufferFull != 0 {

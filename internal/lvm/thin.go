@@ -10,10 +10,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/durable"
@@ -310,11 +310,11 @@ func lockFile(path string) (*os.File, error) {
 		return nil, exit.Fail(exit.CantCreate, "cannot create a lock: %w", err)
 	}
 	for deadline := time.Now().Add(thinLimit); ; time.Sleep(100 * time.Millisecond) {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			return f, nil
 		}
-		if time.Now().After(deadline) || !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+		if time.Now().After(deadline) || err != unix.EWOULDBLOCK && err != unix.EINTR {
 			f.Close()
 			return nil, exit.Fail(exit.Busy, "another run holds %s: %w", path, err)
 		}

@@ -6,7 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/durable"
@@ -287,7 +288,7 @@ func (p *patcher) checkPlaces() error {
 		for dir != p.Spool && isMissing(dir) && dir != filepath.Dir(dir) {
 			dir = filepath.Dir(dir) // it would be created in there
 		}
-		if err := syscall.Access(dir+"/.", 2); err != nil { // W_OK
+		if err := unix.Access(dir+"/.", unix.W_OK); err != nil {
 			return exit.Fail(exit.CantCreate, "cannot create files in %s: %w", dir, err)
 		}
 	}

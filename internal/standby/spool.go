@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
@@ -72,8 +74,8 @@ func checkRoom(dir string, in io.Reader) error {
 		return nil
 	}
 	at, err := f.Seek(0, io.SeekCurrent)
-	var fs syscall.Statfs_t
-	if err != nil || syscall.Statfs(dir, &fs) != nil {
+	var fs unix.Statfs_t
+	if err != nil || unix.Statfs(dir, &fs) != nil {
 		return nil
 	}
 	if need, room := info.Size()-at, int64(fs.Bavail)*fs.Bsize; need > room {
@@ -107,8 +109,7 @@ func (t *spooler) Read(b []byte) (int, error) {
 	m, writeErr := t.s.Write(b[:n])
 	t.n += int64(m)
 	if t.n-t.begun >= writeback {
-		const start = 2 // SYNC_FILE_RANGE_WRITE
-		syscall.SyncFileRange(int(t.s.Fd()), t.begun, t.n-t.begun, start)
+		unix.SyncFileRange(int(t.s.Fd()), t.begun, t.n-t.begun, unix.SYNC_FILE_RANGE_WRITE)
 		t.begun = t.n
 	}
 	if errors.Is(writeErr, syscall.ENOSPC) || errors.Is(writeErr, syscall.EDQUOT) || errors.Is(writeErr, syscall.EFBIG) {

@@ -1,3 +1,6 @@
+// Many scattered pieces are read or written at once. Whatever happens, nobody gets back before the kernel has let go
+// of the buffers.
+
 package blockdev
 
 import (
@@ -19,9 +22,8 @@ type Range struct {
 // maxBatch is how many reads or writes are given to the kernel at once.
 const maxBatch = 128
 
-// ReadRanges reads all ranges. With O_DIRECT they go to the kernel in batches
-// (io_submit(2)): scattered blocks then cost little more than the device's own
-// time, where one read after another would wait for each.
+// ReadRanges reads all ranges. With O_DIRECT they go to the kernel in batches (io_submit(2)): scattered blocks then
+// cost little more than the device's own time, where one read after another would wait for each.
 func (f *File) ReadRanges(ranges []Range) error {
 	direct := f.f
 	if f.align == 0 {
@@ -39,7 +41,7 @@ func (f *File) ReadRanges(ranges []Range) error {
 func (f *File) WriteRanges(ranges []Range) error {
 	direct := f.f
 	if f.align == 0 {
-		direct = f.direct
+		direct = f.uncached
 	}
 	return f.inBatches(direct, pwrite, ranges, func(r Range) error {
 		_, err := f.WriteAt(r.Buf, r.Off)
@@ -47,8 +49,8 @@ func (f *File) WriteRanges(ranges []Range) error {
 	})
 }
 
-// inBatches gives ranges to the kernel, as many at once as direct can take, or all
-// one by one if that is nil. One by one is also how a failed batch finds out what is wrong.
+// inBatches gives ranges to the kernel, as many at once as direct can take, or all one by one if that is nil. One by
+// one is also how a failed batch finds out what is wrong.
 func (f *File) inBatches(direct *os.File, opcode uint16, ranges []Range, one func(Range) error) error {
 	for len(ranges) > 0 {
 		n := 0
@@ -78,7 +80,7 @@ func (f *File) submit(direct *os.File, opcode uint16, ranges []Range) error {
 	return err
 }
 
-// aligned tells whether O_DIRECT takes a range as it is.
+// aligned reports whether O_DIRECT takes a range as it is.
 func (f *File) aligned(r Range) bool {
 	return len(r.Buf) > 0 && directPart(r.Buf, r.Off, cmp.Or(f.align, maxAlign)) == len(r.Buf)
 }
@@ -107,9 +109,8 @@ type ioEvent struct {
 	res, res2 int64
 }
 
-// batch is a context for asynchronous reads and writes, used by one goroutine at a
-// time. Some are kept for the life of the process: to destroy one takes longer than a
-// batch.
+// batch is a context for asynchronous reads and writes, used by one goroutine at a time. Some are kept for the life
+// of the process: to destroy one takes longer than a batch.
 type batch struct {
 	context uintptr
 	control [maxBatch]iocb
@@ -126,18 +127,52 @@ func getBatch() (*batch, error) {
 	default:
 	}
 	b := new(batch)
-	if _, _, errno := unix.Syscall(unix.SYS_IO_SETUP, maxBatch, uintptr(unsafe.Pointer(&b.context)), 0); errno != 0 {
-		return nil, errno
-	}
-	return b, nil
+	return b, b.setup()
 }
 
 func putBatch(b *batch) {
 	select {
 	case batches <- b:
 	default: // enough are kept
-		unix.Syscall(unix.SYS_IO_DESTROY, b.context, 0, 0)
+		b.destroy()
 	}
+}
+
+// The four kernel calls of fs/aio.c, for which x/sys/unix has no functions.
+
+func (b *batch) setup() error {
+	_, _, errno := unix.Syscall(unix.SYS_IO_SETUP, maxBatch, uintptr(unsafe.Pointer(&b.context)), 0)
+	return os.NewSyscallError("io_setup", asError(errno))
+}
+
+func (b *batch) destroy() { unix.Syscall(unix.SYS_IO_DESTROY, b.context, 0, 0) }
+
+// begin gives the kernel the list from one entry up to another. It takes some of them, or fails.
+func (b *batch) begin(from, to int) (n int, err error) {
+	r, _, errno := unix.Syscall(unix.SYS_IO_SUBMIT, b.context, uintptr(to-from), uintptr(unsafe.Pointer(&b.list[from])))
+	return int(r), os.NewSyscallError("io_submit", asError(errno))
+}
+
+// wait waits for at least one event, and for no more than most.
+func (b *batch) wait(most int) []ioEvent {
+	for {
+		n, _, errno := unix.Syscall6(unix.SYS_IO_GETEVENTS, b.context, 1, uintptr(most),
+			uintptr(unsafe.Pointer(&b.events[0])), 0, 0)
+		switch errno {
+		case 0:
+			return b.events[:n]
+		case unix.EINTR:
+		default:
+			panic(os.NewSyscallError("io_getevents", errno)) // only for a bad context
+		}
+	}
+}
+
+func asError(errno unix.Errno) error {
+	if errno == 0 {
+		return nil
+	}
+	return errno
 }
 
 // submit has the kernel read or write all ranges, and waits for it.
@@ -151,29 +186,22 @@ func submit(f *os.File, opcode uint16, ranges []Range) error {
 			buf: uint64(uintptr(unsafe.Pointer(&r.Buf[0]))), bytes: uint64(len(r.Buf)), offset: r.Off}
 		b.list[i] = &b.control[i]
 	}
-	submitted := 0
-	for submitted < len(ranges) {
-		n, _, errno := unix.Syscall(unix.SYS_IO_SUBMIT, b.context, uintptr(len(ranges)-submitted), uintptr(unsafe.Pointer(&b.list[submitted])))
-		if errno != 0 {
-			err = os.NewSyscallError("io_submit", errno)
-			break
+	begun := 0
+	for begun < len(ranges) && err == nil {
+		var n int
+		if n, err = b.begin(begun, len(ranges)); err == nil {
+			begun += n
 		}
-		submitted += int(n)
 	}
-	// What was submitted uses the buffers: nobody leaves before it is done.
-	for done := 0; done < submitted; {
-		n, _, errno := unix.Syscall6(unix.SYS_IO_GETEVENTS, b.context, 1, uintptr(submitted-done), uintptr(unsafe.Pointer(&b.events[0])), 0, 0)
-		if errno == unix.EINTR {
-			continue
-		} else if errno != 0 {
-			panic(os.NewSyscallError("io_getevents", errno)) // only for a bad context
-		}
-		for _, e := range b.events[:n] {
+	// What was begun uses the buffers: nobody leaves before it is done.
+	for done := 0; done < begun; {
+		events := b.wait(begun - done)
+		for _, e := range events {
 			if e.res != int64(len(ranges[e.data].Buf)) {
 				err = unix.EIO
 			}
 		}
-		done += int(n)
+		done += len(events)
 	}
 	runtime.KeepAlive(ranges)
 	putBatch(b)

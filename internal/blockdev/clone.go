@@ -1,3 +1,5 @@
+// A clone is the whole file as it was at one moment, or it is an error; it is never made by copying.
+
 package blockdev
 
 import (
@@ -8,11 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Clone makes the empty file dst share all of src's content, as it is at one
-// moment: the file system writes back what is dirty and holds off writers
-// meanwhile (ioctl_ficlone(2)). It fails with errors.ErrUnsupported where the
-// file system can't, and with EXDEV where the two are not on the same one, or on
-// different mounts of it. dst must be synced by the caller.
+// Clone makes the empty file dst share all of src's content, as it is at one moment: the file system writes back what
+// is dirty and holds off writers meanwhile (ioctl_ficlone(2)). It fails with errors.ErrUnsupported where the file
+// system can't, and with EXDEV where the two are not on the same one, or on different mounts of it. dst must be
+// synced by the caller.
 func Clone(dst, src *os.File) error {
 	if err := copyNoCOW(dst, src); err != nil {
 		return pathError("set attributes of", dst.Name(), err)
@@ -36,10 +37,9 @@ func Clone(dst, src *os.File) error {
 
 const noCOW = 0x00800000 // FS_NOCOW_FL, linux/fs.h
 
-// copyNoCOW gives dst the no-copy-on-write attribute that src has or has not:
-// btrfs clones only between equals (EINVAL), images often carry it, and a new
-// file takes after its directory instead. It can be changed only while dst is
-// empty. File systems without the attribute are left to FICLONE.
+// copyNoCOW gives dst the no-copy-on-write attribute that src has or has not: btrfs clones only between equals
+// (EINVAL), images often carry it, and a new file takes after its directory instead. It can be changed only while dst
+// is empty. File systems without the attribute are left to FICLONE.
 func copyNoCOW(dst, src *os.File) error {
 	from, err := unix.IoctlGetUint32(int(src.Fd()), unix.FS_IOC_GETFLAGS)
 	if err != nil {

@@ -1,9 +1,12 @@
+// What the kernel counts of a device: who else writes shows in it, and that something goes on at all.
+
 package blockdev
 
 import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -12,13 +15,11 @@ import (
 	"xen-backup/internal/inuse"
 )
 
-// Counters returns a function that tells what the kernel has counted of the devices that
-// hold these files or are these devices, as far as that can be known: the text changes
-// whenever they have finished a write, anybody's. (LVM, udev and others read every device
-// again and again.) What does not exist is to be made in its directory. A loop device's
-// requests may be finished long before its file is synced: that one's device counts too.
-// Devices below others do not: they serve more than this one, which may stand still
-// meanwhile.
+// Counters returns a function that says what the kernel has counted of the devices that hold these files or are these
+// devices, as far as that can be known: the text changes whenever they have finished a write, anybody's. (LVM, udev
+// and others read every device again and again.) What does not exist is to be made in its directory. A loop device's
+// requests may be finished long before its file is synced: that one's device counts too. Devices below others do not:
+// they serve more than this one, which may stand still meanwhile.
 func Counters(paths ...string) func() string {
 	var folders []string
 	for _, path := range paths {
@@ -34,8 +35,7 @@ func Counters(paths ...string) func() string {
 	}
 }
 
-// devicesUnder returns the folders in sysfs of the devices whose requests a write to a path
-// becomes.
+// devicesUnder returns the folders in sysfs of the devices whose requests a write to a path becomes.
 func devicesUnder(path string) []string {
 	var stat unix.Stat_t
 	for unix.Stat(path, &stat) != nil {
@@ -59,9 +59,8 @@ func devicesUnder(path string) []string {
 	return append([]string{folder}, devicesUnder(strings.TrimSuffix(string(file), "\n"))...)
 }
 
-// fileSystemDevice returns the folder of the device that a file's file system is on; "" if
-// it is on none, or if that can't be told. btrfs and others give their files the number of
-// no device; then the mount names it.
+// fileSystemDevice returns the folder of the device that a file's file system is on; "" if it is on none, or if that
+// can't be told. btrfs and others give their files the number of no device; then the mount names it.
 func fileSystemDevice(path string, dev uint64) string {
 	if folder := dm.SysDir(dev); dm.Exists(folder) {
 		return folder
@@ -99,4 +98,76 @@ func finished(folder string) string {
 		}
 	}
 	return strings.Join(counts, " ")
+}
+
+// counters are what the kernel counts of a device.
+type counters struct {
+	seq                string // tells a reused number apart, on kernels that have it
+	written, discarded int64  // sectors of 512 bytes
+}
+
+// String is "" for nil: nothing is known.
+func (c *counters) String() string {
+	if c == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s sectors written %d discarded %d", c.seq, c.written, c.discarded)
+}
+
+func (c *counters) minus(o *counters) *counters {
+	if c == nil || o == nil {
+		return nil
+	}
+	return &counters{c.seq, c.written - o.written, c.discarded - o.discarded}
+}
+
+// countersOf returns those of the device with this folder in sysfs; nil if it doesn't count.
+func countersOf(sys string) *counters {
+	for _, queue := range []string{"/queue", "/../queue"} { // of a device, of a partition
+		if dm.ReadLine(sys+queue+"/iostats") == "0" {
+			return nil // the counters stand still
+		}
+	}
+	fields := strings.Fields(dm.ReadLine(sys + "/stat")) // Documentation/block/stat.rst
+	if len(fields) < 15 {
+		return nil
+	}
+	c := &counters{seq: dm.ReadLine(sys + "/diskseq")}
+	if _, err := fmt.Sscan(fields[6]+" "+fields[13], &c.written, &c.discarded); err != nil {
+		return nil
+	}
+	return c
+}
+
+// besidePartitions returns what was written to a disk, but not to one of its partitions:
+// the disk counts those writes too, and what becomes of another partition does not matter
+// to one. The numbers are in several files, which are read until they are of one moment.
+func besidePartitions(disk string) *counters {
+	disk, err := filepath.EvalSymlinks(disk)
+	if err != nil {
+		return nil
+	}
+	for range 1000 {
+		c := countersOf(disk)
+		partitions, err := filepath.Glob(disk + "/*/partition")
+		if c == nil || err != nil {
+			return nil
+		}
+		beside := c
+		for _, p := range partitions {
+			beside = beside.minus(countersOf(filepath.Dir(p)))
+		}
+		if again := countersOf(disk); again != nil && *again == *c {
+			return beside
+		}
+	}
+	return nil
+}
+
+// sectorsRead is the kernel's count of what was read from a device.
+func sectorsRead(rdev uint64) (n int64) {
+	if fields := strings.Fields(dm.ReadLine(dm.SysDir(rdev) + "/stat")); len(fields) > 2 {
+		n, _ = strconv.ParseInt(fields[2], 10, 64)
+	}
+	return n
 }

@@ -74,8 +74,10 @@ func TestOpenRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused := map[string]string{
-		"missing": filepath.Join(dir, "none"), "missing directory": filepath.Join(dir, "none", "x"), "below a file": filepath.Join(file, "x"),
-		"directory": dir, "fifo": fifo, "character device": "/dev/null", "dangling link": dangling, "empty": "",
+		"missing":           filepath.Join(dir, "none"),
+		"missing directory": filepath.Join(dir, "none", "x"),
+		"below a file":      filepath.Join(file, "x"),
+		"directory":         dir, "fifo": fifo, "character device": "/dev/null", "dangling link": dangling, "empty": "",
 		"missing device": "/dev/xbtest/none",
 	}
 	if os.Getuid() == 0 {
@@ -318,7 +320,8 @@ func checkReread(t *testing.T, f *File, model []byte) {
 	for off := 0; off < len(model); off += piece {
 		all.Go(func() {
 			b := Buffer(min(piece, len(model)-off))
-			if n, err := again.ReadAt(b, int64(off)); n != len(b) || err != nil && err != io.EOF || !bytes.Equal(b, model[off:off+n]) {
+			n, err := again.ReadAt(b, int64(off))
+			if n != len(b) || err != nil && err != io.EOF || !bytes.Equal(b, model[off:off+n]) {
 				t.Errorf("reread of %d at %d: %d, %v", len(b), off, n, err)
 			}
 		})
@@ -411,7 +414,10 @@ func TestZeroInParts(t *testing.T) {
 	const size = 2*rangeMax + 1<<20
 	device, _ := testkit.LoopDevice(t, size)
 	f := openTest(t, device)
-	marks := []int64{0, 4095, 4096, rangeMax, rangeMax + 4095, rangeMax + 4096, 2 * rangeMax, 2*rangeMax + 4096, size - 101, size - 100}
+	marks := []int64{
+		0, 4095, 4096, rangeMax, rangeMax + 4095, rangeMax + 4096, 2 * rangeMax, 2*rangeMax + 4096,
+		size - 101, size - 100,
+	}
 	for _, at := range marks {
 		if _, err := f.WriteAt([]byte{1}, at); err != nil {
 			t.Fatal(err)

@@ -1,16 +1,17 @@
+// What is read as the image of one moment does not change while it is read, or it is an error, then or after the last
+// read.
+
 package blockdev
 
 import (
-	"golang.org/x/sys/unix"
-
 	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/inuse"
 )
 
 // CheckFrozen refuses (status Busy) to read a logical volume that somebody may write to meanwhile: the image would be
-// a mix of two times. A snapshot is fine, and so is a volume that is read-only or that nobody else has open for longer
-// than udev's look at it takes.
+// a mix of two times. A snapshot is fine, and so is a volume that is read-only or that nobody else has open for
+// longer than udev's look at it takes.
 func (f *File) CheckFrozen() error {
 	still, err := inuse.WaitForLooks(func() (bool, error) {
 		d, err := f.deviceMapper()
@@ -29,9 +30,8 @@ func frozen(d *dm.Device) bool {
 	return d.IsLV() && (d.ReadOnly || snapshot)
 }
 
-// WitnessOfSource returns the witness by which it will be known whether somebody wrote to
-// the file while it was read, and fails (status Unavailable) where there is none. What is
-// frozen needs none: then it is "".
+// WitnessOfSource returns the witness by which it will be known whether somebody wrote to the file while it was read,
+// and fails (status Unavailable) where there is none. What is frozen needs none: then it is "".
 func (f *File) WitnessOfSource() (string, error) {
 	witness := f.Witness(-1)
 	if witness != "" {
@@ -46,9 +46,8 @@ func (f *File) WitnessOfSource() (string, error) {
 	return "", err
 }
 
-// CheckSnapshot refuses (status BadSnapshot) a snapshot that has overflowed or was
-// given up. It must be asked after the last read: both take the image away at that
-// moment.
+// CheckSnapshot refuses (status BadSnapshot) a snapshot that has overflowed or was given up. It must be asked after
+// the last read: both take the image away at that moment.
 func (f *File) CheckSnapshot() error {
 	if !f.block {
 		emptied, err := f.emptied()
@@ -65,16 +64,8 @@ func (f *File) CheckSnapshot() error {
 		return GivenUp(f.path)
 	}
 	if snapshot, valid := d.Snapshot(); snapshot && !valid {
-		return exit.Fail(exit.BadSnapshot, "the snapshot %s has become invalid (%s): it filled up, and what it held is lost; "+
-			"make it larger", f.path, d.Targets[0].Status)
+		return exit.Fail(exit.BadSnapshot, "the snapshot %s has become invalid (%s): "+
+			"it filled up, and what it held is lost; make it larger", f.path, d.Targets[0].Status)
 	}
 	return nil
-}
-
-func (f *File) deviceMapper() (*dm.Device, error) {
-	var stat unix.Stat_t
-	if err := unix.Fstat(int(f.f.Fd()), &stat); err != nil || !f.block {
-		return nil, err
-	}
-	return dm.Query(stat.Rdev)
 }

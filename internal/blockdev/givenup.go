@@ -1,3 +1,5 @@
+// A snapshot that was given up has no content left, so that no reader can take it for whole.
+
 package blockdev
 
 import (
@@ -13,9 +15,8 @@ import (
 	"xen-backup/internal/exit"
 )
 
-// A snapshot is given up where a guest would else find no room. What does so takes
-// the content away in one step, which is the mark as well, so that no reader can find
-// the one without the other:
+// A snapshot is given up where a guest would else find no room. What does so takes the content away in one step,
+// which is the mark as well, so that no reader can find the one without the other:
 //
 //   - a file is made empty. No snapshot is empty before: of an empty file none is taken.
 //   - a thin volume has its table replaced by one that only answers with errors. LVM
@@ -30,7 +31,7 @@ func GivenUp(path string) error {
 		"its file system or pool would have been full", path)
 }
 
-// emptied tells whether a regular file is a snapshot that was given up.
+// emptied reports whether a regular file is a snapshot that was given up.
 func (f *File) emptied() (bool, error) {
 	info, err := f.f.Stat()
 	if err != nil || info.Size() > 0 {

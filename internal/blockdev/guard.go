@@ -1,23 +1,20 @@
+// While this process writes to an image, nobody else's write to it stays unnoticed; where one could, that is said.
+
 package blockdev
 
 import (
 	"fmt"
 	"math"
-	"strconv"
-	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
-
-	"xen-backup/internal/dm"
 )
 
-// A Guard notices what others write to a file while this process writes to it too, which
-// a Witness could not tell apart. Of a device the kernel's counters must grow by just what
-// this process wrote; they may grow by more, where a device refuses to zero a range by
-// itself and the kernel, having counted that, writes zeroes to it. The times of a regular
-// file tell nothing then; but whoever writes to one opens it for that, and closes it, which
-// inotify(7) reports, or has it open still, which inuse.Check finds.
+// A Guard notices what others write to a file while this process writes to it too, which a Witness could not tell
+// apart. Of a device the kernel's counters must grow by just what this process wrote; they may grow by more, where a
+// device refuses to zero a range by itself and the kernel, having counted that, writes zeroes to it. The times of a
+// regular file tell nothing then; but whoever writes to one opens it for that, and closes it, which inotify(7)
+// reports, or has it open still, which inuse.Check finds.
 type Guard struct {
 	f       *File
 	size    int64
@@ -61,7 +58,7 @@ const (
 	Broken                 // somebody else wrote, or the bytes come from elsewhere now
 )
 
-// Check tells whether anybody else wrote since the Guard began. Somebody who still has a
+// Check finds out whether anybody else wrote since the Guard began. Somebody who still has a
 // regular file open may have: ask inuse.Check before.
 func (g *Guard) Check() Finding {
 	now := g.witness()
@@ -86,13 +83,13 @@ func (g *Guard) own() *counters {
 		return nil
 	}
 	g.below = true
-	return &counters{written: g.times * g.f.own.written.Load() / 512, discarded: g.times * g.f.own.discarded.Load() / 512}
+	own := &g.f.own
+	return &counters{written: g.times * own.written.Load() / 512, discarded: g.times * own.discarded.Load() / 512}
 }
 
-// countsTimes returns how often the device counts each byte that goes to it. Of a mirrored
-// or striped volume made by dm-raid, the code of MD counts once more what device-mapper has
-// counted, since Linux 5.14 (md_account_bio). It does so with reads as well, which can be
-// tried: what others read just then can only make it more.
+// countsTimes returns how often the device counts each byte that goes to it. Of a mirrored or striped volume made by
+// dm-raid, the code of MD counts once more what device-mapper has counted, since Linux 5.14 (md_account_bio). It does
+// so with reads as well, which can be tried: what others read just then can only make it more.
 func (f *File) countsTimes() int64 {
 	d, err := f.deviceMapper()
 	const n = 4096
@@ -114,16 +111,7 @@ func (f *File) countsTimes() int64 {
 	return max(1, least/(n/512))
 }
 
-// sectorsRead is the kernel's count of what was read from a device.
-func sectorsRead(rdev uint64) (n int64) {
-	if fields := strings.Fields(dm.ReadLine(dm.SysDir(rdev) + "/stat")); len(fields) > 2 {
-		n, _ = strconv.ParseInt(fields[2], 10, 64)
-	}
-	return n
-}
-
-// closings tells of a regular file how often it was closed after writing; "" if that can't
-// be told.
+// closings says how often a regular file was closed after writing; "" if that can't be told.
 func (g *Guard) closings(path string, stat *unix.Stat_t) string {
 	id := fileID{stat.Dev, stat.Ino}
 	if g.inotify < 0 || !g.watched[id] && !g.watch(path, id) || !g.readEvents() {
@@ -141,8 +129,7 @@ func (g *Guard) watch(path string, id fileID) bool {
 	return g.watched[id]
 }
 
-// readEvents counts what has happened so far; an overflow of the kernel's queue is an
-// event too.
+// readEvents counts what has happened so far; an overflow of the kernel's queue is an event too.
 func (g *Guard) readEvents() bool {
 	var buf [4096]byte
 	for {

@@ -108,7 +108,9 @@ func testGuard(t *testing.T, path string, alien, unseen func()) {
 func scribble(t *testing.T, path string) func() {
 	return func() {
 		t.Helper()
-		if out, err := exec.Command("sh", "-c", "printf x | dd of="+path+" bs=1 seek=5000 conv=notrunc,fsync status=none").CombinedOutput(); err != nil {
+		write := exec.Command("dd", "of="+path, "bs=1", "seek=5000", "conv=notrunc,fsync", "status=none")
+		write.Stdin = strings.NewReader("x")
+		if out, err := write.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}

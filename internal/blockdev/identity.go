@@ -1,3 +1,6 @@
+// A device is known again whatever its name is now, and another one that has taken its name or its number is never
+// taken for it.
+
 package blockdev
 
 import (
@@ -8,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/dm"
+	"xen-backup/internal/exit"
 )
 
 // Identity returns what a device is remembered by: the UUID of a device-mapper device, which stays when a logical
@@ -61,6 +65,23 @@ func (f *File) Is(path string) bool {
 		return other.Mode&unix.S_IFMT == unix.S_IFBLK && other.Rdev == mine.Rdev
 	}
 	return other.Dev == mine.Dev && other.Ino == mine.Ino
+}
+
+// CheckName fails unless a regular file is still called path: it may have been removed (status NoInput) or replaced
+// (Busy). An open device keeps its number whatever its names are.
+func (f *File) CheckName(path string) error {
+	if f.block {
+		return nil
+	}
+	now, err := check(path)
+	if err != nil {
+		return err
+	}
+	info, err := f.f.Stat()
+	if err == nil && !os.SameFile(info, now) {
+		return exit.Fail(exit.Busy, "%s was replaced by another file meanwhile", f.path)
+	}
+	return err
 }
 
 // LiesOn reports whether the bytes of a loop device are those of the file path.

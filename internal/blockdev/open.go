@@ -1,3 +1,7 @@
+// What is opened is the block device or regular file that was looked at before, or it is an error. Nothing is
+// created: where a device is missing, no file appears in its place. A device that is opened for writing is ours
+// alone, as far as the kernel knows of the others.
+
 package blockdev
 
 import (
@@ -15,18 +19,15 @@ import (
 	"xen-backup/internal/exit"
 )
 
-// Open opens a device or file for reading. A path that doesn't exist or is
-// neither of the two has status NoInput.
+// Open opens a device or file for reading. A path that doesn't exist or is neither of the two has status NoInput.
 func Open(path string) (*File, error) { return open(path, os.O_RDONLY) }
 
-// OpenWrite opens a device or file for reading and writing; nothing is created.
-// A block device is opened exclusively (O_EXCL, see open(2)): that keeps mounts,
-// swap, device-mapper and other writers of this kind away. It does not keep a
-// DomU from starting; inuse.Check looks for those.
+// OpenWrite opens a device or file for reading and writing; nothing is created. A block device is opened exclusively
+// (O_EXCL, see open(2)): that keeps mounts, swap, device-mapper and other writers of this kind away. It does not keep
+// a DomU from starting; inuse.Check looks for those.
 func OpenWrite(path string) (*File, error) { return open(path, os.O_RDWR) }
 
-// Check tells whether path is a block device or regular file that Open would
-// take.
+// Check fails unless path is a block device or regular file that Open would take.
 func Check(path string) error {
 	_, err := check(path)
 	return err
@@ -45,7 +46,8 @@ func check(path string) (os.FileInfo, error) {
 	case !info.Mode().IsRegular():
 		return nil, exit.Fail(exit.NoInput, "%s is neither a block device nor a regular file", path)
 	case BelowDev(path):
-		return nil, exit.Fail(exit.NoInput, "%s is a regular file below /dev: a device is missing there, and somebody wrote to its name", path)
+		return nil, exit.Fail(exit.NoInput, "%s is a regular file below /dev: "+
+			"a device is missing there, and somebody wrote to its name", path)
 	}
 	return info, nil
 }
@@ -77,7 +79,7 @@ func open(path string, mode int) (*File, error) {
 	}
 	if !block && mode&os.O_RDWR != 0 {
 		if direct, err := file.reopen(os.O_WRONLY | unix.O_DIRECT); err == nil { // else the file system has none
-			file.direct = direct
+			file.uncached = direct
 		}
 	}
 	return file, nil
@@ -106,7 +108,8 @@ func (f *File) measure(info os.FileInfo) error {
 		return fmt.Errorf("cannot get the sector size of %s: %w", f.path, err)
 	}
 	if sector > maxAlign { // blocks of 4 KiB would share sectors, and be written by several goroutines
-		return exit.Fail(exit.Config, "%s has logical sectors of %d bytes: more than %d are not supported", f.path, sector, maxAlign)
+		return exit.Fail(exit.Config, "%s has logical sectors of %d bytes: more than %d are not supported",
+			f.path, sector, maxAlign)
 	}
 	f.size, f.align = int64(size), int64(sector)
 	return nil
@@ -121,36 +124,19 @@ func (f *File) reopen(mode int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.path), nil
 }
 
-// CheckName tells whether a regular file is still called path: it may have been
-// removed (status NoInput) or replaced (Busy). An open device keeps its number
-// whatever its names are.
-func (f *File) CheckName(path string) error {
-	if f.block {
-		return nil
-	}
-	now, err := check(path)
-	if err != nil {
-		return err
-	}
-	info, err := f.f.Stat()
-	if err == nil && !os.SameFile(info, now) {
-		return exit.Fail(exit.Busy, "%s was replaced by another file meanwhile", f.path)
-	}
-	return err
-}
-
-// CheckSize tells whether a regular file still has the size that it had when it was
-// opened or last truncated; else somebody writes to it (status NotBasis).
+// CheckSize fails unless a regular file still has the size that it had when it was
+// opened or last truncated: else somebody writes to it (status NotBasis).
 func (f *File) CheckSize() error {
 	info, err := f.f.Stat()
 	if err == nil && !f.block && info.Size() != f.size {
-		return exit.Fail(exit.NotBasis, "%s was changed meanwhile: it has %d bytes now, and had %d", f.path, info.Size(), f.size)
+		return exit.Fail(exit.NotBasis, "%s was changed meanwhile: it has %d bytes now, and had %d",
+			f.path, info.Size(), f.size)
 	}
 	return err
 }
 
-// CheckWritable tells whether a file that is open for reading could be opened for
-// writing, without doing so: udev looks at every device that was.
+// CheckWritable fails unless a file that is open for reading could be opened for
+// writing. It does not open it so: udev looks at every device that was.
 func (f *File) CheckWritable() error {
 	if f.block {
 		return f.checkWritable()
@@ -161,31 +147,13 @@ func (f *File) CheckWritable() error {
 	return nil
 }
 
-// checkWritable refuses a read-only device, which can be opened for writing all the
-// same.
+// checkWritable refuses a read-only device, which can be opened for writing all the same.
 func (f *File) checkWritable() error {
 	readOnly, err := unix.IoctlGetInt(int(f.f.Fd()), unix.BLKROGET)
 	if err == nil && readOnly != 0 {
 		return exit.Fail(exit.IOError, "%s is read-only", f.path)
 	}
 	return err
-}
-
-// CheckRoom tells whether a regular file in the directory of path can have n bytes:
-// more than its file system allows to any file has status BadStream.
-func CheckRoom(path string, n int64) error {
-	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil // a file system that can't tell beforehand
-	}
-	defer unix.Close(fd)
-	if err := unix.Ftruncate(fd, n); errors.Is(err, unix.EFBIG) || errors.Is(err, unix.EINVAL) {
-		if limit := checkFileLimit(n); limit != nil {
-			return exit.Fail(exit.CantCreate, "%s: %w", path, limit)
-		}
-		return exit.Fail(exit.BadStream, "%s: its file system allows no file of %d bytes", path, n)
-	}
-	return nil
 }
 
 // Size returns the size of the device or file path in bytes, without opening it.
@@ -206,18 +174,9 @@ func Size(path string) (int64, error) {
 	return sectors * 512, err // of 512 bytes, whatever the device's are
 }
 
-// checkFileLimit tells whether this process may make a file of n bytes.
-func checkFileLimit(n int64) error {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err != nil || uint64(n) <= limit.Cur {
-		return err
-	}
-	return fmt.Errorf("this process may make no file of %d bytes: its limit is %d (RLIMIT_FSIZE, see ulimit -f)", n, limit.Cur)
-}
-
 func isBlock(info os.FileInfo) bool { return info.Mode()&os.ModeType == os.ModeDevice }
 
-// BelowDev tells whether a path, with its links resolved, is below /dev but not in
+// BelowDev reports whether a path, with its links resolved, is below /dev but not in
 // /dev/shm, which is a file system for files. The file need not exist.
 func BelowDev(path string) bool {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
@@ -231,7 +190,8 @@ func BelowDev(path string) bool {
 
 func openError(path string, err error) error {
 	switch {
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENOTDIR),
+		errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
 		return exit.Fail(exit.NoInput, "%s: no such device or file%s", path, missingDirectory(path))
 	case errors.Is(err, unix.EBUSY):
 		return exit.Fail(exit.Busy, "%s is in use: the kernel refuses to open it exclusively", path)
@@ -258,8 +218,9 @@ func missingDirectory(path string) string {
 			continue
 		}
 		if target, err := os.Readlink(dir[:i]); err == nil {
+			wanted := filepath.Join(absolute(target, filepath.Dir(dir[:i])), dir[i:])
 			return fmt.Sprintf(": %s is a link to %s, which does not exist; is its file system mounted? else: mkdir -p %s",
-				dir[:i], target, filepath.Join(absolute(target, filepath.Dir(dir[:i])), dir[i:]))
+				dir[:i], target, wanted)
 		}
 		return fmt.Sprintf(": there is no directory %s; is its file system mounted? else: mkdir -p %s", dir[:i], dir)
 	}

@@ -1,3 +1,6 @@
+// Before the first byte of an image is overwritten, there is room for all that will be written, or it is known that
+// nothing tells. What was taken beforehand can be given back.
+
 package blockdev
 
 import (
@@ -13,13 +16,11 @@ import (
 	"xen-backup/internal/text"
 )
 
-// A Reservation makes sure that there is room for what will be written to a file, before
-// the first byte of it is: half way it would leave neither the old image nor the new one.
-// New blocks go to holes, to blocks that another file shares, and on btrfs to all that is
-// written. Of a loop device they are those of the file below it. Room for holes can be
-// taken beforehand where the file is the target itself; for the rest it can only be
-// counted. (On a loop device nothing could be taken either: KEEP_SIZE is not supported, and
-// ZERO_RANGE zeroes the image.)
+// A Reservation makes sure that there is room for what will be written to a file, before the first byte of it is:
+// half way it would leave neither the old image nor the new one. New blocks go to holes, to blocks that another file
+// shares, and on btrfs to all that is written. Of a loop device they are those of the file below it. Room for holes
+// can be taken beforehand where the file is the target itself; for the rest it can only be counted. (On a loop device
+// nothing could be taken either: KEEP_SIZE is not supported, and ZERO_RANGE zeroes the image.)
 type Reservation struct {
 	file   *os.File // whose blocks are taken
 	own    bool     // file is the target
@@ -31,10 +32,7 @@ type Reservation struct {
 	taken  []span
 }
 
-type span struct{ off, n int64 }
-
-// Reservation returns one of nothing so far; nil if what is written takes no room that a
-// file system gives.
+// Reservation returns one of nothing so far; nil if what is written takes no room that a file system gives.
 func (f *File) Reservation() (*Reservation, error) {
 	r := &Reservation{file: f.f, own: true}
 	path := f.path
@@ -94,7 +92,7 @@ func (r *Reservation) Count(off, n int64) error {
 		r.copied += n
 		return nil
 	}
-	return r.visit(off, n, func(s span, hole bool) error {
+	return newBlocks(r.file, off+r.offset, off+r.offset+n, func(s span, hole bool) error {
 		if hole {
 			r.holes += s.n
 		} else {
@@ -104,8 +102,7 @@ func (r *Reservation) Count(off, n int64) error {
 	})
 }
 
-// Check fails unless there is room for all of it. Where guests share the file system,
-// what they need stays free.
+// Check fails unless there is room for all of it. Where guests share the file system, what they need stays free.
 func (r *Reservation) Check() error {
 	if err := r.room.Update(); err != nil {
 		return err
@@ -127,7 +124,7 @@ func (r *Reservation) Take(off, n int64) error {
 	if !r.own || r.copies || r.holes == 0 {
 		return nil
 	}
-	return r.visit(off, n, func(s span, hole bool) error {
+	return newBlocks(r.file, off+r.offset, off+r.offset+n, func(s span, hole bool) error {
 		if !hole {
 			return nil
 		}
@@ -159,61 +156,6 @@ func (r *Reservation) GiveBack() error {
 	return nil
 }
 
-// visit shows those parts of n bytes at off of the target that take new blocks: holes and
-// shared ones. Where the file system does not tell its extents, only holes are known.
-func (r *Reservation) visit(off, n int64, show func(s span, hole bool) error) error {
-	at, end := off+r.offset, off+r.offset+n
-	for at < end {
-		var m fiemap
-		m.start, m.length, m.flags, m.count = uint64(at), uint64(end-at), fiemapSync, uint32(len(m.extents))
-		if dm.Ioctl(r.file, fsIocFiemap, &m) != nil {
-			return r.visitHoles(at, end, show)
-		}
-		for _, e := range m.extents[:m.mapped] {
-			from, to := max(at, int64(e.logical)), min(end, int64(e.logical+e.length))
-			if from > at {
-				if err := show(span{at, from - at}, true); err != nil {
-					return err
-				}
-			}
-			if e.flags&fiemapShared != 0 && to > from {
-				if err := show(span{from, to - from}, false); err != nil {
-					return err
-				}
-			}
-			at = max(at, to)
-		}
-		if m.mapped < m.count && at < end { // that was the last one
-			return show(span{at, end - at}, true)
-		}
-	}
-	return nil
-}
-
-func (r *Reservation) visitHoles(at, end int64, show func(s span, hole bool) error) error {
-	for at < end {
-		data, err := unix.Seek(int(r.file.Fd()), at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			data, err = end, nil
-		}
-		if err != nil {
-			return nil // nothing can be told
-		}
-		if data > at {
-			if err := show(span{at, min(data, end) - at}, true); err != nil {
-				return err
-			}
-		}
-		if data >= end {
-			return nil
-		}
-		if at, err = unix.Seek(int(r.file.Fd()), data, unix.SEEK_HOLE); err != nil {
-			return nil
-		}
-	}
-	return nil
-}
-
 // hasGuests reports whether a guest of this host has a file on the file system that file is on, other than file
 // itself.
 func (r *Room) hasGuests(file *os.File) bool {
@@ -230,22 +172,3 @@ func (r *Room) hasGuests(file *os.File) bool {
 		return err == nil && room.ID == r.ID
 	})
 }
-
-// fiemap is struct fiemap of linux/fiemap.h, with room for extents.
-type fiemap struct {
-	start, length        uint64
-	flags, mapped, count uint32
-	_                    uint32
-	extents              [64]struct {
-		logical, physical, length uint64
-		_                         [2]uint64
-		flags                     uint32
-		_                         [3]uint32
-	}
-}
-
-const (
-	fsIocFiemap  = 0xc020660b
-	fiemapSync   = 1
-	fiemapShared = 0x2000
-)

@@ -1,3 +1,6 @@
+// A snapshot and whoever writes a standby leave the guests some room: the floor. What is free is asked of the file
+// system or the pool each time, and the least of all that lie below one another counts.
+
 package blockdev
 
 import (
@@ -24,8 +27,7 @@ type Room struct {
 	Size, Free         int64 // bytes that anybody may use
 	MetaSize, MetaFree int64 // of a pool's metadata; else 0
 
-	// Below holds the thin pools that a file system lies on: what a file takes of it may
-	// take a block of theirs.
+	// Below holds the thin pools that a file system lies on: what a file takes of it may take a block of theirs.
 	Below []*Room
 
 	path string // a file on the file system
@@ -116,7 +118,7 @@ func FileRoom(path string) (*Room, error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return nil, err
 	}
-	r := &Room{ID: "file system " + dm.MajorMinor(stat.Dev), Name: "the file system of " + filepath.Dir(path), path: path}
+	r := &Room{path: path, ID: "file system " + dm.MajorMinor(stat.Dev), Name: "the file system of " + filepath.Dir(path)}
 	devices := []string{dm.SysDir(stat.Dev)}
 	if fs.Type == unix.BTRFS_SUPER_MAGIC { // each of its subvolumes has a device number of its own
 		id, err := btrfsID(f)
@@ -205,8 +207,7 @@ func (r *Room) Update() error {
 	return nil
 }
 
-// Allocated returns how many bytes an image has taken: of a sparse file or a thin
-// volume only what was ever written.
+// Allocated returns how many bytes an image has taken: of a sparse file or a thin volume only what was ever written.
 func (f *File) Allocated() (int64, error) {
 	if !f.block {
 		var stat unix.Stat_t

@@ -1,3 +1,6 @@
+// Two witnesses that agree mean that nobody wrote to the image between them and that its bytes come from the same
+// place. Where that can't be known, there is no witness.
+
 package blockdev
 
 import (
@@ -13,14 +16,12 @@ import (
 	"xen-backup/internal/dm"
 )
 
-// Witness returns a text that tells, by Untouched, whether the first size bytes may
-// have become others since; a negative size, or one beyond the end, is all bytes. It is
-// of a regular file its inode and times in this boot; of a device the kernel's count of
-// sectors written and discarded since it booted (flushes are among its writes, but have
-// no sectors), and what maps its bytes, because another table under it is no write; of a
-// partition the same of its disk too; of a loop device also the witness of what is below.
-// It is "" where any of it is not to be had; then nothing is known. Writes still in the
-// page cache are synced first, so that they count.
+// Witness returns a text that tells, by Untouched, whether the first size bytes may have become others since; a
+// negative size, or one beyond the end, is all bytes. It is of a regular file its inode and times in this boot; of a
+// device the kernel's count of sectors written and discarded since it booted (flushes are among its writes, but have
+// no sectors), and what maps its bytes, because another table under it is no write; of a partition the same of its
+// disk too; of a loop device also the witness of what is below. It is "" where any of it is not to be had; then
+// nothing is known. Writes still in the page cache are synced first, so that they count.
 func (f *File) Witness(size int64) string { return f.witness(&witness{size: size}) }
 
 func (f *File) witness(w *witness) string {
@@ -31,8 +32,7 @@ func (f *File) witness(w *witness) string {
 	if unix.Fstat(int(f.f.Fd()), &stat) != nil {
 		return ""
 	}
-	// A crash may lose the new times of what was written just before it, and a
-	// device's counters.
+	// A crash may lose the new times of what was written just before it, and a device's counters.
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
@@ -46,11 +46,10 @@ func (f *File) witness(w *witness) string {
 	return w.String()
 }
 
-// Untouched tells whether nothing has happened between two witnesses of a file: nothing
-// was written, and its bytes still come from the same place. A snapshot taken meanwhile
-// does not matter; one that is gone may have been merged into its origin, whose counters
-// know nothing of that. (One that was taken, written to and merged while another one was
-// there all the time leaves no trace at all.)
+// Untouched reports whether nothing has happened between two witnesses of a file: nothing was written, and its bytes
+// still come from the same place. A snapshot taken meanwhile does not matter; one that is gone may have been merged
+// into its origin, whose counters know nothing of that. (One that was taken, written to and merged while another one
+// was there all the time leaves no trace at all.)
 func Untouched(before, now string) bool {
 	then, still := parseWitness(before), parseWitness(now)
 	if before == "" || then.text != still.text {
@@ -89,7 +88,7 @@ func parseWitness(s string) parsedWitness {
 	return parsedWitness{text, strings.Fields(snapshots), strings.Fields(links)}
 }
 
-// Changed tells whether the image has become another one between two witnesses; known is
+// Changed reports whether the image has become another one between two witnesses; known is
 // false where that can't be told: a crash may lose the times of what was written before it,
 // a device counts anew after a boot, and a snapshot that is gone may have been merged.
 func Changed(before, now string) (changed, known bool) {
@@ -172,9 +171,8 @@ func (w *witness) ofDevice(rdev uint64) {
 	}
 }
 
-// ofLoop adds what is below a loop device. Its path in sysfs is as seen by whoever set
-// the device up, and may be another's here, or another's by now: the kernel knows which
-// file it is.
+// ofLoop adds what is below a loop device. Its path in sysfs is as seen by whoever set the device up, and may be
+// another's here, or another's by now: the kernel knows which file it is.
 func (w *witness) ofLoop(sys string) {
 	var stat unix.Stat_t
 	name, err := filepath.EvalSymlinks(sys)
@@ -199,11 +197,10 @@ func fileWitness(stat *unix.Stat_t) string {
 		stat.Mtim.Sec, stat.Mtim.Nsec, stat.Ctim.Sec, stat.Ctim.Nsec)
 }
 
-// settled waits until a later write must show in the times of a regular file:
-// one in the same tick of the file system's clock as the last change does not. The
-// tick is one of the kernel's timer (10 ms at most; since Linux 6.13 it matters no
-// more), but 2 s where the file system keeps no fractions of seconds, as ext4 with
-// inodes of 128 bytes. A time that lies ahead is none that a write now would leave.
+// settled waits until a later write must show in the times of a regular file: one in the same tick of the file
+// system's clock as the last change does not. The tick is one of the kernel's timer (10 ms at most; since Linux 6.13
+// it matters no more), but 2 s where the file system keeps no fractions of seconds, as ext4 with inodes of 128 bytes.
+// A time that lies ahead is none that a write now would leave.
 func settled(stat *unix.Stat_t) {
 	tick := 20 * time.Millisecond
 	if stat.Ctim.Nsec == 0 {
@@ -212,68 +209,4 @@ func settled(stat *unix.Stat_t) {
 	if age := time.Since(time.Unix(stat.Ctim.Unix())); age >= 0 && age < tick {
 		time.Sleep(tick - age)
 	}
-}
-
-// counters are what the kernel counts of a device.
-type counters struct {
-	seq                string // tells a reused number apart, on kernels that have it
-	written, discarded int64  // sectors of 512 bytes
-}
-
-// String is "" for nil: nothing is known.
-func (c *counters) String() string {
-	if c == nil {
-		return ""
-	}
-	return fmt.Sprintf("%s sectors written %d discarded %d", c.seq, c.written, c.discarded)
-}
-
-func (c *counters) minus(o *counters) *counters {
-	if c == nil || o == nil {
-		return nil
-	}
-	return &counters{c.seq, c.written - o.written, c.discarded - o.discarded}
-}
-
-// countersOf returns those of the device with this folder in sysfs; nil if it doesn't count.
-func countersOf(sys string) *counters {
-	for _, queue := range []string{"/queue", "/../queue"} { // of a device, of a partition
-		if dm.ReadLine(sys+queue+"/iostats") == "0" {
-			return nil // the counters stand still
-		}
-	}
-	fields := strings.Fields(dm.ReadLine(sys + "/stat")) // Documentation/block/stat.rst
-	if len(fields) < 15 {
-		return nil
-	}
-	c := &counters{seq: dm.ReadLine(sys + "/diskseq")}
-	if _, err := fmt.Sscan(fields[6]+" "+fields[13], &c.written, &c.discarded); err != nil {
-		return nil
-	}
-	return c
-}
-
-// besidePartitions returns what was written to a disk, but not to one of its partitions:
-// the disk counts those writes too, and what becomes of another partition does not matter
-// to one. The numbers are in several files, which are read until they are of one moment.
-func besidePartitions(disk string) *counters {
-	disk, err := filepath.EvalSymlinks(disk)
-	if err != nil {
-		return nil
-	}
-	for range 1000 {
-		c := countersOf(disk)
-		partitions, err := filepath.Glob(disk + "/*/partition")
-		if c == nil || err != nil {
-			return nil
-		}
-		beside := c
-		for _, p := range partitions {
-			beside = beside.minus(countersOf(filepath.Dir(p)))
-		}
-		if again := countersOf(disk); again != nil && *again == *c {
-			return beside
-		}
-	}
-	return nil
 }

@@ -1,9 +1,11 @@
+// A range that was zeroed reads as zero. Its space is given back only where that is certain: what a device merely was
+// told to discard is read again, and zeroed if it is something else.
+
 package blockdev
 
 import (
 	"bytes"
 	"errors"
-	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -11,10 +13,9 @@ import (
 	"xen-backup/internal/dm"
 )
 
-// ZeroRange makes n bytes at off read as zero, and gives their space back where
-// that is safe: a file gets a hole, a thin volume is told to discard. Any other
-// device is told to write zeroes, which the kernel does itself where the device
-// can't.
+// ZeroRange makes n bytes at off read as zero, and gives their space back where that is safe: a file gets a hole, a
+// thin volume is told to discard. Any other device is told to write zeroes, which the kernel does itself where the
+// device can't.
 func (f *File) ZeroRange(off, n int64) error {
 	if n <= 0 {
 		return nil
@@ -116,12 +117,10 @@ func (f *File) Zeroed(off, n int64, show func(off, n int64) error) error {
 	return errors.Join(show(off, start-off), show(end, off+n-end))
 }
 
-// discardable returns the unit in bytes of which a whole, aligned one can be given
-// back, or 1 if none can. Only of a thin volume is it known what becomes of
-// discarded blocks, and only if its pool zeroes a block before it hands it out:
-// else a later write to a part of the block would uncover what somebody else left
-// in the rest (Documentation/admin-guide/device-mapper/thin-provisioning.rst,
-// skip_block_zeroing).
+// discardable returns the unit in bytes of which a whole, aligned one can be given back, or 1 if none can. Only of a
+// thin volume is it known what becomes of discarded blocks, and only if its pool zeroes a block before it hands it
+// out: else a later write to a part of the block would uncover what somebody else left in the rest
+// (Documentation/admin-guide/device-mapper/thin-provisioning.rst, skip_block_zeroing).
 func (f *File) discardable() int64 {
 	f.discardOnce.Do(func() {
 		f.discard = 1
@@ -136,8 +135,7 @@ func (f *File) discardable() int64 {
 	return f.discard
 }
 
-// queueLimit returns a number from the device's queue directory in sysfs, 0 if it
-// has none.
+// queueLimit returns a number from the device's queue directory in sysfs, 0 if it has none.
 func (f *File) queueLimit(name string) int64 {
 	var stat unix.Stat_t
 	if unix.Fstat(int(f.f.Fd()), &stat) != nil {
@@ -145,11 +143,4 @@ func (f *File) queueLimit(name string) int64 {
 	}
 	n, _ := strconv.ParseInt(dm.ReadLine(dm.SysDir(stat.Rdev)+"/queue/"+name), 10, 64)
 	return n
-}
-
-func pathError(op, path string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &os.PathError{Op: op, Path: path, Err: err}
 }

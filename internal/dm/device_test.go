@@ -141,12 +141,18 @@ func TestParseTargetsRefuses(t *testing.T) {
 
 func TestTakeParams(t *testing.T) {
 	d := &Device{Targets: []Target{{Length: 8, Type: "linear"}}}
-	for _, other := range [][]Target{nil, {{Length: 9, Type: "linear"}}, {{Length: 8, Type: "zero"}}, {{Length: 8, Type: "linear", Start: 1}}} {
+	for _, other := range [][]Target{
+		nil,
+		{{Length: 9, Type: "linear"}},
+		{{Length: 8, Type: "zero"}},
+		{{Length: 8, Type: "linear", Start: 1}},
+	} {
 		if d.takeParams(other) {
 			t.Errorf("took %+v", other)
 		}
 	}
-	if !d.takeParams([]Target{{Length: 8, Type: "linear", Status: "8:0 0"}}) || !slices.Equal(d.Targets, []Target{{Length: 8, Type: "linear", Params: "8:0 0"}}) {
+	took := d.takeParams([]Target{{Length: 8, Type: "linear", Status: "8:0 0"}})
+	if !took || !slices.Equal(d.Targets, []Target{{Length: 8, Type: "linear", Params: "8:0 0"}}) {
 		t.Errorf("%+v", d.Targets)
 	}
 }

@@ -1,3 +1,6 @@
+// Table and status of a device are of one moment. An answer of the kernel that is cut or unlike what its header says
+// is an error.
+
 package dm
 
 import (

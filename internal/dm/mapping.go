@@ -1,3 +1,5 @@
+// Two mappings with the same hash have their bytes in the same place.
+
 package dm
 
 import (
@@ -135,8 +137,7 @@ func (m *Mapping) String() string {
 	return m.text.String()
 }
 
-// Hash is short, and keeps the key of an encrypted device, which is in its table, out of
-// the state.
+// Hash is short, and keeps the key of an encrypted device, which is in its table, out of the state.
 func (m *Mapping) Hash() string {
 	return fmt.Sprintf("%.16x", sha256.Sum256([]byte(m.String())))
 }

@@ -1,3 +1,6 @@
+// The rules of LVM's names stand here alone: what a volume's device is called, which are hidden, whose content is no
+// guest's disk, and which are our snapshots.
+
 package dm
 
 import (
@@ -50,9 +53,11 @@ var qubesSnapshot = regexp.MustCompile(`^vm-.+-snap$`)
 func NotAnImage(vg, lv string) string {
 	switch {
 	case strings.HasPrefix(vg, "VG_XenStorage-"):
-		return "belongs to a XenServer storage repository: its volumes hold chains of VHD images, which xen-backup can't copy"
+		return "belongs to a XenServer storage repository: " +
+			"its volumes hold chains of VHD images, which xen-backup can't copy"
 	case qubesSnapshot.MatchString(lv):
-		return "is the running copy of a Qubes volume and vanishes when the qube stops: back up Qubes with wyng-util-qubes"
+		return "is the running copy of a Qubes volume and vanishes when the qube stops: " +
+			"back up Qubes with wyng-util-qubes"
 	}
 	return ""
 }

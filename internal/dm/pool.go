@@ -1,3 +1,6 @@
+// How full a thin pool is comes from the kernel at that moment. A pool that has failed is an error and never an empty
+// one.
+
 package dm
 
 import (

@@ -1,3 +1,5 @@
+// Device numbers, and what sysfs has of a device.
+
 package dm
 
 import (

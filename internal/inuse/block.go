@@ -1,3 +1,5 @@
+// The block layer: mounts of any namespace, swap, and devices made of the target or beside it.
+
 package inuse
 
 import (

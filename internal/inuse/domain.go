@@ -1,3 +1,5 @@
+// Xen's domains. In a Dom0 whose xenstore cannot be read nothing is known to be free.
+
 package inuse
 
 import (
@@ -12,10 +14,9 @@ import (
 	"xen-backup/internal/dm"
 )
 
-// domains are the Xen domains that have the target as a disk. Two sources are
-// read, and either one's yes counts: the kernel's own list of what xen-blkback
-// serves, and xenstore, where a disk also stands that is served by a QEMU or whose
-// domain is just being started.
+// domains are the Xen domains that have the target as a disk. Two sources are read, and either one's yes counts: the
+// kernel's own list of what xen-blkback serves, and xenstore, where a disk also stands that is served by a QEMU or
+// whose domain is just being started.
 func (h *host) domains(t *target) ([]string, error) {
 	nodes, err := h.blkback(t)
 	if err != nil {
@@ -123,8 +124,7 @@ func (x *xenstore) isDisk(node string, t *target) (bool, error) {
 	return t.isPath(params) || t.isPath(path), err
 }
 
-// describeDisk names a disk and its domain as well as the store, if there is
-// one, knows them.
+// describeDisk names a disk and its domain as well as the store, if there is one, knows them.
 func describeDisk(store *xenstore, node string) string {
 	parts := strings.Split(node+"///", "/") // backend, kind, domain, disk
 	kind, domain, disk := parts[1], parts[2], parts[3]

@@ -171,7 +171,9 @@ func TestIsDom0(t *testing.T) {
 		{"xen", "", "control_d\n", true},
 	} {
 		root := t.TempDir()
-		for path, text := range map[string]string{"type": c.hypervisor, "properties/features": c.features, "xen/capabilities": c.capabilities} {
+		for path, text := range map[string]string{
+			"type": c.hypervisor, "properties/features": c.features, "xen/capabilities": c.capabilities,
+		} {
 			if path = filepath.Join(root, path); text == "" {
 				continue
 			}
@@ -307,7 +309,10 @@ func TestDomUNeedsNoXenstore(t *testing.T) {
 
 func TestXenstoreBadReply(t *testing.T) {
 	for name, reply := range map[string][]uint32{
-		"other request": {xsRead, 2, 0, 0}, "other type": {xsDirectory, 1, 0, 0}, "long": {xsRead, 1, 0, xsMaxPayload + 1}, "cut": {xsRead, 1, 0},
+		"other request": {xsRead, 2, 0, 0},
+		"other type":    {xsDirectory, 1, 0, 0},
+		"long":          {xsRead, 1, 0, xsMaxPayload + 1},
+		"cut":           {xsRead, 1, 0},
 	} {
 		ours, theirs := net.Pipe()
 		go func() {

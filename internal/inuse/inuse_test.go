@@ -125,7 +125,8 @@ func wantBusy(t *testing.T, path, pattern string, atOnce bool) {
 	if err == nil || exit.StatusOf(err) != exit.Busy {
 		t.Fatalf("%s: %v", path, err)
 	}
-	if !regexp.MustCompile("^" + regexp.QuoteMeta(path) + " is in use: " + pattern + "$").MatchString(withoutVisitors(err.Error())) {
+	want := regexp.MustCompile("^" + regexp.QuoteMeta(path) + " is in use: " + pattern + "$")
+	if !want.MatchString(withoutVisitors(err.Error())) {
 		t.Errorf("message %q, not %q", err, pattern)
 	}
 	if atOnce != (waited < lookLasts) {
@@ -143,7 +144,8 @@ func wantUsers(t *testing.T, h host, path, pattern string) {
 	t.Helper()
 	testkit.Settle(t)
 	users, err := h.allUsers(path, ours)
-	if got := withoutVisitors(strings.Join(users, ", ")); err != nil || !regexp.MustCompile("^"+pattern+"$").MatchString(got) {
+	got, want := withoutVisitors(strings.Join(users, ", ")), regexp.MustCompile("^"+pattern+"$")
+	if err != nil || !want.MatchString(got) {
 		t.Errorf("%s: users %q, %v; want %q", path, got, err, pattern)
 	}
 }
@@ -197,7 +199,8 @@ func TestMountedInAnotherNamespace(t *testing.T) {
 	device, _ := testkit.LoopDevice(t, 1<<20)
 	testkit.Command(t, "", "mke2fs", "-q", device)
 	dir := t.TempDir()
-	c := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `mount "$0" "$1" && echo mounted && read end`, device, dir)
+	c := exec.Command("unshare", "--mount", "--propagation", "private",
+		"sh", "-c", `mount "$0" "$1" && echo mounted && read end`, device, dir)
 	in, _ := c.StdinPipe()
 	out, _ := c.StdoutPipe()
 	if err := c.Start(); err != nil {
@@ -219,7 +222,8 @@ func TestMountedBtrfs(t *testing.T) {
 	second, _ := testkit.LoopDevice(t, 128<<20)
 	testkit.Command(t, "", "mkfs.btrfs", "-q", first, second)
 	dir := t.TempDir()
-	if out, err := exec.Command("mount", "-t", "btrfs", "-o", "device="+second, first, dir).CombinedOutput(); err != nil {
+	mount := exec.Command("mount", "-t", "btrfs", "-o", "device="+second, first, dir)
+	if out, err := mount.CombinedOutput(); err != nil {
 		t.Skipf("cannot mount a btrfs here: %s", out)
 	}
 	t.Cleanup(func() { testkit.Command(t, "", "umount", dir) })
@@ -326,7 +330,8 @@ func TestRegularFile(t *testing.T) {
 	hold(t, "cat", file, strconv.Itoa(os.O_RDONLY))
 	wantUnused(t, file)
 	for _, mode := range []int{os.O_RDONLY, os.O_RDWR} { // reading, it may wait for its guest
-		pid, stop := hold(t, "qemu-system-x86_64", file, strconv.Itoa(mode), "-name", "guest=domu1,debug-threads=on", "-S")
+		pid, stop := hold(t, "qemu-system-x86_64", file, strconv.Itoa(mode),
+			"-name", "guest=domu1,debug-threads=on", "-S")
 		wantBusy(t, file, fmt.Sprintf(`process %d \(qemu-system-x86, guest domu1\) has it open`, pid), false)
 		stop()
 	}
@@ -339,8 +344,8 @@ func TestQEMU(t *testing.T) {
 		t.Skip(err)
 	}
 	device, _ := testkit.LoopDevice(t, 1<<20)
-	c := exec.Command(qemu, "-name", "domu1", "-machine", "q35,accel=tcg", "-S", "-display", "none", "-nodefaults", "-monitor", "stdio",
-		"-drive", "format=raw,if=virtio,file="+device)
+	c := exec.Command(qemu, "-name", "domu1", "-machine", "q35,accel=tcg", "-S",
+		"-display", "none", "-nodefaults", "-monitor", "stdio", "-drive", "format=raw,if=virtio,file="+device)
 	in, _ := c.StdinPipe()
 	out, _ := c.StdoutPipe()
 	if err := c.Start(); err != nil {
@@ -486,7 +491,9 @@ func TestGuestOf(t *testing.T) {
 		"/usr/bin/qemu-system-x86_64\x00-name\x00guest=a,debug-threads=on\x00-S\x00": "a",
 		"/usr/libexec/xen-qemu-system-i386\x00-S\x00-name\x00b\x00":                  "b",
 		"/usr/bin/kvm\x00-id\x00100\x00-name\x00c,debug-threads=on\x00":              "c",
-		"/usr/bin/qemu-system-x86_64\x00-name":                                       "", "/bin/cat\x00-name\x00d\x00": "", "": "",
+		"/usr/bin/qemu-system-x86_64\x00-name":                                       "",
+		"/bin/cat\x00-name\x00d\x00":                                                 "",
+		"":                                                                           "",
 	} {
 		if got := guestOf(cmdline); got != want {
 			t.Errorf("%q: %q", cmdline, got)

@@ -1,3 +1,5 @@
+// Processes that have the target open, by whatever name. One that ends while it is looked at is no user.
+
 package inuse
 
 import (

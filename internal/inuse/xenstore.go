@@ -1,3 +1,5 @@
+// xenstore: "no such entry" is an answer, everything else that is no value is an error.
+
 package inuse
 
 import (
@@ -11,13 +13,11 @@ import (
 	"time"
 )
 
-// xenstore is a connection to xenstored. It is spoken to directly since it is the
-// only way that has one answer for "no such entry" and another for "cannot ask":
-// xenstore-ls has status 1 for both, and need not be installed.
+// xenstore is a connection to xenstored. It is spoken to directly since it is the only way that has one answer for
+// "no such entry" and another for "cannot ask": xenstore-ls has status 1 for both, and need not be installed.
 //
-// A request and its reply each are a header of four integers in the machine's
-// byte order (type, request, transaction, length of what follows) and up to 4096
-// bytes (docs/misc/xenstore.txt and xen/include/public/io/xs_wire.h in Xen).
+// A request and its reply each are a header of four integers in the machine's byte order (type, request, transaction,
+// length of what follows) and up to 4096 bytes (docs/misc/xenstore.txt and xen/include/public/io/xs_wire.h in Xen).
 type xenstore struct {
 	connection
 	request uint32

@@ -219,7 +219,7 @@ func (p *patcher) checkSize(size int64) error {
 	case size <= p.size():
 		return nil
 	case p.file == nil || !p.file.IsBlock():
-		return blockdev.CheckRoom(p.Target, size)
+		return blockdev.CheckFileSize(p.Target, size)
 	}
 	return exit.Fail(exit.BadStream, "%s is too small: it has %d bytes, the image %d", p.Target, p.file.Size(), size)
 }

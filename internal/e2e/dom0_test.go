@@ -112,8 +112,8 @@ func newSite(t *testing.T) *site {
 			ip neighbour add 192.0.2.4 lladdr 02:00:00:00:00:04 dev veth0`, i+1))
 	}
 	s.must("dom0b", "ip address add 192.0.2.5/24 dev veth0")
-	s.await("dom0b's sshd", func() bool { return s.on("dom0a", "ssh -o ConnectTimeout=1 dom0b true").status == 0 })
-	s.await("dom0a's sshd", func() bool { return s.on("dom0b", "ssh -o ConnectTimeout=1 dom0a true").status == 0 })
+	eventually(s, "dom0b's sshd", func() bool { return s.on("dom0a", "ssh -o ConnectTimeout=1 dom0b true").status == 0 })
+	eventually(s, "dom0a's sshd", func() bool { return s.on("dom0b", "ssh -o ConnectTimeout=1 dom0a true").status == 0 })
 	return s
 }
 
@@ -185,7 +185,7 @@ func (s *site) start(name string) {
 			}
 		}
 	})
-	s.await(name, func() bool {
+	eventually(s, name, func() bool {
 		pid, err := os.ReadFile(dir + "/pid")
 		s.pid[name] = strings.TrimSpace(string(pid))
 		return err == nil
@@ -194,16 +194,6 @@ func (s *site) start(name string) {
 
 func (s *site) env() []string {
 	return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "HOME=/root"}
-}
-
-// await waits until something holds.
-func (s *site) await(what string, holds func() bool) {
-	s.Helper()
-	for end := time.Now().Add(timeout); !holds(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			s.Fatalf("%s: nothing happens", what)
-		}
-	}
 }
 
 // here runs a script outside both Dom0s.
@@ -230,7 +220,7 @@ type job struct {
 func (s *site) begin(name, script string) *job {
 	s.Helper()
 	j := &job{s: s, script: script}
-	j.ctx, j.cancel = context.WithTimeout(context.Background(), 2*timeout)
+	j.ctx, j.cancel = untilHang()
 	j.cmd = exec.CommandContext(j.ctx, "nsenter", "--target", s.pid[name], "--mount", "--net", "--uts", "--pid", "--",
 		"bash", "-ec", script)
 	j.cmd.Env, j.cmd.Dir, j.cmd.Stdout, j.cmd.Stderr = s.env(), "/", &j.out, &j.err

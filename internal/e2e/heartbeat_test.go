@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -56,10 +57,12 @@ func (h *host) talk(stdin *os.File, command string) *talking {
 // end waits for the command's end and demands a status; what it says comes along.
 func (c *talking) end(status int) (said string) {
 	c.Helper()
-	timer := time.AfterFunc(timeout, func() { c.Process.Kill() })
+	ctx, cancel := untilHang()
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { c.Process.Kill() })
 	text, err := io.ReadAll(c.err)
 	c.Wait()
-	if !timer.Stop() || err != nil {
+	if !stop() || err != nil {
 		c.Fatalf("hangs: %s, %v", c.Cmd, err)
 	}
 	if got := c.ProcessState.ExitCode(); got != status {
@@ -88,13 +91,15 @@ func (h *host) hear(r io.Reader) *heard {
 // next returns the next line, "EOF" at the end.
 func (s *heard) next() string {
 	s.Helper()
+	ctx, cancel := untilHang()
+	defer cancel()
 	select {
 	case line, more := <-s.lines:
 		if !more {
 			return "EOF"
 		}
 		return line
-	case <-time.After(timeout):
+	case <-ctx.Done():
 		s.Fatal("it says nothing any more")
 		return ""
 	}
@@ -103,7 +108,7 @@ func (s *heard) next() string {
 // until reads on until there is a line.
 func (s *heard) until(line string) {
 	s.Helper()
-	for end := time.Now().Add(timeout); ; {
+	for end := time.Now().Add(most); ; {
 		got := s.next()
 		if got == line {
 			return

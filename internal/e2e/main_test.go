@@ -5,7 +5,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"xen-backup/internal/exit"
 )
@@ -86,13 +84,10 @@ type result struct {
 	out, err string
 }
 
-// timeout ends what hangs.
-const timeout = 90 * time.Second
-
 // sh runs a script.
 func (h *host) sh(script string) result {
 	h.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := untilHang()
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-c", script)
 	var out, stderr bytes.Buffer

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -64,7 +65,9 @@ func (r *running) signal(stage int, s syscall.Signal) { r.stages[stage].Process.
 // as in sh.
 func (r *running) wait() (statuses []int) {
 	r.Helper()
-	timer := time.AfterFunc(timeout, func() {
+	ctx, cancel := untilHang()
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
 		for _, cmd := range r.stages {
 			cmd.Process.Kill()
 		}
@@ -77,7 +80,7 @@ func (r *running) wait() (statuses []int) {
 		}
 		statuses = append(statuses, status)
 	}
-	if !timer.Stop() {
+	if !stop() {
 		r.Fatalf("hangs: %s", r.stages)
 	}
 	return statuses
@@ -111,16 +114,6 @@ func pipeIn(t testing.TB) (in, out *os.File) {
 	}
 	t.Cleanup(func() { out.Close() })
 	return in, out
-}
-
-// eventually waits for a condition.
-func eventually(t testing.TB, what string, is func() bool) {
-	t.Helper()
-	for end := time.Now().Add(timeout / 2); !is(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("never happened: %s", what)
-		}
-	}
 }
 
 // exists tells whether anything has a name that matches.

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // startSSHD starts an sshd of the test's own on loopback, with keys, port and
@@ -77,17 +76,27 @@ LogLevel ERROR
 	if err := sshd.Start(); err != nil {
 		h.Fatal(err)
 	}
+	ended := make(chan struct{})
+	go func() { sshd.Wait(); close(ended) }()
 	h.Cleanup(func() {
 		sshd.Process.Kill()
-		sshd.Wait()
+		<-ended
 	})
 	ssh := h.near + " ssh -F " + dir + "/ssh_config standby"
-	for end := time.Now().Add(10 * time.Second); h.sh(ssh+" true").status != 0; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
+	h.Cleanup(func() {
+		if h.Failed() {
 			text, _ := os.ReadFile(dir + "/log")
-			h.Fatalf("no answer from sshd:\n%s%s", h.sh(ssh+" true").err, text)
+			h.Logf("sshd said:\n%s", text)
 		}
-	}
+	})
+	eventually(h, "an answer of sshd", func() bool {
+		select {
+		case <-ended:
+			h.Fatal("sshd has ended")
+		default:
+		}
+		return h.sh(ssh+" true").status == 0
+	})
 	return ssh
 }
 

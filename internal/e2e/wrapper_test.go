@@ -130,7 +130,7 @@ case " $* " in
 esac
 `, 0o755)
 			s.on("dom0a", cron("PAUSE_WAIT=2", "PAUSE_LIMIT=1", "PAUSE_WATCH=8")).fails(t, 3, "### ERROR 69: DomU domu1: it does not let itself be paused")
-			s.await("the late pause and its end", func() bool { return strings.Contains(s.must("dom0a", "cat /run/paused || :"), "suspend\nresume\n") })
+			eventually(s, "the late pause and its end", func() bool { return strings.Contains(s.must("dom0a", "cat /run/paused || :"), "suspend\nresume\n") })
 			if state := s.must("dom0a", "virsh domstate domu1"); !strings.HasPrefix(state, "running") {
 				t.Errorf("the DomU is %s", state)
 			}
@@ -498,7 +498,7 @@ func TestWrapperStallInApply(t *testing.T) {
 	s.on("dom0a", cron("STALL=25")).fails(t, 3, "### ERROR 69: DomU domu1, disk xvda: /srv/a.img was not copied to dom0b:/srv/a.img: no progress for 25 s\n")
 	s.on("dom0a", cron()).fails(t, 3, "### ERROR 75: ", "xb-patch is at work on it: process ", "from dom0a, of domu1/xvda")
 	s.must("dom0b", "fsfreeze -u /srv")
-	s.await("the end of the apply", func() bool {
+	eventually(s, "the end of the apply", func() bool {
 		return strings.Contains(s.on("dom0b", "xb-patch --state /srv/a.img").out, `"phase":"clean"`)
 	})
 	s.same("/srv/a.img", "/srv/a.img")
@@ -618,7 +618,7 @@ func TestWrapperGivesWay(t *testing.T) {
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "BWLIMIT=200K", "SNAPSHOT_SIZE=4M")
 	s.conf("dom0a", "domu2", "DOMU=domu2", twoDom0s, "SNAPSHOT_SIZE=1M", "rm -f /srv/full")
 	run := s.begin("dom0a", cron())
-	s.await("the copy", func() bool { return strings.Contains(s.log("dom0a"), "### sync domu1") })
+	eventually(s, "the copy", func() bool { return strings.Contains(s.log("dom0a"), "### sync domu1") })
 	s.must("dom0a", "fallocate -l $(($(stat -f -c '%f * %S' /srv) - (200 << 20))) /srv/full")
 	r := run.end()
 	r.fails(t, 3, "### ERROR 82: DomU domu1, disk xvda: ", "given up")

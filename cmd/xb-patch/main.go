@@ -123,7 +123,8 @@ func run(env *cli.Env, args []string) error {
 	}
 	switch {
 	case modes > 1:
-		return exit.Fail(exit.Usage, "--dry-run, --recover, --abandon-apply, --adopt, --state, --record and --info exclude each other")
+		return exit.Fail(exit.Usage,
+			"--dry-run, --recover, --abandon-apply, --adopt, --state, --record and --info exclude each other")
 	case mode.info && mode.json:
 		return env.PrintInfo(f, operands, inspect.JSON)
 	case mode.info:
@@ -149,7 +150,8 @@ func run(env *cli.Env, args []string) error {
 	case mode.record:
 		err = f.Only("--record", "--peer", "--state-dir")
 	case mode.recover:
-		err = f.Only("--recover", "--peer", "--disk", "--uuid", "--toolstack", "--state-dir", "--progress", "--heartbeat", "--summary")
+		err = f.Only("--recover", "--peer", "--disk", "--uuid", "--toolstack", "--state-dir", "--progress", "--heartbeat",
+			"--summary")
 	case adopt != "":
 		err = f.Only("--adopt", "--uuid", "--state-dir")
 	case mode.abandon:

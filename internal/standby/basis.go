@@ -17,53 +17,77 @@ import (
 // judge proves, before the first write, that the target is the delta's basis and
 // that it still is what a sync left there: else the changes on it exist nowhere
 // else.
-func (p *patcher) judge(d rdiff.Delta) error {
-	if err := p.checkSize(d.Source.Size); err != nil {
+func (c *change) judge() error {
+	d := c.delta
+	if err := c.checkSize(d.Source.Size); err != nil {
 		return err
 	}
-	err := p.checkDiverged(d.Basis, d.Source)
+	err := c.checkDiverged(d.Basis, d.Source)
 	if err == nil {
-		err = p.proveBasis(d)
+		err = c.proveBasis()
 	}
-	return p.explainMigration(err)
+	return c.explainMigration(err)
 }
 
 // explainMigration adds to a refusal what a live migration is the reason of: with its
 // disks, it has written to this one until the other host had them all; without them,
 // this is the only image. The two look the same from here.
-func (p *patcher) explainMigration(err error) error {
-	name, _, _ := strings.Cut(p.Disk, "/")
+func (t *target) explainMigration(err error) error {
+	name, _, _ := strings.Cut(t.Disk, "/")
 	if exit.StatusOf(err) != exit.NotBasis || name == "" {
 		return err
 	}
 	if words := domain.MigratedAway(context.Background(), name); words != "" {
-		return exit.Fail(exit.NotBasis, "%w\n%s: if its disks were copied on the way (virsh migrate --copy-storage-all), this is what it left "+
-			"behind and may be overwritten; if not, this is the only good image", err, words)
+		return exit.Fail(exit.NotBasis,
+			"%w\n%s: if its disks were copied on the way (virsh migrate --copy-storage-all), this is what it left "+
+				"behind and may be overwritten; if not, this is the only good image", err, words)
 	}
 	return err
 }
 
 // checkDiverged holds the basis against the images that this host knows to exist
 // elsewhere: the one it got last, and those it sent.
-func (p *patcher) checkDiverged(basis, source stream.Image) error {
-	known, err := p.remembered()
+func (t *target) checkDiverged(basis, source stream.Image) error {
+	known, err := t.remembered()
 	if err != nil {
 		return err
 	}
 	if len(known) == 0 {
-		if !p.InPlace {
-			p.warnSectors()
-		}
-		if p.file != nil && !p.InPlace {
-			p.user.Warn("first contact with %s: no sync of it is remembered here, so nothing tells whether it was changed", p.Target)
-			if tail := p.file.Size() - source.Size; p.file.IsBlock() && tail > 0 {
-				p.user.Warn("%s is larger than the image: its last %d bytes are left alone", p.Target, tail)
-			}
+		if !t.InPlace {
+			t.tellFirstContact(source.Size)
 		}
 		return nil
 	}
+	why := t.difference(known, basis, source)
+	if why == "" {
+		return nil
+	}
+	if t.Force {
+		t.user.Warn("%s has diverged and may be overwritten all the same (--force-diverged): %s", t.Target, why)
+		return nil
+	}
+	return exit.Fail(exit.NotBasis, "%s has diverged: %s, the delta's basis is %s\n"+
+		"changes on it that exist nowhere else would be lost; to overwrite them: --force-diverged", t.Target, why, basis)
+}
+
+// tellFirstContact says what can't be known of a target of which no sync is remembered.
+func (t *target) tellFirstContact(size int64) {
+	t.warnSectors()
+	if t.file == nil {
+		return
+	}
+	t.user.Warn("first contact with %s: no sync of it is remembered here, so nothing tells whether it was changed",
+		t.Target)
+	if tail := t.file.Size() - size; t.file.IsBlock() && tail > 0 {
+		t.user.Warn("%s is larger than the image: its last %d bytes are left alone", t.Target, tail)
+	}
+}
+
+// difference says in words why the basis is none of the images that are known and that this
+// peer may replace; "" if it is one.
+func (t *target) difference(known []*state.Record, basis, source stream.Image) (why string) {
 	why, comparable := "it was changed since its last sync", false
-	if p.file == nil {
+	if t.file == nil {
 		why = "it is missing, although a sync left an image in it (is its file system not mounted?)"
 	}
 	for _, r := range known {
@@ -71,14 +95,14 @@ func (p *patcher) checkDiverged(basis, source stream.Image) error {
 		if r.Image != basis {
 			continue
 		}
-		if p.vouches(r) {
-			if r == p.record && p.Peer != "" && p.Peer != r.Peer {
-				p.user.Warn("%s has its last image from %s, and gets the next one from %s",
-					p.Target, cmp.Or(r.Peer, "a host that was not named"), p.Peer)
+		if t.vouches(r) {
+			if r == t.before && t.Peer != "" && t.Peer != r.Peer {
+				t.user.Warn("%s has its last image from %s, and gets the next one from %s",
+					t.Target, cmp.Or(r.Peer, "a host that was not named"), t.Peer)
 			}
-			return nil
+			return ""
 		}
-		why = "it was sent to " + r.Peer + " as it is and is not known to " + p.Peer + ", which may bring an older image"
+		why = "it was sent to " + r.Peer + " as it is and is not known to " + t.Peer + ", which may bring an older image"
 	}
 	if known[0].Image == source {
 		why += ", or this delta was applied already"
@@ -86,36 +110,30 @@ func (p *patcher) checkDiverged(basis, source stream.Image) error {
 	if !comparable {
 		why = "the delta's digests cannot be compared with those remembered: use -b and --hash as before"
 	}
-	why += "; remembered is " + p.newest(known).Image.String()
-	if p.Force {
-		p.user.Warn("%s has diverged and may be overwritten all the same (--force-diverged): %s", p.Target, why)
-		return nil
-	}
-	return exit.Fail(exit.NotBasis, "%s has diverged: %s, the delta's basis is %s\n"+
-		"changes on it that exist nowhere else would be lost; to overwrite them: --force-diverged", p.Target, why, basis)
+	return why + "; remembered is " + t.newest(known).Image.String()
 }
 
 // remembered returns the images of the target that exist elsewhere too.
-func (p *patcher) remembered() ([]*state.Record, error) {
-	known, err := p.device.Sent()
-	if err == nil && p.record.Phase == state.Clean {
-		known = append([]*state.Record{p.record}, known...)
+func (t *target) remembered() ([]*state.Record, error) {
+	known, err := t.device.Sent()
+	if err == nil && t.before.Phase == state.Clean {
+		known = append([]*state.Record{t.before}, known...)
 	}
 	return known, err
 }
 
-// vouches tells whether an image that is remembered may be overwritten by this peer:
+// vouches reports whether an image that is remembered may be overwritten by this peer:
 // one that the target only sent to a third host is newer than what the peer knew.
-func (p *patcher) vouches(r *state.Record) bool {
-	return r == p.record || p.Peer == "" || r.Peer == p.Peer
+func (t *target) vouches(r *state.Record) bool {
+	return r == t.before || t.Peer == "" || r.Peer == t.Peer
 }
 
 // newest returns the last image that both this host and the peer had, or if there is none
 // the last that any other host had.
-func (p *patcher) newest(known []*state.Record) *state.Record {
+func (t *target) newest(known []*state.Record) *state.Record {
 	return slices.MaxFunc(known, func(a, b *state.Record) int {
-		if p.vouches(a) != p.vouches(b) {
-			if p.vouches(a) {
+		if t.vouches(a) != t.vouches(b) {
+			if t.vouches(a) {
 				return 1
 			}
 			return -1
@@ -126,36 +144,40 @@ func (p *patcher) newest(known []*state.Record) *state.Record {
 
 // proveBasis demands that the target's content is the basis now: by what a reader
 // found, if nobody wrote since, or by reading all of it.
-func (p *patcher) proveBasis(d rdiff.Delta) error {
-	if size := p.size(); size < d.Basis.Size || (p.file == nil || !p.file.IsBlock()) && size != d.Basis.Size {
-		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it has %d bytes, the basis %d", p.Target, size, d.Basis.Size)
+func (c *change) proveBasis() error {
+	basis := c.delta.Basis
+	if size := c.size(); size < basis.Size || (c.file == nil || !c.file.IsBlock()) && size != basis.Size {
+		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it has %d bytes, the basis %d", c.Target, size,
+			basis.Size)
 	}
-	if p.file == nil {
+	if c.file == nil {
 		return nil // a basis of 0 bytes has one digest
 	}
-	p.basis = p.beginProof(d.Basis.Size)
-	for _, r := range []*state.Record{p.device.LoadSeen(), p.record} {
-		if (r.Phase == state.Seen || r.Phase == state.Clean) && r.Image == d.Basis && blockdev.Untouched(r.Witness, p.basis.witness) {
+	c.basis = c.beginProof(basis.Size)
+	for _, r := range []*state.Record{c.device.LoadSeen(), c.before} {
+		if (r.Phase == state.Seen || r.Phase == state.Clean) && r.Image == basis && blockdev.Untouched(r.Witness,
+			c.basis.witness) {
 			return nil
 		}
 	}
-	p.user.Info("%s: reading all of it to prove that it is the delta's basis", p.Target)
-	found, err := p.digest(d.Header, d.Basis.Size, "proving")
+	c.user.Info("%s: reading all of it to prove that it is the delta's basis", c.Target)
+	found, err := c.digest(basis.Size, "proving")
 	if err == nil {
-		err = p.check(p.basis)
+		err = c.check(c.basis)
 	}
 	if err != nil {
 		return err
 	}
-	if found != d.Basis {
-		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it holds %s, the basis is %s", p.Target, found, d.Basis)
+	if found != c.delta.Basis {
+		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it holds %s, the basis is %s", c.Target,
+			found, basis)
 	}
 	return nil
 }
 
 // digest reads the first size bytes of the target from the disk.
-func (p *patcher) digest(h stream.Header, size int64, step string) (stream.Image, error) {
-	image, err := p.file.Reread()
+func (c *change) digest(size int64, step string) (stream.Image, error) {
+	image, err := c.file.Reread()
 	if err != nil {
 		return stream.Image{}, err
 	}
@@ -163,6 +185,6 @@ func (p *patcher) digest(h stream.Header, size int64, step string) (stream.Image
 	if err := image.Limit(size); err != nil {
 		return stream.Image{}, err
 	}
-	p.progress.Step(step, size)
-	return rdiff.DigestOf(image, h, p.advance)
+	c.progress.Step(step, size)
+	return rdiff.DigestOf(image, c.delta.Header, c.progress.Advance)
 }

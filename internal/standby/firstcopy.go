@@ -14,234 +14,248 @@ import (
 	"xen-backup/internal/stream"
 )
 
-// copyInPlace writes the delta of a first copy while it arrives. The state says
-// "incomplete" from before the first write until the whole target has been read
-// back.
-func (p *patcher) copyInPlace(in io.Reader) (d rdiff.Delta, err error) {
-	if err := p.open(); err != nil {
-		return d, err
-	}
-	if err := p.checkRecord(); err != nil {
-		return d, err
-	}
-	if err := p.checkFirstCopy(); err != nil {
-		return d, err
-	}
-	if err := p.proveFile(in); err != nil {
-		return d, err
-	}
-	c := &inPlace{patcher: p}
-	if p.file != nil {
-		c.target.Target = p.file
-	}
-	defer c.stop()
-	once := sync.OnceValue(c.beginOnce)
-	c.begin = func() error {
-		if err := once(); err != nil || c.trail == nil {
-			return err
-		}
-		return c.trail.Failed()
-	}
-	d, err = c.receive(p.watched(in))
-	if err == nil && d.Frames == 0 {
-		// No frame has proved the basis.
-		if err = p.judge(d); err == nil {
-			err = c.begin()
-		}
-	}
-	if err == nil {
-		err = c.complete(d)
-	}
-	return d, p.incomplete(err)
+// firstCopy is a change that is written while it arrives, without a spool: there is nothing
+// to lose. See the lists of steps.
+type firstCopy struct {
+	change
+	first   stream.Header  // of the delta, before its end has come
+	marked  bool           // the state says "incomplete"
+	late    lateTarget     // where it is written to
+	image   *blockdev.File // the target, read from the disk
+	trail   *rdiff.Trail   // reads image; nil: it is read at the end
+	witness string         // under which all of the target was the source
 }
 
-// inPlace is a copy that is written while it arrives.
-type inPlace struct {
-	*patcher
-	begin  func() error // has to be called before each write
-	header stream.Header
-	target lateTarget
-	image  *blockdev.File // the target, read from the disk
-	trail  *rdiff.Trail   // reads image; nil: it is read at the end
+func newFirstCopy(t *target, in io.Reader) *firstCopy {
+	c := new(firstCopy)
+	c.begin(t, in)
+	if t.file != nil {
+		c.late.Target = t.file
+	}
+	return c
 }
 
-// checkFirstCopy demands that there is nothing to lose.
-func (p *patcher) checkFirstCopy() error {
-	known, err := p.remembered()
-	if err != nil {
-		return err
-	}
-	if len(known) > 0 && p.file == nil {
-		return exit.Fail(exit.NotBasis, "%s is missing, although a sync left an image in it: is its file system not mounted?\n"+
-			"if it is gone for good: --force-diverged, without --in-place", p.Target)
-	}
-	if p.stranger, err = p.lookInside(); err != nil {
-		return err
-	}
-	if p.stranger != nil {
-		return exit.Fail(exit.NotBasis, "%s holds %s, which --in-place would overwrite unseen: is it another guest's disk? without --in-place it is compared first",
-			p.Target, p.stranger.what)
-	}
-	if len(known) > 0 {
-		return exit.Fail(exit.NotBasis, "%s holds the image of a sync, which --in-place could leave half overwritten: without --in-place it is safe", p.Target)
-	}
-	p.warnSectors()
-	return nil
-}
-
-// proveFile proves a delta that comes from a file as a whole, before any of it is
-// applied.
-func (p *patcher) proveFile(in io.Reader) error {
-	f, ok := in.(*os.File)
-	if !ok {
-		return nil
-	}
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return nil
-	}
-	start, err := f.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return nil
-	}
-	d, err := rdiff.Verify(f, rdiff.Steps{
-		Header: p.begin,
-		Done:   func(_, end int64) { p.progress.Reach(end) },
-	})
-	if err != nil {
-		return err
-	}
-	if err := p.judge(d); err != nil {
-		return err
-	}
-	_, err = f.Seek(start, io.SeekStart)
-	return err
-}
-
-// beginOnce does what has to happen once, before the first write.
-func (c *inPlace) beginOnce() error {
-	created := c.file == nil
-	if !created {
-		if err := c.checkUnused(); err != nil {
-			return err
-		}
-	} else { // first: the state must not speak of a file that is not ours
-		if err := c.createTarget(); err != nil {
-			return err
-		}
-		c.target.Target = c.file
-	}
-	err := c.beginWrites(c.header.Size)
-	if err == nil {
-		err = c.remember(&state.Record{Phase: state.Incomplete, Peer: c.peerName()})
-	}
-	if err != nil && created {
-		err = errors.Join(err, c.uncreateTarget())
-	}
-	if err == nil && created {
-		err = c.file.Truncate(c.header.Size)
-	}
-	if err != nil {
-		return err
-	}
-	return c.startTrail()
-}
-
-// startTrail has what is written read back meanwhile, if it can be read from the
-// disk and already has the size that it is to have.
-func (c *inPlace) startTrail() (err error) {
-	if c.file.Size() < c.header.Size {
-		return nil
-	}
-	if c.image, err = c.file.Reread(); err != nil || !c.image.Direct() {
-		return err
-	}
-	if err := c.image.Limit(c.header.Size); err != nil {
-		return err
-	}
-	c.trail = rdiff.StartTrail(c.image, c.header, c.file.Sync)
-	return nil
-}
-
-func (c *inPlace) stop() {
+func (c *firstCopy) close() {
 	if c.trail != nil {
 		c.trail.Stop()
 	}
 	if c.image != nil {
 		c.image.Close()
 	}
+	c.closeGuard()
 }
 
-func (c *inPlace) receive(in io.Reader) (rdiff.Delta, error) {
-	steps := rdiff.Steps{Header: c.checkHeader, BeforeWrite: c.begin, Done: c.written}
-	d, err := rdiff.ApplyInPlace(in, &c.target, c.size(), steps)
-	return d, c.notBasis(err)
-}
-
-func (c *inPlace) checkHeader(h stream.Header) error {
-	if h.Size < 0 {
-		return exit.Fail(exit.BadStream, "a delta whose source's size was not known beforehand cannot be applied in place: leave --in-place out")
+func (c *firstCopy) run() error {
+	if err := c.checkRecord(); err != nil {
+		return err
 	}
-	c.header = h
-	return errors.Join(c.checkLonger(h.Size), c.patcher.begin(h))
+	return c.incomplete(walk(c, copying))
+}
+
+// prove demands that there is nothing to lose.
+func (c *firstCopy) prove() error {
+	if err := c.checkFirstCopy(); err != nil {
+		return err
+	}
+	return c.proveFile()
+}
+
+// checkFirstCopy demands that there is nothing to lose.
+func (t *target) checkFirstCopy() error {
+	known, err := t.remembered()
+	if err != nil {
+		return err
+	}
+	if len(known) > 0 && t.file == nil {
+		return exit.Fail(exit.NotBasis,
+			"%s is missing, although a sync left an image in it: is its file system not mounted?\n"+
+				"if it is gone for good: --force-diverged, without --in-place", t.Target)
+	}
+	stranger, err := t.lookInside()
+	if err != nil {
+		return err
+	}
+	if stranger != nil {
+		return exit.Fail(exit.NotBasis, "%s holds %s, which --in-place would overwrite unseen: is it another guest's disk? "+
+			"without --in-place it is compared first", t.Target, stranger.what)
+	}
+	if len(known) > 0 {
+		return exit.Fail(exit.NotBasis, "%s holds the image of a sync, which --in-place could leave half overwritten: "+
+			"without --in-place it is safe", t.Target)
+	}
+	t.warnSectors()
+	return nil
+}
+
+// proveFile proves a delta that comes from a file as a whole, before any of it is
+// applied.
+func (c *firstCopy) proveFile() error {
+	f, ok := c.input.Reader.(*os.File)
+	if !ok || !isFile(f) {
+		return nil
+	}
+	start, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return nil
+	}
+	c.delta, err = rdiff.Verify(f, rdiff.Steps{
+		Header: c.header,
+		Done:   func(_, end int64) { c.progress.Reach(end) },
+	})
+	if err != nil {
+		return err
+	}
+	if err := c.judge(); err != nil {
+		return err
+	}
+	_, err = f.Seek(start, io.SeekStart)
+	return err
+}
+
+// receive writes the delta while it arrives.
+func (c *firstCopy) receive() (err error) {
+	before := c.beforeWrite()
+	steps := rdiff.Steps{Header: c.checkHeader, BeforeWrite: before, Done: c.written}
+	if c.delta, err = rdiff.ApplyInPlace(&c.input, &c.late, c.size(), steps); err != nil {
+		return c.notBasis(err)
+	}
+	if c.delta.Frames > 0 {
+		return nil
+	}
+	if err := c.judge(); err != nil { // no frame has proved the basis
+		return err
+	}
+	return before()
+}
+
+func (c *firstCopy) checkHeader(h stream.Header) error {
+	if h.Size < 0 {
+		return exit.Fail(exit.BadStream, "a delta whose source's size was not known beforehand cannot be applied in place: "+
+			"leave --in-place out")
+	}
+	c.first = h
+	return errors.Join(c.checkLonger(h.Size), c.header(h))
+}
+
+// beforeWrite returns what has to come before each write, from several goroutines.
+func (c *firstCopy) beforeWrite() func() error {
+	mark := sync.OnceValue(c.mark)
+	return func() error {
+		if err := mark(); err != nil || c.trail == nil {
+			return err
+		}
+		return c.trail.Failed()
+	}
 }
 
 // written passes on that the target is the source's as far as byte end.
-func (c *inPlace) written(literal, end int64) {
+func (c *firstCopy) written(literal, end int64) {
 	c.received(literal, end)
 	if c.trail != nil {
 		c.trail.Written(end)
 	}
 }
 
+// mark takes the steps that come before the first write.
+func (c *firstCopy) mark() error {
+	err := walk(c, marking)
+	if err != nil && !c.marked {
+		err = c.uncreate(err)
+	}
+	return err
+}
+
+// createMissing also makes the target one that can be written to.
+func (c *firstCopy) createMissing() error {
+	err := c.change.createMissing()
+	if err == nil {
+		c.late.Target = c.file
+	}
+	return err
+}
+
+func (c *firstCopy) guardWrites() error {
+	return c.beginWrites(c.first.Size)
+}
+
+// record has the state say "incomplete" from before the first write until the whole target
+// has been read back.
+func (c *firstCopy) record() error {
+	err := c.remember(&state.Record{Phase: state.Incomplete, Peer: c.peerName()})
+	c.marked = err == nil
+	return err
+}
+
+// setSize gives a file that was created its size, and has what is written read back meanwhile.
+func (c *firstCopy) setSize() error {
+	if c.created {
+		if err := c.file.Truncate(c.first.Size); err != nil {
+			return err
+		}
+	}
+	return c.startTrail()
+}
+
+// startTrail has what is written read back meanwhile, if it can be read from the
+// disk and already has the size that it is to have.
+func (c *firstCopy) startTrail() (err error) {
+	if c.file.Size() < c.first.Size {
+		return nil
+	}
+	if c.image, err = c.file.Reread(); err != nil || !c.image.Direct() {
+		return err
+	}
+	if err := c.image.Limit(c.first.Size); err != nil {
+		return err
+	}
+	c.trail = rdiff.StartTrail(c.image, c.first, c.file.Sync)
+	return nil
+}
+
 // checkLonger refuses a file that the image would cut. That it was so long when its signature
 // was made is only known at the delta's end, and then it is half overwritten: somebody may
 // have appended to it since. What is a mix already has nothing to lose.
-func (c *inPlace) checkLonger(size int64) error {
-	if c.basis != nil || c.file == nil || c.file.IsBlock() || c.size() <= size || c.record.Phase == state.Incomplete {
+func (c *firstCopy) checkLonger(size int64) error {
+	if c.basis != nil || c.file == nil || c.file.IsBlock() || c.size() <= size || c.before.Phase == state.Incomplete {
 		return nil
 	}
-	return exit.Fail(exit.NotBasis, "%s has %d bytes and the image %d: what is behind that would be cut off unproved; without --in-place it is safe",
-		c.Options.Target, c.size(), size)
+	return exit.Fail(exit.NotBasis, "%s has %d bytes and the image %d: what is behind that would be cut off unproved; "+
+		"without --in-place it is safe", c.Target, c.size(), size)
 }
 
 // lateTarget is a target that may be created only when a frame has proved right.
 // Until then nothing is read of it: it has no blocks.
 type lateTarget struct{ rdiff.Target }
 
-// complete demands that the whole target now is the source.
-func (c *inPlace) complete(d rdiff.Delta) error {
-	if err := errors.Join(c.file.Truncate(d.Source.Size), c.file.Sync()); err != nil {
-		return err
-	}
-	witness, err := c.proveCopy(d)
-	if err != nil {
-		return err
-	}
-	return c.setClean(d, witness)
+func (c *firstCopy) sync() error {
+	return errors.Join(c.file.Truncate(c.delta.Source.Size), c.file.Sync())
 }
 
-// proveCopy demands it by what the trail has read, or reads all of the target.
-func (c *inPlace) proveCopy(d rdiff.Delta) (witness string, err error) {
+// reread demands that the whole target now is the source: by what the trail has read, or by
+// reading all of it.
+func (c *firstCopy) reread() (err error) {
 	if c.trail == nil {
-		return c.proveWhole(d)
+		c.witness, err = c.proveWhole()
+		return err
 	}
 	found, err := c.trail.Digest()
-	if err == nil && found != d.Source {
-		err = c.notSource(d, found)
+	if err == nil && found != c.delta.Source {
+		err = c.notSource(found)
 	}
-	if err != nil {
-		return "", err
+	if err == nil {
+		c.witness, err = c.endWrites()
 	}
-	return c.endWrites(d)
+	return err
 }
 
+func (c *firstCopy) setClean() error { return c.saveClean(c.witness) }
+
 // incomplete adds to an error what is to be done about a half-written target.
-func (p *patcher) incomplete(err error) error {
+func (c *firstCopy) incomplete(err error) error {
 	if err == nil {
 		return nil
 	}
-	r, loadErr := p.device.Load()
+	r, loadErr := c.device.Load()
 	if loadErr != nil || r.Phase != state.Incomplete {
 		return err
 	}
@@ -249,5 +263,5 @@ func (p *patcher) incomplete(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) { // in place nothing can be reserved
 		status = exit.CantCreate
 	}
-	return exit.Fail(status, "%w\n%s holds an incomplete first copy now: run it again", err, p.Target)
+	return exit.Fail(status, "%w\n%s holds an incomplete first copy now: run it again", err, c.Target)
 }

@@ -11,19 +11,19 @@ import (
 
 // reserve makes sure, while the target still is the old image, that there is room for the
 // new one.
-func (p *patcher) reserve(d rdiff.Delta, s *spool) error {
-	if p.file.IsBlock() {
-		if err := p.checkPool(d, s); err != nil {
+func (a *apply) reserve() error {
+	if a.file.IsBlock() {
+		if err := a.checkPool(); err != nil {
 			return err
 		}
 	}
-	r, err := p.file.Reservation()
+	r, err := a.file.Reservation()
 	if r == nil || err != nil {
 		return err
 	}
 	defer r.Close()
 	literals := func(do func(off, n int64) error) error {
-		return rdiff.Runs(s.reader(), d, func(off, n int64, zero bool) error {
+		return rdiff.Runs(a.spool.reader(), a.delta, func(off, n int64, zero bool) error {
 			if zero { // that becomes a hole
 				return nil
 			}
@@ -37,39 +37,39 @@ func (p *patcher) reserve(d rdiff.Delta, s *spool) error {
 		return err
 	}
 	if err := literals(r.Take); err != nil {
-		return errors.Join(err, r.GiveBack(), p.renewWitness())
+		return errors.Join(err, r.GiveBack(), a.renewWitness())
 	}
 	return nil
 }
 
 // checkPool is the same of a thin volume.
-func (p *patcher) checkPool(d rdiff.Delta, s *spool) error {
-	w, err := lvm.NewThinWrites(p.Target)
+func (a *apply) checkPool() error {
+	w, err := lvm.NewThinWrites(a.Target)
 	if w == nil || err != nil {
 		return err
 	}
-	err = rdiff.Runs(s.reader(), d, func(off, n int64, zero bool) error {
+	err = rdiff.Runs(a.spool.reader(), a.delta, func(off, n int64, zero bool) error {
 		if zero {
-			return p.file.Zeroed(off, n, w.Add)
+			return a.file.Zeroed(off, n, w.Add)
 		}
 		return w.Add(off, n)
 	})
 	if err != nil {
 		return err
 	}
-	return w.CheckRoom(string(state.Find(p.StateDir)))
+	return w.CheckRoom(string(state.Find(a.StateDir)))
 }
 
 // renewWitness remembers the witness of a clean target whose bytes are as they were, but
 // not its times, because room was taken for it and given back.
-func (p *patcher) renewWitness() error {
-	r := *p.record
-	if r.Phase != state.Clean || p.basis == nil || !blockdev.Untouched(r.Witness, p.basis.witness) {
+func (a *apply) renewWitness() error {
+	r := *a.before
+	if r.Phase != state.Clean || a.basis == nil || !blockdev.Untouched(r.Witness, a.basis.witness) {
 		return nil
 	}
-	r.Witness = p.file.Witness(r.Image.Size)
-	if p.guard.Check() != blockdev.Alone {
+	r.Witness = a.file.Witness(r.Image.Size)
+	if a.guard.Check() != blockdev.Alone {
 		return nil
 	}
-	return p.device.Save(&r)
+	return a.device.Save(&r)
 }

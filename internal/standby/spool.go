@@ -20,6 +20,7 @@ import (
 type spool struct {
 	*os.File
 	path   string // when it is complete
+	kept   bool   // it has that name
 	cancel func()
 }
 
@@ -60,7 +61,7 @@ func openSpool(path string) (*spool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &spool{f, path, func() {}}, nil
+	return &spool{File: f, path: path, kept: true, cancel: func() {}}, nil
 }
 
 // checkRoom refuses a delta that comes from a file and can't fit.
@@ -85,7 +86,8 @@ func checkRoom(dir string, in io.Reader) error {
 }
 
 func noRoom(dir, what string) error {
-	return exit.Fail(exit.CantCreate, "no room for the spool in %s: %s; make room, or name another directory with --spool", dir, what)
+	return exit.Fail(exit.CantCreate,
+		"no room for the spool in %s: %s; make room, or name another directory with --spool", dir, what)
 }
 
 // tee returns a reader that passes on what it reads from in and spools it.
@@ -113,7 +115,8 @@ func (t *spooler) Read(b []byte) (int, error) {
 		t.begun = t.n
 	}
 	if errors.Is(writeErr, syscall.ENOSPC) || errors.Is(writeErr, syscall.EDQUOT) || errors.Is(writeErr, syscall.EFBIG) {
-		return 0, noRoom(filepath.Dir(t.s.path), fmt.Sprintf("it needs more than the %s that fitted, up to about the size of what changed", text.FormatSize(t.n)))
+		return 0, noRoom(filepath.Dir(t.s.path),
+			fmt.Sprintf("it needs more than the %s that fitted, up to about the size of what changed", text.FormatSize(t.n)))
 	}
 	if writeErr != nil {
 		return 0, exit.Fail(exit.CantCreate, "cannot write the spool: %w", writeErr)
@@ -138,14 +141,17 @@ func (s *spool) keep() error {
 	if err != nil {
 		return exit.Fail(exit.CantCreate, "cannot keep the spool: %w", err)
 	}
+	s.kept = true
 	s.cancel()
 	return nil
 }
 
-// discard removes the spool unless it was kept.
+// discard closes the spool, and removes it unless it was kept.
 func (s *spool) discard() {
-	os.Remove(s.path + ".part")
-	s.cancel()
+	if !s.kept {
+		os.Remove(s.path + ".part")
+		s.cancel()
+	}
 	s.Close()
 }
 

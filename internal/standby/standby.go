@@ -1,5 +1,3 @@
-// Package standby changes a target only so that it always is a whole image: the old one
-// or the new one, or one of which the state says that it has to be finished first.
 package standby
 
 import (
@@ -7,6 +5,7 @@ import (
 	"os"
 
 	"xen-backup/internal/rdiff"
+	"xen-backup/internal/state"
 )
 
 // Options say which target is meant, and what a run may do with it.
@@ -46,40 +45,53 @@ type Progress interface {
 	Change(n int64)                // so much more is changed
 }
 
-// Patch receives a delta and applies it: in.
+// Patch receives a delta and applies it.
 func Patch(user User, o Options, in io.Reader) (rdiff.Delta, error) {
-	p := &patcher{user: user, Options: o}
-	defer p.close()
-	if o.InPlace {
-		return p.copyInPlace(in)
+	t, err := open(user, o)
+	if err != nil {
+		return rdiff.Delta{}, err
 	}
-	return p.patch(in)
-}
-
-// DryRun receives a delta, proves it and the target, and writes nothing.
-func DryRun(user User, o Options, in io.Reader) (rdiff.Delta, error) {
-	p := &patcher{user: user, Options: o}
-	defer p.close()
-	return p.dryRun(in)
+	defer t.close()
+	if o.InPlace {
+		c := newFirstCopy(t, in)
+		defer c.close()
+		err = c.run()
+		return c.delta, err
+	}
+	a := newApply(t, in)
+	defer a.close()
+	err = a.run()
+	return a.delta, err
 }
 
 // Recover finishes the apply that was interrupted. It returns nil if there is none.
 func Recover(user User, o Options) (*rdiff.Delta, error) {
-	p := &patcher{user: user, Options: o}
-	defer p.close()
-	return p.recover()
+	user.Commit()
+	t, err := open(user, o)
+	if err != nil {
+		return nil, err
+	}
+	defer t.close()
+	if t.before.Phase != state.Applying {
+		user.Info("%s: there is no unfinished apply; nothing to recover", t.Target)
+		return nil, nil
+	}
+	a := newApply(t, nil)
+	defer a.close()
+	return &a.delta, a.resume()
 }
 
-// Abandon gives the interrupted apply up, and with it the image on the target.
+// Abandon gives the interrupted apply up, and with it the image on the target: that is a
+// mix, and is remembered as one.
 func Abandon(user User, o Options) error {
-	p := &patcher{user: user, Options: o}
-	defer p.close()
-	return p.abandon()
-}
-
-// Adopt makes the target the standby of another disk.
-func Adopt(user User, o Options) error {
-	p := &patcher{user: user, Options: o}
-	defer p.close()
-	return p.adopt()
+	t, err := open(user, o)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	if t.before.Phase != state.Applying {
+		user.Info("%s: there is no unfinished apply; nothing to abandon", t.Target)
+		return nil
+	}
+	return t.forget(t.before.Spool)
 }

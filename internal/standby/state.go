@@ -16,35 +16,35 @@ type Memory struct {
 
 // State returns what is remembered of a target.
 func State(o Options) (*Memory, error) {
-	p := &patcher{Options: o}
-	if err := p.identify(); err != nil {
+	t, err := find(nil, o)
+	if err != nil {
 		return nil, err
 	}
-	record, err := p.device.Load()
+	record, err := t.device.Load()
 	if err != nil {
 		return nil, err
 	}
 	if record.Phase == state.None {
-		record = p.device.LoadSeen()
+		record = t.device.LoadSeen()
 	}
-	sent, err := p.device.Sent()
+	sent, err := t.device.Sent()
 	if err != nil {
 		return nil, err
 	}
-	size, err := blockdev.Size(p.Target)
-	if err != nil && !p.missing() {
+	size, err := blockdev.Size(t.Target)
+	if err != nil && !t.missing() {
 		return nil, err
 	}
-	return &Memory{record.Fields(), p.changedSince(record), size, sent}, nil
+	return &Memory{record.Fields(), t.changedSince(record), size, sent}, nil
 }
 
-// changedSince tells whether the target was changed since its last sync, as far as its
+// changedSince reports whether the target was changed since its last sync, as far as its
 // witness can tell.
-func (p *patcher) changedSince(r *state.Record) *bool {
+func (t *target) changedSince(r *state.Record) *bool {
 	if r.Phase != state.Clean || r.Witness == "" {
 		return nil
 	}
-	file, err := blockdev.Open(p.Target)
+	file, err := blockdev.Open(t.Target)
 	if err != nil {
 		return nil
 	}
@@ -59,9 +59,9 @@ func (p *patcher) changedSince(r *state.Record) *bool {
 // Record remembers that a peer has an image of a device, so that both hosts know their last
 // common image when the roles change.
 func Record(o Options, image stream.Image) error {
-	p := &patcher{Options: o}
-	if err := p.identify(); err != nil {
+	t, err := find(nil, o)
+	if err != nil {
 		return err
 	}
-	return p.device.SaveSent(p.Peer, image)
+	return t.device.SaveSent(t.Peer, image)
 }

@@ -1,83 +1,104 @@
 package standby
 
 import (
+	"cmp"
 	"errors"
 	"os"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"sync/atomic"
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/inuse"
-	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
 	"xen-backup/internal/text"
 )
 
-// patcher is one run on one target.
-type patcher struct {
+// target is a device or file that can become another image: what is known of it and, once
+// it is open, its lock. Each is closed by itself.
+type target struct {
 	user User
 	Options
 
 	identity string
 	device   *state.Device
-	record   *state.Record   // as it was when the lock was taken
-	file     *blockdev.File  // nil: to be created
-	basis    *proof          // of what the target held before the first write; nil: it need not be proved
-	stranger *stranger       // what is in a target that is no standby yet
-	guard    *blockdev.Guard // of the writes; nil: none was begun
-	lock     *state.Lock
-	progress Progress
-	input    input
-	writes   atomic.Int32 // where: 0, onSpool or onTarget
+	before   *state.Record  // what was remembered when the lock was taken
+	file     *blockdev.File // nil: it does not exist
+	lock     *state.Lock    // nil: nothing will be written
 }
 
 // open takes the lock on the target's state, opens the target and makes sure that
 // nobody uses it. The phase is left to the caller.
-func (p *patcher) open() (err error) {
-	if err := p.identify(); err != nil {
-		return err
+func open(user User, o Options) (*target, error) {
+	t, err := find(user, o)
+	if err != nil {
+		return nil, err
 	}
-	if err := p.takeLock(); err != nil {
-		return err
+	if err = t.takeLock(); err == nil && !t.missing() {
+		err = t.openFile()
 	}
-	if !p.missing() {
-		if err := p.openTarget(); err != nil {
+	if err == nil {
+		t.before, err = t.device.Load()
+	}
+	if err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// look opens the target for reading only, and needs no lock.
+func (t *target) look() (err error) {
+	if !t.missing() {
+		if t.file, err = blockdev.Open(t.Target); err != nil {
+			return err
+		}
+		if err := t.file.CheckWritable(); err != nil {
+			return err
+		}
+		if err := t.checkUnused(); err != nil {
 			return err
 		}
 	}
-	if p.record, err = p.device.Load(); err != nil {
-		return err
-	}
-	p.startProgress()
-	return nil
+	t.before, err = t.device.Load()
+	return err
 }
 
-// identify finds the target's state. A missing target is an error unless it is to
+// find finds the target's state. A missing target is an error unless it is to
 // be created, or was and has an apply to be finished.
-func (p *patcher) identify() error {
-	missing := blockdev.Check(p.Target)
-	if missing != nil && !(p.missing() && p.mayCreate()) {
-		return missing
+func find(user User, o Options) (*target, error) {
+	t := &target{user: user, Options: o}
+	missing := blockdev.Check(t.Target)
+	if missing != nil && !(t.missing() && t.mayCreate()) {
+		return nil, missing
 	}
 	var err error
-	if p.identity, err = blockdev.Identity(p.Target); err != nil {
+	if t.identity, err = blockdev.Identity(t.Target); err != nil {
+		return nil, err
+	}
+	t.device = state.Find(t.StateDir).Device(t.identity, t.Target)
+	if missing != nil && !t.Create {
+		if r, err := t.device.Load(); err == nil && r.Phase != state.Applying {
+			return nil, missing
+		}
+	}
+	return t, nil
+}
+
+// takeLock takes the target's lock and tells what this run is, so that another one can
+// say whom it finds.
+func (t *target) takeLock() (err error) {
+	if t.lock, err = t.device.Lock(state.Run{Peer: t.Peer, Disk: t.Disk, Session: t.Session}); err != nil {
 		return err
 	}
-	p.device = state.Find(p.StateDir).Device(p.identity, p.Target)
-	if missing != nil && !p.Create {
-		if r, err := p.device.Load(); err == nil && r.Phase != state.Applying {
-			return missing
-		}
+	if t.lock.Ended != "" {
+		t.user.Warn("%s: ended %s", t.Target, t.lock.Ended)
 	}
 	return nil
 }
 
-func (p *patcher) missing() bool { return isMissing(p.Target) }
+func (t *target) missing() bool { return isMissing(t.Target) }
 
 func isMissing(path string) bool {
 	_, err := os.Stat(path)
@@ -86,25 +107,25 @@ func isMissing(path string) bool {
 
 // mayCreate tells whether the missing target can be one that --create made: below
 // /dev a missing device is missing, and a file in its place would fill the RAM.
-func (p *patcher) mayCreate() bool {
-	if _, err := os.Lstat(p.Target); err == nil {
+func (t *target) mayCreate() bool {
+	if _, err := os.Lstat(t.Target); err == nil {
 		return false // a link to nowhere, perhaps to a missing device
 	}
-	info, err := os.Stat(filepath.Dir(p.Target))
-	return err == nil && info.IsDir() && !blockdev.BelowDev(p.Target)
+	info, err := os.Stat(filepath.Dir(t.Target))
+	return err == nil && info.IsDir() && !blockdev.BelowDev(t.Target)
 }
 
-func (p *patcher) openTarget() error {
-	file, err := blockdev.OpenWrite(p.Target)
+func (t *target) openFile() error {
+	file, err := blockdev.OpenWrite(t.Target)
 	if err == nil {
-		p.file = file
-		return p.checkUnused()
+		t.file = file
+		return t.checkUnused()
 	}
 	if exit.StatusOf(err) == exit.Busy {
 		// Say who it is, if that can be found out.
-		if f, openErr := blockdev.Open(p.Target); openErr == nil {
+		if f, openErr := blockdev.Open(t.Target); openErr == nil {
 			defer f.Close()
-			if who := inuse.Check(f.OS(), p.Target); who != nil {
+			if who := inuse.Check(f.OS(), t.Target); who != nil {
 				return who
 			}
 		}
@@ -114,131 +135,93 @@ func (p *patcher) openTarget() error {
 
 // checkUnused demands that nobody uses the target, and that a file still is what
 // its name stands for: what replaced it meanwhile is another image.
-func (p *patcher) checkUnused() error {
-	if err := errors.Join(p.file.CheckName(p.identity), p.file.CheckSize()); err != nil {
+func (t *target) checkUnused() error {
+	if err := errors.Join(t.file.CheckName(t.identity), t.file.CheckSize()); err != nil {
 		return err
 	}
-	return inuse.Check(p.file.OS(), p.Target)
+	return inuse.Check(t.file.OS(), t.Target)
 }
 
-func (p *patcher) close() {
-	if p.guard != nil {
-		p.guard.Close()
+func (t *target) close() {
+	if t.file != nil {
+		t.file.Close()
 	}
-	if p.file != nil {
-		p.file.Close()
-	}
-	if p.lock != nil {
-		p.lock.Release()
+	if t.lock != nil {
+		t.lock.Release()
 	}
 }
 
 // checkRecord refuses a target whose last apply is unfinished, and one that is another
 // disk's standby.
-func (p *patcher) checkRecord() error {
-	if p.record.Phase == state.Applying {
-		return exit.Fail(exit.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", p.Target, text.Operand(p.Target))
+func (t *target) checkRecord() error {
+	if t.before.Phase == state.Applying {
+		return exit.Fail(exit.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", t.Target,
+			text.Operand(t.Target))
 	}
-	return p.checkOwner()
-}
-
-// createTarget makes the missing target an empty file.
-func (p *patcher) createTarget() error {
-	f, err := os.OpenFile(p.Target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return exit.Fail(exit.CantCreate, "cannot create the target: %w", err)
-	}
-	err = errors.Join(p.giveAway(f), f.Close(), durable.SyncDir(filepath.Dir(p.Target)))
-	if err != nil {
-		return exit.Fail(exit.CantCreate, "cannot create the target: %w", errors.Join(err, os.Remove(p.Target)))
-	}
-	p.file, err = blockdev.OpenWrite(p.Target)
-	return err
-}
-
-// giveAway gives a new file the owner and mode that its source has: the user that the
-// guests run as may have to open it. Users are known by name, as their numbers differ
-// from host to host.
-func (p *patcher) giveAway(f *os.File) error {
-	if p.Owner != "" {
-		uid, gid, err := lookupOwner(p.Owner)
-		if err != nil {
-			p.user.Warn("%s stays the user's that creates it: %v", p.Target, err)
-		} else if err := f.Chown(uid, gid); err != nil {
-			return err
-		}
-	}
-	if p.Mode != 0 {
-		return f.Chmod(p.Mode)
-	}
-	return nil
-}
-
-// lookupOwner returns the numbers of USER[:GROUP]; without a group, that of the user.
-func lookupOwner(owner string) (uid, gid int, err error) {
-	name, group, hasGroup := strings.Cut(owner, ":")
-	u, err := user.Lookup(name)
-	if err != nil {
-		return 0, 0, err
-	}
-	if hasGroup {
-		g, err := user.LookupGroup(group)
-		if err != nil {
-			return 0, 0, err
-		}
-		u.Gid = g.Gid
-	}
-	uid, err = strconv.Atoi(u.Uid)
-	if err == nil {
-		gid, err = strconv.Atoi(u.Gid)
-	}
-	return uid, gid, err
-}
-
-// uncreateTarget removes what createTarget has made and nobody has written to.
-func (p *patcher) uncreateTarget() error {
-	err := p.file.CheckName(p.identity)
-	if err == nil {
-		err = os.Remove(p.Target)
-	}
-	return errors.Join(err, p.file.Close())
+	return t.checkOwner()
 }
 
 // size returns the target's size, 0 if it doesn't exist.
-func (p *patcher) size() int64 {
-	if p.file == nil {
+func (t *target) size() int64 {
+	if t.file == nil {
 		return 0
 	}
-	return p.file.Size()
+	return t.file.Size()
 }
 
 // checkSize refuses an image that does not fit on a device, or is larger than a file
 // can be. size -1 is not known.
-func (p *patcher) checkSize(size int64) error {
+func (t *target) checkSize(size int64) error {
 	switch {
-	case size <= p.size():
+	case size <= t.size():
 		return nil
-	case p.file == nil || !p.file.IsBlock():
-		return blockdev.CheckFileSize(p.Target, size)
+	case t.file == nil || !t.file.IsBlock():
+		return blockdev.CheckFileSize(t.Target, size)
 	}
-	return exit.Fail(exit.BadStream, "%s is too small: it has %d bytes, the image %d", p.Target, p.file.Size(), size)
-}
-
-// setClean remembers the target as the delta's source image, and the witness of when
-// it was proved. Everything before it must be on the disk.
-func (p *patcher) setClean(d rdiff.Delta, witness string) error {
-	return p.remember(&state.Record{Phase: state.Clean, Image: d.Source, Peer: p.peerName(), Witness: witness})
+	return exit.Fail(exit.BadStream, "%s is too small: it has %d bytes, the image %d", t.Target, t.file.Size(), size)
 }
 
 // peerName is the source host as far as it is known. That of an apply which is to be
 // finished is known from before: who finishes it may be a third host.
-func (p *patcher) peerName() string {
-	if p.Peer != "" {
-		return p.Peer
+func (t *target) peerName() string {
+	if t.Peer != "" {
+		return t.Peer
 	}
-	if p.record.Phase == state.Applying {
-		return p.record.Peer
+	if t.before.Phase == state.Applying {
+		return t.before.Peer
 	}
-	address, _, _ := strings.Cut(p.Session, " ")
+	address, _, _ := strings.Cut(t.Session, " ")
 	return address
+}
+
+// remember saves what the target is now. Whose standby it is stays with it, whatever
+// becomes of its content.
+func (t *target) remember(r *state.Record) error {
+	r.Disk, r.UUID = cmp.Or(t.Disk, t.before.Disk), cmp.Or(t.UUID, t.before.UUID)
+	return t.device.Save(r)
+}
+
+// phase returns what is remembered now; what can't be read may be an apply.
+func (t *target) phase() state.Phase {
+	r, err := t.device.Load()
+	if err != nil {
+		return state.Applying
+	}
+	return r.Phase
+}
+
+// forget remembers the target as a mix that no spool leads out of.
+func (t *target) forget(spool string) error {
+	if err := t.remember(&state.Record{Phase: state.Incomplete, Peer: t.before.Peer}); err != nil {
+		return err
+	}
+	removeDurably(spool)
+	return nil
+}
+
+// removeDurably removes a file whose name must not come back after a crash.
+func removeDurably(path string) {
+	if os.Remove(path) == nil {
+		durable.SyncDir(filepath.Dir(path))
+	}
 }

@@ -13,7 +13,7 @@ func TestActive(t *testing.T) {
 	img, open := image(t), image(t)
 	uri := node(t, guest("runs", 1, 1, disk("file", "file", img, "xvda", ""))+
 		guest("off", 2, 5, disk("file", "file", img, "xvda", ""))+
-		guest("net", 3, 1, "<disk type='network' device='disk'><source protocol='nbd'><host name='h'/></source><target dev='xvda' bus='xen'/></disk>")+
+		guest("net", 3, 1, networkDisk("xvda"))+
 		guest("held", 4, 5, disk("file", "file", open, "xvda", "")))
 	f, err := os.Open(open)
 	if err != nil {
@@ -26,7 +26,8 @@ func TestActive(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { holder.Process.Kill(); holder.Wait() }()
-	held := fmt.Sprintf("xb-locate: held is not active here (virsh: shut off (unknown)), but its disk xvda (%s) is in use: process %d (sleep) has it open\n", open, holder.Process.Pid)
+	held := fmt.Sprintf("xb-locate: held is not active here (virsh: shut off (unknown)), "+
+		"but its disk xvda (%s) is in use: process %d (sleep) has it open\n", open, holder.Process.Pid)
 	for ask, want := range map[string]result{
 		"runs":                    {stdout: "yes\n"},
 		"off":                     {stdout: "no\n"},
@@ -76,7 +77,8 @@ func TestKnown(t *testing.T) {
 		}
 	}
 	r := locateCommand(t, nil, "--known", "-c", uri+".none", "--toolstack", "virsh", "runs")
-	if r.status != 69 || r.stdout != "" || !strings.HasPrefix(r.stderr, "xb-locate: cannot tell whether runs is known: virsh: ") {
+	if r.status != 69 || r.stdout != "" ||
+		!strings.HasPrefix(r.stderr, "xb-locate: cannot tell whether runs is known: virsh: ") {
 		t.Errorf("no answer: %+v", r)
 	}
 }

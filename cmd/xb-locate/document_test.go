@@ -25,14 +25,16 @@ func TestDocumentTravels(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	uri := node(t, secretGuest("<pool type='dir'><name>pool1</name><uuid>35bb2ad9-388a-cdfe-461a-b8907f6e53fe</uuid><target><path>"+dir+
+	uri := node(t, secretGuest("<pool type='dir'><name>pool1</name><uuid>35bb2ad9-388a-cdfe-461a-b8907f6e53fe</uuid>"+
+		"<target><path>"+dir+
 		"</path></target><volume><name>vol1</name><capacity>1</capacity></volume></pool>", img))
 	r := locateCommand(t, nil, "--document", "-c", uri, "--toolstack", "virsh", "domu1")
 	if r.status != 0 || r.stderr != "" {
 		t.Fatalf("%+v", r)
 	}
 	document := r.stdout
-	for _, part := range []string{"passwd='geheim'", "<disk type='file' device='disk'>\n      <source file='" + volume + "'/>\n      <target dev='xvdb'"} {
+	for _, part := range []string{"passwd='geheim'",
+		"<disk type='file' device='disk'>\n      <source file='" + volume + "'/>\n      <target dev='xvdb'"} {
 		if !strings.Contains(document, part) {
 			t.Errorf("no %s in %s", part, document)
 		}
@@ -40,17 +42,20 @@ func TestDocumentTravels(t *testing.T) {
 	if strings.Contains(document, " id='") || strings.Contains(document, "pool1") {
 		t.Errorf("it is of this host: %s", document)
 	}
-	if r := locateCommand(t, strings.NewReader(document), "--uuid", "--xml", "-"); r != (result{stdout: "00000000-0000-4000-8000-000000000001\n"}) {
+	uuid := result{stdout: "00000000-0000-4000-8000-000000000001\n"}
+	if r := locateCommand(t, strings.NewReader(document), "--uuid", "--xml", "-"); r != uuid {
 		t.Errorf("its UUID: %+v", r)
 	}
 
 	state := filepath.Join(dir, "new", "state")
 	kept := filepath.Join(state, "xml", "domu1.xml")
 	store := func(document string, args ...string) result {
-		return locateCommand(t, strings.NewReader(document), append([]string{"--store", "domu1", "--state-dir", state}, args...)...)
+		return locateCommand(t, strings.NewReader(document),
+			append([]string{"--store", "domu1", "--state-dir", state}, args...)...)
 	}
 	uris := "file://" + strings.ReplaceAll(img, " ", "%20") + "=file://" + strings.ReplaceAll(there, " ", "%20")
-	if r := store(document, "--map", uris, "--drop", "xvdb"); r != (result{stderr: "xb-locate: domu1: left out: disk xvdb: it is excluded\n"}) {
+	excluded := result{stderr: "xb-locate: domu1: left out: disk xvdb: it is excluded\n"}
+	if r := store(document, "--map", uris, "--drop", "xvdb"); r != excluded {
 		t.Errorf("%+v", r)
 	}
 	checkModes(t, kept)
@@ -70,15 +75,19 @@ func TestDocumentTravels(t *testing.T) {
 		"":                         {65, "", "no domain document"},
 		strings.Replace(document, "<name>domu1", "<name>domu2", 1): {65, "", "this is the document of domu2, not of domu1"},
 		"name = 'domu1'\n": {65, "", "the configuration is cut"},
-		strings.Replace(document, "</domain>", strings.Repeat("<a>", 300)+strings.Repeat("</a>", 300)+"</domain>", 1): {65, "", "more than 256 elements deep"},
+		strings.Replace(document, "</domain>", strings.Repeat("<a>", 300)+strings.Repeat("</a>", 300)+"</domain>", 1): {65,
+			"", "more than 256 elements deep"},
 	} {
 		r := store(document)
-		if after, _ := os.ReadFile(kept); r.status != want.status || !strings.Contains(r.stderr, want.stderr) || string(after) != string(before) {
+		if after, _ := os.ReadFile(kept); r.status != want.status || !strings.Contains(r.stderr, want.stderr) ||
+			string(after) != string(before) {
 			t.Errorf("%.60q: %+v, and %.60q is kept", document, r, after)
 		}
 	}
-	for _, args := range [][]string{{"--map", "a"}, {"--map", "a=/b"}, {"--map", "/a=b"}, {"--map", "/a=/b", "--map", "/a=/c"},
-		{"--map", "/a=/b=/c"}, {"--map", "/a=/c", "--map", "/b=/c"}, {"--map", "/a=file:///%zz"}, {"--drop", ""}, {"domu1"}, {"--all"}} {
+	for _, args := range [][]string{{"--map", "a"}, {"--map", "a=/b"}, {"--map", "/a=b"},
+		{"--map", "/a=/b", "--map", "/a=/c"},
+		{"--map", "/a=/b=/c"}, {"--map", "/a=/c", "--map", "/b=/c"}, {"--map", "/a=file:///%zz"}, {"--drop", ""}, {"domu1"},
+		{"--all"}} {
 		if r := store(document, args...); r.status != 64 {
 			t.Errorf("%q: %+v", args, r)
 		}
@@ -101,10 +110,13 @@ func TestBundleTravels(t *testing.T) {
 	if err := os.WriteFile(vars, []byte("variables"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	uri := node(t, strings.Replace(guest("web", 1, 1, "<hostdev mode='subsystem' type='usb'><source><address bus='1' device='2'/></source></hostdev>"),
-		"<os><type>hvm</type></os>", "<os><type>hvm</type><loader type='pflash'>/dev/null</loader><nvram>"+vars+"</nvram></os>", 1))
+	uri := node(t, strings.Replace(guest("web", 1, 1,
+		"<hostdev mode='subsystem' type='usb'><source><address bus='1' device='2'/></source></hostdev>"),
+		"<os><type>hvm</type></os>",
+		"<os><type>hvm</type><loader type='pflash'>/dev/null</loader><nvram>"+vars+"</nvram></os>", 1))
 	r := locateCommand(t, nil, "--document", "--bundle", bundle, "-c", uri, "--toolstack", "virsh", "web")
-	if r.status != 0 || r.stderr != "xb-locate: web: not carried: a host device (usb)\n" || !strings.Contains(r.stdout, vars) {
+	if r.status != 0 || r.stderr != "xb-locate: web: not carried: a host device (usb)\n" ||
+		!strings.Contains(r.stdout, vars) {
 		t.Fatalf("%+v", r)
 	}
 	text, err := os.ReadFile(bundle)
@@ -125,7 +137,8 @@ func TestBundleTravels(t *testing.T) {
 	checkModes(t, kept)
 	checkModes(t, files)
 	document, err := os.ReadFile(kept)
-	if want := "Its UEFI variables and TPM are to be put in place before it is defined:\n    tar -C / -xpf " + files + "\n"; err != nil || !strings.Contains(string(document), want) {
+	want := "Its UEFI variables and TPM are to be put in place before it is defined:\n    tar -C / -xpf " + files + "\n"
+	if err != nil || !strings.Contains(string(document), want) {
 		t.Errorf("%v, no %s in %s", err, want, document)
 	}
 	if out, err := exec.Command("tar", "-xOf", files).Output(); err != nil || string(out) != "variables" {
@@ -148,7 +161,9 @@ func TestBundleTravels(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(state, "xml", "*")); len(left) != 1 {
 		t.Errorf("there is %q", left)
 	}
-	if r := locateCommand(t, nil, "--document", "--bundle", filepath.Join(dir, "none", "x"), "-c", uri, "--toolstack", "virsh", "web"); r.status != 73 || r.stdout != "" {
+	nowhere := filepath.Join(dir, "none", "x")
+	r = locateCommand(t, nil, "--document", "--bundle", nowhere, "-c", uri, "--toolstack", "virsh", "web")
+	if r.status != 73 || r.stdout != "" {
 		t.Errorf("no directory: %+v", r)
 	}
 }
@@ -176,7 +191,8 @@ func TestStoreXL(t *testing.T) {
 	if err := os.Chmod(filepath.Join(state, "xml"), 0o755); err != nil { // as somebody may have left it
 		t.Fatal(err)
 	}
-	if r := locateCommand(t, strings.NewReader("<domain><name>domu1</name></domain>"), "--store", "domu1", "--state-dir", state); r != (result{}) {
+	small := strings.NewReader("<domain><name>domu1</name></domain>")
+	if r := locateCommand(t, small, "--store", "domu1", "--state-dir", state); r != (result{}) {
 		t.Errorf("%+v", r)
 	}
 	checkModes(t, filepath.Join(state, "xml", "domu1.xml"))

@@ -49,8 +49,14 @@ func guest(name string, uuid, state int, disks string) string {
 <devices>%s</devices><test:runstate>%d</test:runstate></domain>`, name, uuid, disks, state)
 }
 
+func networkDisk(target string) string {
+	return "<disk type='network' device='disk'><source protocol='nbd'><host name='h'/></source>" +
+		"<target dev='" + target + "' bus='xen'/></disk>"
+}
+
 func disk(kind, attribute, source, target, more string) string {
-	return fmt.Sprintf("<disk type='%s' device='disk'><source %s='%s'/><target dev='%s' bus='xen'/>%s</disk>", kind, attribute, source, target, more)
+	return fmt.Sprintf("<disk type='%s' device='disk'><source %s='%s'/><target dev='%s' bus='xen'/>%s</disk>", kind,
+		attribute, source, target, more)
 }
 
 func image(t *testing.T) string {
@@ -86,7 +92,8 @@ func TestNames(t *testing.T) {
 	t.Parallel()
 	img := map[string]string{}
 	var guests string
-	names := []string{"-dash", "a; b  c", "2", "--all", "$(id)", "domü", "a'b", "99", "00000000-0000-4000-8000-000000000001"}
+	names := []string{"-dash", "a; b  c", "2", "--all", "$(id)", "domü", "a'b", "99",
+		"00000000-0000-4000-8000-000000000001"}
 	for i, name := range names {
 		img[name] = image(t)
 		guests += guest(strings.ReplaceAll(name, "'", "&#39;"), i+1, 1, disk("file", "file", img[name], "xvda", ""))
@@ -142,7 +149,7 @@ func TestDisks(t *testing.T) {
 			"<disk type='volume' device='disk'><source pool='pool 1' volume='vol1'/><target dev='xvdb' bus='xen'/></disk>"+
 			disk("file", "file", img, "xvds", "<shareable/>"))+
 		guest("bad", 2, 1, disk("file", "file", img, "xvda", "")+
-			"<disk type='network' device='disk'><source protocol='nbd'><host name='h'/></source><target dev='xvdb' bus='xen'/></disk>"+
+			networkDisk("xvdb")+
 			"<disk type='volume' device='disk'><source pool='pool 1' volume='vol2'/><target dev='xvdc' bus='xen'/></disk>")+
 		guest("diskless", 3, 1, "")+
 		guest("gone", 4, 1, disk("block", "dev", "/dev/none/such", "xvda", "")))
@@ -162,7 +169,8 @@ func TestDisks(t *testing.T) {
 	if r := ask("mixed", "--exclude", "xvds"); r != (result{stdout: lines}) {
 		t.Errorf("mixed, the shareable one excluded: %+v", r)
 	}
-	if r := ask("mixed", "--exclude", "sda"); r != (result{0, lines, shared + "xb-locate: mixed has no disk sda to exclude\n"}) {
+	none := result{0, lines, shared + "xb-locate: mixed has no disk sda to exclude\n"}
+	if r := ask("mixed", "--exclude", "sda"); r != none {
 		t.Errorf("mixed, none excluded: %+v", r)
 	}
 	all := "xvda\t" + link + "\texcluded\nxvdb\t" + volume + "\t-\nxvdc\t" + img + "\t-\nxvdr\t" + img +
@@ -171,22 +179,27 @@ func TestDisks(t *testing.T) {
 		t.Errorf("mixed, all: %+v", r)
 	}
 	if r := ask("bad"); r.status != 78 || r.stdout != "" ||
-		!strings.HasPrefix(r.stderr, "xb-locate: bad has disks that cannot be copied; --exclude TARGET leaves one out\n  xvdb: network disk nbd: not on this host\n  xvdc: storage volume pool 1/vol2 cannot be resolved: virsh: failed to get vol 'vol2'") {
+		!strings.HasPrefix(r.stderr, "xb-locate: bad has disks that cannot be copied; --exclude TARGET leaves one out\n"+
+			"  xvdb: network disk nbd: not on this host\n"+
+			"  xvdc: storage volume pool 1/vol2 cannot be resolved: virsh: failed to get vol 'vol2'") {
 		t.Errorf("bad: %+v", r)
 	}
 	if r := ask("bad", "--exclude", "xvdb", "--exclude", "xvdc"); r != (result{stdout: "xvda\t" + img + "\n"}) {
 		t.Errorf("bad, excluded: %+v", r)
 	}
-	if r := ask("bad", "--all"); r.status != 78 || strings.Count(r.stdout, "\n") != 3 || !strings.Contains(r.stdout, "xvdb\t-\tnetwork disk nbd") {
+	if r := ask("bad", "--all"); r.status != 78 || strings.Count(r.stdout, "\n") != 3 ||
+		!strings.Contains(r.stdout, "xvdb\t-\tnetwork disk nbd") {
 		t.Errorf("bad, all: %+v", r)
 	}
 	if r := ask("diskless"); r != (result{0, "", "xb-locate: diskless has no disk to copy\n"}) {
 		t.Errorf("diskless: %+v", r)
 	}
-	if r := ask("gone"); r != (result{0, "xvda\t/dev/none/such\n", "xb-locate: gone: disk xvda: /dev/none/such: no such file or directory\n"}) {
+	missing := "xb-locate: gone: disk xvda: /dev/none/such: no such file or directory\n"
+	if r := ask("gone"); r != (result{0, "xvda\t/dev/none/such\n", missing}) {
 		t.Errorf("gone: %+v", r)
 	}
-	if r := ask("-v", "bad", "--exclude=xvdb", "--exclude=xvdc"); r.stderr != "xb-locate: virsh: bad is running (unknown)\n" {
+	r := ask("-v", "bad", "--exclude=xvdb", "--exclude=xvdc")
+	if r.stderr != "xb-locate: virsh: bad is running (unknown)\n" {
 		t.Errorf("verbose: %+v", r)
 	}
 }
@@ -203,13 +216,16 @@ func TestJSON(t *testing.T) {
 	}{
 		{[]string{"--json"}, []any{one}},
 		{[]string{"--json", "--exclude", "xvda"}, []any{}},
-		{[]string{"--json", "--all"}, []any{one, map[string]any{"target": "hdc", "source": "", "device": "cdrom", "skip": "cdrom"}}},
+		{[]string{"--json", "--all"},
+			[]any{one, map[string]any{"target": "hdc", "source": "", "device": "cdrom", "skip": "cdrom"}}},
 	} {
-		r := locateCommand(t, nil, append(c.args, "-qc", uri, "--toolstack", "virsh", "00000000-0000-4000-8000-000000000001")...)
+		r := locateCommand(t, nil, append(c.args, "-qc", uri, "--toolstack", "virsh",
+			"00000000-0000-4000-8000-000000000001")...)
 		var got map[string]any
 		err := json.Unmarshal([]byte(r.stdout), &got)
 		want := map[string]any{"domain": "domu1", "state": "paused (unknown)", "toolstack": "virsh", "disks": c.disks}
-		if err != nil || r.status != 0 || r.stderr != "" || !reflect.DeepEqual(got, want) || strings.Count(r.stdout, "\n") != 1 {
+		if err != nil || r.status != 0 || r.stderr != "" || !reflect.DeepEqual(got, want) ||
+			strings.Count(r.stdout, "\n") != 1 {
 			t.Errorf("%v: %+v", c.args, r)
 		}
 	}
@@ -241,7 +257,8 @@ func TestDiskOpen(t *testing.T) {
 			t.Errorf("%+v, want %+v", r, want)
 		}
 	}
-	ask(result{75, "", fmt.Sprintf("xb-locate: domu1 is not active here (virsh: shut off (unknown)), but its disk xvda (%s) is in use: process %d (sleep) has it open\n", img, holder.Process.Pid)})
+	ask(result{75, "", fmt.Sprintf("xb-locate: domu1 is not active here (virsh: shut off (unknown)), "+
+		"but its disk xvda (%s) is in use: process %d (sleep) has it open\n", img, holder.Process.Pid)})
 	time.AfterFunc(1500*time.Millisecond, func() { holder.Process.Kill() })
 	ask(result{1, "", "xb-locate: domu1 is not active here (virsh: shut off (unknown))\n"})
 }
@@ -262,7 +279,8 @@ func TestLinkedImageInUse(t *testing.T) {
 	}
 	device := strings.TrimSpace(string(out))
 	t.Cleanup(func() { exec.Command("losetup", "--detach", device).Run() })
-	want := result{75, "", "xb-locate: domu1 is not active here (virsh: shut off (unknown)), but its disk xvda (" + link + ") is in use: backs " + device + "\n"}
+	want := result{75, "", "xb-locate: domu1 is not active here (virsh: shut off (unknown)), but its disk xvda (" + link +
+		") is in use: backs " + device + "\n"}
 	if r := locateCommand(t, nil, "-c", uri, "--toolstack", "virsh", "domu1"); r != want {
 		t.Errorf("%+v, want %+v", r, want)
 	}
@@ -278,9 +296,11 @@ func TestXMLFile(t *testing.T) {
 		}
 		return path
 	}
-	good := "<domain type='xen'><name>d</name><devices>" + disk("block", "dev", "/dev/VolGroupXX/LogVolDomU1", "xvda", "") + "</devices></domain>\n"
+	good := "<domain type='xen'><name>d</name><devices>" +
+		disk("block", "dev", "/dev/VolGroupXX/LogVolDomU1", "xvda", "") + "</devices></domain>\n"
 	const line = "xvda\t/dev/VolGroupXX/LogVolDomU1\n"
-	if r := locateCommand(t, nil, "--xml", "file://localhost"+strings.ReplaceAll(write("good file.xml", good), " ", "%20")); r != (result{stdout: line}) {
+	uri := "file://localhost" + strings.ReplaceAll(write("good file.xml", good), " ", "%20")
+	if r := locateCommand(t, nil, "--xml", uri); r != (result{stdout: line}) {
 		t.Errorf("by its URI: %+v", r)
 	}
 	if r := locateCommand(t, nil, "--xml", write("good-file.xml", good)); r != (result{stdout: line}) {
@@ -301,7 +321,8 @@ func TestXMLFile(t *testing.T) {
 		{dir, 74, "cannot read: read " + dir + ": is a directory\n"},
 		{"/dev/zero", 65, "/dev/zero: longer than 4 MiB: no domain document\n"},
 	} {
-		if r := locateCommand(t, nil, "--xml", c.file); r.status != c.status || r.stdout != "" || !strings.HasSuffix(r.stderr, c.want) {
+		if r := locateCommand(t, nil, "--xml", c.file); r.status != c.status || r.stdout != "" ||
+			!strings.HasSuffix(r.stderr, c.want) {
 			t.Errorf("%s: %+v, want %d, %q", c.file, r, c.status, c.want)
 		}
 	}
@@ -322,7 +343,8 @@ func TestUsage(t *testing.T) {
 		{}, {"a", "b"}, {""}, {" "}, {"a\nb"}, {"a\x1bb"}, {"--xml", "f", "domu1"}, {"--xml", "f", "--toolstack", "xl"},
 		{"--toolstack", "xm", "a"}, {"--exclude", "", "a"}, {"--exclude"}, {"-c"}, {"--nosuch", "a"}, {"--json=1", "a"},
 	} {
-		if r := locateCommand(t, nil, args...); r.status != 64 || r.stdout != "" || !strings.HasSuffix(r.stderr, "try 'xb-locate --help'\n") {
+		if r := locateCommand(t, nil, args...); r.status != 64 || r.stdout != "" ||
+			!strings.HasSuffix(r.stderr, "try 'xb-locate --help'\n") {
 			t.Errorf("%q: %+v", args, r)
 		}
 	}

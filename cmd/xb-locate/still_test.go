@@ -21,12 +21,13 @@ func TestStill(t *testing.T) {
 		t.Fatalf("%+v, want %+v", r, want)
 	}
 	still := func(uri string, more ...string) result {
-		return locateCommand(t, nil, append(append([]string{"--still", note, "-c", uri, "--toolstack", "virsh"}, more...), "domu1")...)
+		return locateCommand(t, nil,
+			append(append([]string{"--still", note, "-c", uri, "--toolstack", "virsh"}, more...), "domu1")...)
 	}
 	if r := still(before); r != (result{}) {
 		t.Errorf("nothing has happened: %+v", r)
 	}
-	network := "<disk type='network' device='disk'><source protocol='nbd'><host name='h'/></source><target dev='xvdb' bus='xen'/></disk>"
+	network := networkDisk("xvdb")
 	cdrom := "<disk type='file' device='cdrom'><source file='/iso'/><target dev='hdc'/></disk>"
 	first := guest("before", 9, 1, "")
 	for what, c := range map[string]struct {
@@ -34,20 +35,24 @@ func TestStill(t *testing.T) {
 		want string // the words; "" for no change
 	}{
 		"paused, another medium": {first + guest("domu1", 1, 3, two(a, b)+cdrom), ""},
-		"pivoted":                {first + guest("domu1", 1, 1, two(a, other)), "its disk xvdb is " + other + ", and was " + b},
-		"pivoted to a network":   {first + guest("domu1", 1, 1, disk("file", "file", a, "xvda", "")+network), "its disk xvdb cannot be copied: "},
-		"unplugged":              {first + guest("domu1", 1, 1, disk("file", "file", a, "xvda", "")), "its disk xvdb is gone"},
-		"plugged in":             {first + guest("domu1", 1, 1, two(a, b)+disk("file", "file", other, "xvdc", "")), "it has a new disk xvdc"},
-		"stopped":                {first + guest("domu1", 1, 5, two(a, b)), "not active here"},
-		"gone":                   {first, "not active here"},
-		"started again":          {first + guest("between", 8, 1, "") + guest("domu1", 1, 1, two(a, b)), "it was started again"},
-		"replaced":               {first + guest("domu1", 7, 1, two(a, b)), "it is another domain"},
+		"pivoted": {first + guest("domu1", 1, 1, two(a, other)),
+			"its disk xvdb is " + other + ", and was " + b},
+		"pivoted to a network": {first + guest("domu1", 1, 1, disk("file", "file", a, "xvda", "")+network),
+			"its disk xvdb cannot be copied: "},
+		"unplugged": {first + guest("domu1", 1, 1, disk("file", "file", a, "xvda", "")), "its disk xvdb is gone"},
+		"plugged in": {first + guest("domu1", 1, 1, two(a, b)+disk("file", "file", other, "xvdc", "")),
+			"it has a new disk xvdc"},
+		"stopped":       {first + guest("domu1", 1, 5, two(a, b)), "not active here"},
+		"gone":          {first, "not active here"},
+		"started again": {first + guest("between", 8, 1, "") + guest("domu1", 1, 1, two(a, b)), "it was started again"},
+		"replaced":      {first + guest("domu1", 7, 1, two(a, b)), "it is another domain"},
 	} {
 		r := still(node(t, c.node))
 		switch {
 		case c.want == "" && r != (result{}):
 			t.Errorf("%s: %+v", what, r)
-		case c.want != "" && (r.status != 75 || r.stdout != "" || !strings.Contains(r.stderr, "domu1 is not what it was") || !strings.Contains(r.stderr, c.want)):
+		case c.want != "" && (r.status != 75 || r.stdout != "" || !strings.Contains(r.stderr, "domu1 is not what it was") ||
+			!strings.Contains(r.stderr, c.want)):
 			t.Errorf("%s: %+v, want %q", what, r, c.want)
 		}
 	}
@@ -69,7 +74,8 @@ func TestStill(t *testing.T) {
 func TestNote(t *testing.T) {
 	t.Parallel()
 	img, note := image(t), filepath.Join(t.TempDir(), "note")
-	uri := node(t, guest("domu1", 1, 1, disk("file", "file", img, "xvda", ""))+guest("off", 2, 5, disk("file", "file", img, "xvda", "")))
+	uri := node(t, guest("domu1", 1, 1, disk("file", "file", img, "xvda", ""))+
+		guest("off", 2, 5, disk("file", "file", img, "xvda", "")))
 	base := []string{"-c", uri, "--toolstack", "virsh"}
 	for args, want := range map[string]int{
 		"--note " + note + " off":                        1,

@@ -205,7 +205,8 @@ func TestReflinkCauses(t *testing.T) {
 	c.Stderr = &words
 	c.Run()
 	said := words.String()
-	if c.ProcessState.ExitCode() != 73 || !strings.Contains(said, "its limit is 65536") || strings.Contains(said, "reflink=1") {
+	if c.ProcessState.ExitCode() != 73 || !strings.Contains(said, "its limit is 65536") ||
+		strings.Contains(said, "reflink=1") {
 		t.Errorf("%v: %s", c.ProcessState, said)
 	}
 }

@@ -136,7 +136,8 @@ func readBundle(r io.Reader, files io.Writer) (d *Document, members int, err err
 			if d, err = readDocument(in); err != nil {
 				return nil, 0, err
 			}
-		case header.Typeflag != tar.TypeReg && header.Typeflag != tar.TypeDir, header.Size > maxMember, len(paths) == maxMembers:
+		case header.Typeflag != tar.TypeReg && header.Typeflag != tar.TypeDir,
+			header.Size > maxMember, len(paths) == maxMembers:
 			return nil, 0, fmt.Errorf("%s in the bundle: not a small file or a directory, or too many", header.Name)
 		default:
 			if err := out.WriteHeader(header); err != nil {
@@ -152,7 +153,8 @@ func readBundle(r io.Reader, files io.Writer) (d *Document, members int, err err
 		return nil, 0, errors.New("the bundle goes on behind its document")
 	}
 	for _, path := range paths {
-		if !slices.ContainsFunc(d.Domain.belongings(), func(root string) bool { return path == root || strings.HasPrefix(path, root+"/") }) {
+		within := func(root string) bool { return path == root || strings.HasPrefix(path, root+"/") }
+		if !slices.ContainsFunc(d.Domain.belongings(), within) {
 			return nil, 0, fmt.Errorf("%s in the bundle is nothing of %s", path, d.Domain.Name)
 		}
 	}

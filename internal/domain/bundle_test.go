@@ -15,8 +15,10 @@ import (
 // uefiGuest has variables of its firmware and a TPM below dir.
 func uefiGuest(dir string) string {
 	return "<domain type='kvm'><name>web</name><uuid>4DEA22B3-1D52-D8F3-2516-782E98AB3FA0</uuid>" +
-		"<os><loader type='pflash'>/dev/null</loader><nvram template='/none/VARS.fd'>" + dir + "/nvram/web_VARS.fd</nvram></os><devices>" +
-		"<tpm model='tpm-crb'><backend type='emulator' version='2.0'><source type='dir' path='" + dir + "/swtpm'/></backend></tpm>" +
+		"<os><loader type='pflash'>/dev/null</loader><nvram template='/none/VARS.fd'>" + dir +
+		"/nvram/web_VARS.fd</nvram></os><devices>" +
+		"<tpm model='tpm-crb'><backend type='emulator' version='2.0'><source type='dir' path='" + dir +
+		"/swtpm'/></backend></tpm>" +
 		"</devices></domain>\n"
 }
 
@@ -44,7 +46,8 @@ func TestBundle(t *testing.T) {
 	}
 	text := uefiGuest(h.root)
 	whole, words := bundle(t, text)
-	if want := fmt.Sprintf("[%s/swtpm/tpm2/big is longer than 16 MiB %[1]s/swtpm/tpm2/link is no regular file]", h.root); fmt.Sprint(words) != want {
+	want := "[" + h.root + "/swtpm/tpm2/big is longer than 16 MiB " + h.root + "/swtpm/tpm2/link is no regular file]"
+	if fmt.Sprint(words) != want {
 		t.Errorf("it says %v, want %s", words, want)
 	}
 	var files bytes.Buffer
@@ -82,7 +85,8 @@ func TestBundle(t *testing.T) {
 	}
 	// Every prefix is refused: the document comes last.
 	for n := 0; n < len(whole)-1024; n += 1 + n%997 {
-		if d, _, err := readBundle(bytes.NewReader(whole[:n]), io.Discard); err == nil && n < bytes.LastIndex(whole, []byte("</domain>"))+len("</domain>") {
+		if d, _, err := readBundle(bytes.NewReader(whole[:n]), io.Discard); err == nil &&
+			n < bytes.LastIndex(whole, []byte("</domain>"))+len("</domain>") {
 			t.Fatalf("the first %d bytes give %+v", n, d)
 		}
 	}
@@ -113,16 +117,19 @@ func TestBundleRefused(t *testing.T) {
 		members []tar.Header
 		want    string
 	}{
-		"another file":          {[]tar.Header{file("etc/passwd"), document}, "/etc/passwd in the bundle is nothing of web"},
-		"a way out":             {[]tar.Header{file("x/swtpm/../../etc/passwd"), document}, "/etc/passwd in the bundle is nothing of web"},
+		"another file": {[]tar.Header{file("etc/passwd"), document}, "/etc/passwd in the bundle is nothing of web"},
+		"a way out": {[]tar.Header{file("x/swtpm/../../etc/passwd"), document},
+			"/etc/passwd in the bundle is nothing of web"},
 		"a name that is longer": {[]tar.Header{file("x/swtpm2/a"), document}, "/x/swtpm2/a in the bundle is nothing of web"},
-		"a link":                {[]tar.Header{{Typeflag: tar.TypeSymlink, Name: "x/swtpm/a", Linkname: "/etc"}, document}, "not a small file"},
-		"a device":              {[]tar.Header{{Typeflag: tar.TypeBlock, Name: "x/swtpm/a"}, document}, "not a small file"},
-		"too large":             {[]tar.Header{{Typeflag: tar.TypeReg, Name: "x/swtpm/a", Size: maxMember + 1}}, "not a small file"},
-		"too many":              {many, "not a small file"},
-		"no document":           {[]tar.Header{file("x/swtpm/a")}, "no document in it"},
-		"two documents":         {[]tar.Header{document, document}, "goes on behind its document"},
-		"a file behind it":      {[]tar.Header{document, file("x/swtpm/a")}, "goes on behind its document"},
+		"a link": {[]tar.Header{{Typeflag: tar.TypeSymlink, Name: "x/swtpm/a", Linkname: "/etc"}, document},
+			"not a small file"},
+		"a device": {[]tar.Header{{Typeflag: tar.TypeBlock, Name: "x/swtpm/a"}, document}, "not a small file"},
+		"too large": {[]tar.Header{{Typeflag: tar.TypeReg, Name: "x/swtpm/a", Size: maxMember + 1}},
+			"not a small file"},
+		"too many":         {many, "not a small file"},
+		"no document":      {[]tar.Header{file("x/swtpm/a")}, "no document in it"},
+		"two documents":    {[]tar.Header{document, document}, "goes on behind its document"},
+		"a file behind it": {[]tar.Header{document, file("x/swtpm/a")}, "goes on behind its document"},
 	} {
 		var b bytes.Buffer
 		out := tar.NewWriter(&b)
@@ -154,7 +161,8 @@ func TestStays(t *testing.T) {
 		"<filesystem type='mount'><driver type='virtiofs'/><source dir='/srv/share'/><target dir='x'/></filesystem>"+
 		"<memory model='nvdimm'><source><path>/x</path></source></memory><memory model='dimm'/>"+
 		"<tpm><backend type='passthrough'/></tpm></devices></domain>")
-	want := "[a host device (scsi) a host device (capabilities) the shared directory /srv/share the content of its nvdimm a TPM (passthrough)]"
+	want := "[a host device (scsi) a host device (capabilities) the shared directory /srv/share " +
+		"the content of its nvdimm a TPM (passthrough)]"
 	if fmt.Sprint(d.Stays) != want {
 		t.Errorf("%v, want %s", d.Stays, want)
 	}

@@ -48,7 +48,9 @@ func Claims(ctx context.Context, choice, path string) ([]Claim, error) {
 	return l.claims(ctx, path, newVirsh("").volumePath)
 }
 
-func (l *Locator) claims(ctx context.Context, path string, volumePath func(context.Context, string, string) (string, error)) (claims []Claim, err error) {
+func (l *Locator) claims(
+	ctx context.Context, path string, volumePath func(context.Context, string, string) (string, error),
+) (claims []Claim, err error) {
 	seen := make(map[Claim]bool)
 	for _, list := range l.lists(ctx) {
 		var domains []*Domain

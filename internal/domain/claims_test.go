@@ -14,7 +14,8 @@ import (
 
 // definition is a shut-off domain of the KVM driver.
 func definition(name, uuid, disks string) string {
-	return "<domain type='kvm'><name>" + name + "</name><uuid>" + uuid + "</uuid><devices>" + disks + "</devices></domain>\n\n"
+	return "<domain type='kvm'><name>" + name + "</name><uuid>" + uuid + "</uuid><devices>" + disks +
+		"</devices></domain>\n\n"
 }
 
 func TestClaims(t *testing.T) {
@@ -24,7 +25,12 @@ func TestClaims(t *testing.T) {
 	img := h.file("srv/a.img", "")
 	link := h.link("srv/link.img", img)
 	missing := h.root + "/srv/none.img"
-	const u1, u2, u3, u4 = "11111111-0000-4000-8000-000000000001", "11111111-0000-4000-8000-000000000002", "11111111-0000-4000-8000-000000000003", "11111111-0000-4000-8000-000000000004"
+	const (
+		u1 = "11111111-0000-4000-8000-000000000001"
+		u2 = "11111111-0000-4000-8000-000000000002"
+		u3 = "11111111-0000-4000-8000-000000000003"
+		u4 = "11111111-0000-4000-8000-000000000004"
+	)
 	file := func(path, target string) string {
 		return "<disk type='file'><source file='" + path + "'/><target dev='" + target + "'/></disk>"
 	}
@@ -39,7 +45,8 @@ func TestClaims(t *testing.T) {
 		twice("pooled", u3, "<disk type='volume'><source pool='p' volume='a.img'/><target dev='vdp'/></disk>"+
 			"<disk type='volume'><source pool='q' volume='x'/><target dev='vdq'/></disk>"+
 			"<disk type='network'><source protocol='rbd' name='"+img+"'/><target dev='vdr'/></disk>")
-	answers := map[string]string{"virsh-list": list, "virsh-dumpxml": documents, "xl-list": xlHeader, "xl-list-l": captured(t, "running-xl-list-l-all.out")}
+	answers := map[string]string{"virsh-list": list, "virsh-dumpxml": documents, "xl-list": xlHeader,
+		"xl-list-l": captured(t, "running-xl-list-l-all.out")}
 	replay(t, answers)
 	l := Locator{Toolstacks: []Toolstack{newVirsh(""), &xl{etc: h.root + "/etc", proc: h.root, timeout: patience}}}
 	volumes := func(_ context.Context, pool, volume string) (string, error) {
@@ -49,8 +56,10 @@ func TestClaims(t *testing.T) {
 		return block, nil
 	}
 	for path, want := range map[string]string{
-		img:                           "[web (" + u1 + "), as its disk vda own (" + u2 + "), as its disk sda pooled (" + u3 + "), as its disk vdp " + h.root + "/etc/xen/old.cfg, as its disk (its configuration cannot be read)]",
-		block:                         "[own (" + u2 + "), as its disk sdb pooled (" + u3 + "), as its disk vdq xl1 (" + u4 + "), as its disk xvda]",
+		img: "[web (" + u1 + "), as its disk vda own (" + u2 + "), as its disk sda pooled (" + u3 +
+			"), as its disk vdp " + h.root + "/etc/xen/old.cfg, as its disk (its configuration cannot be read)]",
+		block: "[own (" + u2 + "), as its disk sdb pooled (" + u3 + "), as its disk vdq xl1 (" + u4 +
+			"), as its disk xvda]",
 		missing:                       "[web (" + u1 + "), as its disk vdb xl2, as its disk xvdb]",
 		h.root + "/none":              "[]",
 		"/dev/VolGroupXX/LogVolDomU1": "[domu1, as its disk xvda]",
@@ -61,16 +70,19 @@ func TestClaims(t *testing.T) {
 		}
 	}
 	asked, _ := os.ReadFile(filepath.Join(os.Getenv("REPLAY"), "virsh-dumpxml.asked"))
-	if want := "dumpxml --domain " + u1 + "; dumpxml --inactive --domain " + u1 + "; dumpxml"; !strings.HasPrefix(string(asked), want) {
+	want := "dumpxml --domain " + u1 + "; dumpxml --inactive --domain " + u1 + "; dumpxml"
+	if !strings.HasPrefix(string(asked), want) {
 		t.Errorf("libvirt was asked %q, want %q", asked, want)
 	}
 	answers["virsh-dumpxml"] = definition("web", u1, "")
 	replay(t, answers)
-	if got, err := l.claims(context.Background(), img, volumes); exit.StatusOf(err) != exit.Unavailable || !strings.Contains(err.Error(), "prints 1 documents of 3 domains") {
+	if got, err := l.claims(context.Background(), img, volumes); exit.StatusOf(err) != exit.Unavailable ||
+		!strings.Contains(err.Error(), "prints 1 documents of 3 domains") {
 		t.Errorf("documents are missing: %v, %v", got, err)
 	}
 	replay(t, both(virshBroken, xlNone))
-	if got, err := Claims(context.Background(), "auto", img); exit.StatusOf(err) != exit.Unavailable || !strings.Contains(err.Error(), "cannot tell whose disk "+img+" is") {
+	if got, err := Claims(context.Background(), "auto", img); exit.StatusOf(err) != exit.Unavailable ||
+		!strings.Contains(err.Error(), "cannot tell whose disk "+img+" is") {
 		t.Errorf("%v, %v", got, err)
 	}
 	t.Setenv("PATH", t.TempDir())

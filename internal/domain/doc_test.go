@@ -36,7 +36,8 @@ func TestParseXMLCaptured(t *testing.T) {
 			want.UUID = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0"
 			want.Disks = []Disk{{Target: "xvda", Device: "disk", Format: "raw", Source: "/dev/VolGroupXX/LogVolDomU1"}}
 		case "qdom1":
-			want.Disks = []Disk{{Target: "vda", Device: "disk", Format: "raw", Source: "/dev/VolGroupXX/LogVolIdle", Standalone: true}}
+			want.Disks = []Disk{{Target: "vda", Device: "disk", Format: "raw", Source: "/dev/VolGroupXX/LogVolIdle",
+				Standalone: true}}
 		}
 		d, err := parseXML(strings.NewReader(captured(t, name)))
 		if err != nil || !reflect.DeepEqual(*d, want) {
@@ -93,7 +94,8 @@ func TestParseXMLBad(t *testing.T) {
 		}
 	}
 	broken := errors.New("broken")
-	if _, err := parseXML(io.MultiReader(strings.NewReader(smallest[:40]), iotest.ErrReader(broken))); !errors.Is(err, broken) {
+	cut := io.MultiReader(strings.NewReader(smallest[:40]), iotest.ErrReader(broken))
+	if _, err := parseXML(cut); !errors.Is(err, broken) {
 		t.Errorf("a failed read gives %v", err)
 	}
 }
@@ -188,7 +190,8 @@ func TestXLCaptured(t *testing.T) {
 			t.Fatal(err)
 		}
 		d, err := list[len(list)-1].domain()
-		if err != nil || d.Name != "domu1" || d.UUID != "4dea22b3-1d52-d8f3-2516-782e98ab3fa0" || !reflect.DeepEqual(d.Disks, want) {
+		if err != nil || d.Name != "domu1" || d.UUID != "4dea22b3-1d52-d8f3-2516-782e98ab3fa0" ||
+			!reflect.DeepEqual(d.Disks, want) {
 			t.Errorf("%s: %+v, %v", name, d, err)
 		}
 	}
@@ -196,7 +199,8 @@ func TestXLCaptured(t *testing.T) {
 
 func TestXLListOdd(t *testing.T) {
 	const header = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n"
-	rows, err := parseXLList(header + "my domu 1  2 " + "                              3   256     1     ------      15.4\n" +
+	rows, err := parseXLList(header + "my domu 1  2 " +
+		"                              3   256     1     ------      15.4\n" +
 		"(null)                                       4     0     1     --ps-d       2.0\n")
 	if err != nil || len(rows) != 2 || rows[0] != (xlRow{"my domu 1  2", "3", "------"}) || rows[1].Name != "(null)" {
 		t.Errorf("%q, %v", rows, err)
@@ -230,31 +234,39 @@ func TestXLDisks(t *testing.T) {
 		`{"pdev_path": "/dev/vg/guest-volume", "vdev": "hda", "backend": "phy", "format": "raw", "removable": 1, "readwrite": 1}`:      plain,
 		`{"pdev_path": "/dev/vg/guest-volume", "vdev": "hda", "backend": "qdisk", "format": "raw", "readwrite": 1, "script": "block"}`: plain,
 		`{"pdev_path": "vg/guest-volume", "vdev": "hda", "format": "raw", "readwrite": 1}`:                                             plain,
-		`{"pdev_path": "/dev/vg/guest-volume", "vdev": "hda", "format": "raw"}`:                                                        with(plain, func(d *Disk) { d.ReadOnly = true }),
-		`{"pdev_path": "/root/image.iso", "vdev": "hdc", "format": "raw", "is_cdrom": 1, "removable": 1}`:                              cdrom,
-		`{"vdev": "hdc", "format": "empty", "is_cdrom": 1}`:                                                                            empty,
-		`{"pdev_path": "/dev/vg/guest-volume", "vdev": "hda", "format": "raw", "readwrite": 1, "backend_domid": 4}`:                    with(plain, func(d *Disk) { d.Trouble = "its backend is the driver domain 4" }),
-		`{"pdev_path": "/dev/vg/guest-volume", "vdev": "hda", "format": "raw", "readwrite": 1, "backend_domname": "storage"}`:          with(plain, func(d *Disk) { d.Trouble = "its backend is the driver domain storage" }),
-		`{"pdev_path": "r0", "vdev": "hda", "format": "raw", "readwrite": 1, "script": "block-drbd"}`: with(plain, func(d *Disk) {
-			d.Source, d.Remote, d.Trouble = "r0", true, "DRBD replicates it (script block-drbd): nothing may be written below DRBD"
-		}),
-		`{"pdev_path": "rbd:pool/img:id=a", "vdev": "hda", "backend": "qdisk", "format": "raw", "readwrite": 1}`: with(plain, func(d *Disk) {
-			d.Source, d.Remote, d.Trouble = "rbd:pool/img:id=a", true, `its source "rbd:pool/img:id=a" is no path on this host`
-		}),
+		`{"pdev_path": "/dev/vg/guest-volume", "vdev": "hda", "format": "raw"}`: with(plain,
+			func(d *Disk) { d.ReadOnly = true }),
+		`{"pdev_path": "/root/image.iso", "vdev": "hdc", "format": "raw", "is_cdrom": 1, "removable": 1}`: cdrom,
+		`{"vdev": "hdc", "format": "empty", "is_cdrom": 1}`:                                               empty,
+		`{"pdev_path": "/dev/vg/guest-volume", "vdev": "hda", "format": "raw", "readwrite": 1, "backend_domid": 4}`: with(plain,
+			func(d *Disk) { d.Trouble = "its backend is the driver domain 4" }),
+		`{"pdev_path": "/dev/vg/guest-volume", "vdev": "hda", "format": "raw", "readwrite": 1, "backend_domname": "storage"}`: with(plain,
+			func(d *Disk) { d.Trouble = "its backend is the driver domain storage" }),
+		`{"pdev_path": "r0", "vdev": "hda", "format": "raw", "readwrite": 1, "script": "block-drbd"}`: with(plain,
+			func(d *Disk) {
+				d.Source, d.Remote = "r0", true
+				d.Trouble = "DRBD replicates it (script block-drbd): nothing may be written below DRBD"
+			}),
+		`{"pdev_path": "rbd:pool/img:id=a", "vdev": "hda", "backend": "qdisk", "format": "raw", "readwrite": 1}`: with(plain,
+			func(d *Disk) {
+				d.Source, d.Remote, d.Trouble = "rbd:pool/img:id=a", true, `its source "rbd:pool/img:id=a" is no path on this host`
+			}),
 		// The examples of xl-disk-configuration(5), and every prefix.
-		`"/dev/vg/guest-volume,,hda"`:                                              anyFormat,
-		`"/dev/vg/guest-volume,raw,hda,rw"`:                                        plain,
-		`"format=raw, vdev=hda, access=rw, target=/dev/vg/guest-volume"`:           plain,
-		`"raw:/dev/vg/guest-volume,hda,w"`:                                         plain,
-		`"phy:/dev/vg/guest-volume,hda,w"`:                                         plain,
-		`"phy:vg/guest-volume,hda,w"`:                                              plain,
-		`"tap:aio:/dev/vg/guest-volume,hda,w"`:                                     plain,
-		`"tap2:aio:/dev/vg/guest-volume,hda"`:                                      plain,
-		`"file:/dev/vg/guest-volume,hda:disk,w"`:                                   plain,
-		`"vdev=hda,/dev/vg/guest-volume,raw,w,discard,direct-io-safe"`:             plain,
-		`"/dev/vg/guest-volume,raw,hda,r"`:                                         with(plain, func(d *Disk) { d.ReadOnly = true }),
-		`"tap:qcow2:/dev/vg/guest-volume,hda,w"`:                                   with(plain, func(d *Disk) { d.Format = "qcow2" }),
-		`"format=vhd,vdev=hda,target=/a,b=c"`:                                      {Target: "hda", Device: "disk", Source: "/a,b=c", Format: "vhd"},
+		`"/dev/vg/guest-volume,,hda"`:                                    anyFormat,
+		`"/dev/vg/guest-volume,raw,hda,rw"`:                              plain,
+		`"format=raw, vdev=hda, access=rw, target=/dev/vg/guest-volume"`: plain,
+		`"raw:/dev/vg/guest-volume,hda,w"`:                               plain,
+		`"phy:/dev/vg/guest-volume,hda,w"`:                               plain,
+		`"phy:vg/guest-volume,hda,w"`:                                    plain,
+		`"tap:aio:/dev/vg/guest-volume,hda,w"`:                           plain,
+		`"tap2:aio:/dev/vg/guest-volume,hda"`:                            plain,
+		`"file:/dev/vg/guest-volume,hda:disk,w"`:                         plain,
+		`"vdev=hda,/dev/vg/guest-volume,raw,w,discard,direct-io-safe"`:   plain,
+		`"/dev/vg/guest-volume,raw,hda,r"`:                               with(plain, func(d *Disk) { d.ReadOnly = true }),
+		`"tap:qcow2:/dev/vg/guest-volume,hda,w"`:                         with(plain, func(d *Disk) { d.Format = "qcow2" }),
+		`"format=vhd,vdev=hda,target=/a,b=c"`: {
+			Target: "hda", Device: "disk", Source: "/a,b=c", Format: "vhd",
+		},
 		`"/root/image.iso,,hdc,cdrom"`:                                             with(cdrom, func(d *Disk) { d.Format = "" }),
 		`"/root/image.iso,,hdc,,cdrom"`:                                            with(cdrom, func(d *Disk) { d.Format = "" }),
 		`"/root/image.iso,raw,hdc,devtype=cdrom"`:                                  cdrom,
@@ -262,21 +274,30 @@ func TestXLDisks(t *testing.T) {
 		`"raw:/root/image.iso,hdc:cdrom,ro"`:                                       cdrom,
 		`",hdc:cdrom,r"`:                                                           empty,
 		`"drbd:r0,hda,w"`: with(plain, func(d *Disk) {
-			d.Source, d.Remote, d.Trouble = "r0", true, "DRBD replicates it (script block-drbd): nothing may be written below DRBD"
+			d.Source, d.Remote = "r0", true
+			d.Trouble = "DRBD replicates it (script block-drbd): nothing may be written below DRBD"
 		}),
-		`"vdev=hda,script=block-iscsi,target=iqn=x,portal=y"`: {Target: "hda", Device: "disk", Source: "iqn=x,portal=y", Remote: true, Trouble: "its device is made by the script block-iscsi"},
-		`"backend=storage,vdev=hda,target=/dev/a"`:            {Target: "hda", Device: "disk", Source: "/dev/a", Trouble: "its backend is the driver domain storage"},
+		`"vdev=hda,script=block-iscsi,target=iqn=x,portal=y"`: {
+			Target: "hda", Device: "disk", Source: "iqn=x,portal=y",
+			Remote: true, Trouble: "its device is made by the script block-iscsi",
+		},
+		`"backend=storage,vdev=hda,target=/dev/a"`: {
+			Target: "hda", Device: "disk", Source: "/dev/a", Trouble: "its backend is the driver domain storage",
+		},
 	} {
 		if got, err := disk(text); err != nil || got != want {
 			t.Errorf("%s: %+v, %v; want %+v", text, got, err, want)
 		}
 	}
-	for _, text := range []string{`"/dev/vg/a"`, `"a,raw,hda,w,x"`, `{"pdev_path": "/a"}`, `{"vdev": 1}`, `7`, `"/a,raw,hda,w!"`, `"vdev=hda,access=W,target=/a"`, `"vdev=hda,devtype=CDROM,target=/a"`, `["a"]`, `"a,,hda","b,,hda"`} {
+	for _, text := range []string{`"/dev/vg/a"`, `"a,raw,hda,w,x"`, `{"pdev_path": "/a"}`, `{"vdev": 1}`, `7`,
+		`"/a,raw,hda,w!"`, `"vdev=hda,access=W,target=/a"`, `"vdev=hda,devtype=CDROM,target=/a"`, `["a"]`,
+		`"a,,hda","b,,hda"`} {
 		if got, err := disk(text); err == nil {
 			t.Errorf("%s gives %+v", text, got)
 		}
 	}
-	for _, text := range []string{"", "{}", "[", "(domain)", `[{"domid": "x"}]`, "[{\"domid\": 1, \"config\": {\"c_info\": {\"name\": \"\xff\"}}}]", strings.Repeat("[", 1<<20)} {
+	for _, text := range []string{"", "{}", "[", "(domain)", `[{"domid": "x"}]`,
+		"[{\"domid\": 1, \"config\": {\"c_info\": {\"name\": \"\xff\"}}}]", strings.Repeat("[", 1<<20)} {
 		if list, err := parseXL([]byte(text)); err == nil {
 			t.Errorf("%.20q gives %+v", text, list)
 		}

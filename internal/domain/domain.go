@@ -3,9 +3,9 @@
 // toolstack that is installed, and overlooks no disk: one that can't be copied is an error.
 //
 // It reads libvirt's domain XML (any driver) and the JSON of `xl list -l`, resolves every
-// source to what it really is, and asks virsh and xl. A disk is judged by what its source resolves to, never by the driver's name:
-// libvirt's libxl driver shows phy:/dev/VG/LV as a disk of type file with a
-// driver called qemu.
+// source to what it really is, and asks virsh and xl. A disk is judged by what its source
+// resolves to, never by the driver's name: libvirt's libxl driver shows phy:/dev/VG/LV as
+// a disk of type file with a driver called qemu.
 package domain
 
 import (

@@ -152,7 +152,8 @@ func (l *Locator) judge(ctx context.Context, lists []list, name string) (v verdi
 		if reasons != "" {
 			reasons = " (" + reasons + ")"
 		}
-		v.err = exit.Fail(exit.Unavailable, "cannot tell whether %s is here: %s%s", name, strings.Join(failures, "; "), reasons)
+		v.err = exit.Fail(exit.Unavailable, "cannot tell whether %s is here: %s%s",
+			name, strings.Join(failures, "; "), reasons)
 		return v
 	}
 	if i := slices.IndexFunc(answers, func(a Answer) bool { return a.Half }); i >= 0 {

@@ -70,7 +70,8 @@ const (
 
 // virshSays and xlSays are the answers of hosts that were captured.
 func virshSays(state, document string) map[string]string {
-	return map[string]string{"virsh-list": virshList, "virsh-domstate": state, "virsh-dumpxml": document, "virsh-dominfo": "@shutoff-dominfo.out"}
+	return map[string]string{"virsh-list": virshList, "virsh-domstate": state, "virsh-dumpxml": document,
+		"virsh-dominfo": "@shutoff-dominfo.out"}
 }
 
 func xlSays(list, long string) map[string]string {
@@ -109,63 +110,144 @@ func TestLocate(t *testing.T) {
 		want    string // toolstack and state, or a part of the message
 		looks   int    // how often virsh or xl was asked for its list
 	}{
-		"running":                   {answers: both(running, xlNone), want: "virsh running (booted)", looks: 1},
-		"resumed":                   {answers: both(virshSays("@resumed-domstate-reason.out", "@running-dumpxml.out"), xlNone), want: "virsh running (unpaused)", looks: 1},
-		"paused":                    {answers: both(virshSays("@paused-domstate-reason.out", "@paused-dumpxml.out"), xlNone), want: "virsh paused (user)", looks: 1},
-		"started by xl":             {answers: both(shutOff, xlSays("@xlcreate-xl-list.out", "@xlcreate-xl-list-l.out")), want: "xl running", looks: 1},
-		"xl, blocked":               {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), want: "xl running", looks: 1},
-		"xl, paused":                {answers: both(virshNone, xlSays("@paused-xl-list.out", "@running-xl-list-l-all.out")), want: "xl paused", looks: 1},
-		"xl, no libvirtd":           {answers: both(virshBroken, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), want: "xl running", looks: 1},
-		"libvirt, xl fails":         {answers: both(running, xlBroken), want: "virsh running (booted)", looks: 1},
-		"by uuid":                   {answers: both(running, xlNone), ask: strings.ToUpper(domu1UUID), want: "virsh running (booted)", looks: 1},
-		"by id":                     {answers: both(running, xlNone), ask: "1", want: "virsh running (booted)", looks: 1},
-		"xl, by uuid":               {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), ask: domu1UUID, want: "xl running", looks: 1},
-		"xl, by id":                 {answers: both(map[string]string{"virsh-error": "@running-missing-dumpxml.err"}, xlSays("@xlcreate-xl-list.out", "@xlcreate-xl-list-l.out")), ask: "6", want: "xl running", looks: 1},
-		"not defined":               {answers: both(virshNone, xlNone), status: exit.No, want: "domu1 is not active here (virsh: not defined, xl: not running)", looks: 1},
-		"another id":                {answers: both(running, xlNone), ask: "17", status: exit.No, want: "17 is not active here", looks: 1},
-		"shut off":                  {answers: both(shutOff, xlNone), status: exit.No, want: "virsh: shut off (destroyed), xl: not running", looks: 2},
-		"saved":                     {answers: both(virshSays("@msave-domstate.out", "@shutoff-dumpxml.out"), both(xlNone, managed)), status: exit.No, want: "(virsh: shut off (saved), xl: not running, its memory is saved)", looks: 2},
-		"saved, libvirtd restarted": {answers: both(virshSays("shut off (unknown)\n", "@shutoff-dumpxml.out"), both(xlNone, managed)), status: exit.No, want: "(virsh: shut off (unknown), xl: not running, its memory is saved)", looks: 2},
-		"saved to a file":           {answers: both(virshSays("@msave-domstate.out", "@shutoff-dumpxml.out"), xlNone), status: exit.No, want: "(virsh: shut off (saved), xl: not running)", looks: 2},
-		"gone before dominfo":       {answers: both(both(shutOff, xlNone), map[string]string{"virsh-dominfo.sh": "#!/bin/sh\necho \"error: failed to get domain 'domu1'\" >&2; exit 1\n"}), status: exit.No, want: "virsh: shut off (destroyed)", looks: 6},
-		"saved or not":              {answers: both(both(shutOff, xlNone), map[string]string{"virsh-dominfo": "Managed save:   unknown\n"}), status: exit.Unavailable, want: `tells Managed save: "unknown"`, looks: 1},
-		"dominfo fails":             {answers: both(both(shutOff, xlNone), map[string]string{"virsh-dominfo.sh": "#!/bin/sh\ncat >&2; exit 1\n"}), status: exit.Unavailable, want: "cannot tell whether domu1 is here: virsh: exit status 1", looks: 1},
-		"crashed":                   {answers: both(crashed, xlSays("@crashed-xl-list.out", "@running-xl-list-l-all.out")), status: exit.No, want: "virsh: shut off (crashed), xl: crashed", looks: 6},
-		"crashed, disk open":        {answers: both(crashed, xlSays("@crashed-xl-list.out", "@running-xl-list-l-all.out")), inUse: "xvda (/x) is in use: mounted on /srv", status: exit.Busy, want: "(virsh: shut off (crashed), xl: crashed), but its disk xvda (/x) is in use: mounted on /srv", looks: 6},
-		"cannot tell who uses it":   {answers: both(shutOff, xlNone), useErr: exit.Fail(exit.Unavailable, "cannot tell who uses /x"), status: exit.Unavailable, want: "cannot tell who uses /x", looks: 2},
-		"shutting down":             {answers: both(virshSays("@shutoff-after-shutdown-domstate-reason.out", "@running-dumpxml.out"), xlSays("@xlcreate-gone.out", "@xlcreate-xl-list-l.out")), status: exit.No, want: "xl: shut down, but still there", looks: 6},
-		"dying":                     {answers: both(virshNone, xlSays(xlHeader+"domu1  6   256     1     -----d      15.4\n", "[]")), status: exit.No, want: "xl: dying", looks: 6},
-		"shut off, disk open":       {answers: both(shutOff, xlNone), inUse: "xvda (/x) is in use: mounted on /srv", status: exit.Busy, want: "but its disk xvda (/x) is in use: mounted on /srv", looks: 6},
-		"virsh says nothing":        {answers: both(map[string]string{"virsh-list": ""}, xlNone), status: exit.Unavailable, want: "virsh list prints nothing", looks: 1},
-		"no libvirtd":               {answers: both(virshBroken, xlNone), status: exit.Unavailable, want: "cannot tell whether domu1 is here: virsh: failed to connect to the hypervisor; Failed to connect socket", looks: 1},
-		"xl fails":                  {answers: both(shutOff, xlBroken), status: exit.Unavailable, want: "xl: xencall: error: Could not obtain handle on privileged command interface (virsh: shut off (destroyed))", looks: 1},
-		"both fail":                 {answers: both(virshBroken, xlBroken), status: exit.Unavailable, want: "libvirt-sock': No such file or directory; xl: xencall: error", looks: 1},
-		"libvirtd dies":             {answers: both(map[string]string{"virsh-list": virshList, "virsh-error": "@nolibvirtd.err"}, xlNone), status: exit.Unavailable, want: "failed to connect", looks: 1},
-		"undefined meanwhile":       {answers: both(map[string]string{"virsh-list": virshList, "virsh-error": "error: failed to get domain 'domu1'\n"}, xlNone), status: exit.No, want: "virsh: not defined", looks: 6},
-		"no document":               {answers: both(virshSays("running\n", "what?"), xlNone), status: exit.Unavailable, want: "virsh dumpxml: text outside", looks: 1},
-		"state in another tongue":   {answers: both(virshSays("実行中\n", "@running-dumpxml.out"), xlNone), status: exit.Unavailable, want: "virsh domstate prints", looks: 1},
-		"xl speaks sexp":            {answers: both(virshNone, xlSays("@running-xl-list.out", "(domain (domid 1))")), status: exit.Unavailable, want: "no JSON list of domains", looks: 1},
-		"running without id":        {answers: both(virshSays("running (booted)\n", "@shutoff-dumpxml.out"), xlNone), status: exit.No, want: "running (booted)", looks: 6},
-		"no disks yet":              {answers: both(shutOff, xlSays("@startpaused-xl-list.out", "[]")), status: exit.Unavailable, want: "xl lists domu1 without its disks", looks: 6},
-		"arrives":                   {answers: both(shutOff, xlSays(xlHeader+"domu1--incoming  6   256     1     --p---      0.0\n", "[]")), inUse: "xvda (/x) is in use: mounted on /srv", status: exit.No, want: "one half of a migration (virsh: shut off (destroyed), xl: known as domu1--incoming)", looks: 1},
-		"has left":                  {answers: both(virshNone, xlSays(xlHeader+"domu1--migratedaway  6   256     1     ---s--      9.0\n", "[]")), status: exit.No, want: "known as domu1--migratedaway", looks: 1},
-		"half by its name":          {answers: both(virshNone, xlSays(xlHeader+"domu1--incoming  6   256     1     -b----      9.0\n", `[{"domid": 6, "config": {"c_info": {"name": "domu1--incoming"}}}]`)), ask: "domu1--incoming", status: exit.No, want: "one half of a migration", looks: 1},
-		"arrives in libvirt":        {answers: both(virshSays("paused (migrating)\n", "@paused-dumpxml.out"), xlNone), status: exit.No, want: "one half of a migration", looks: 1},
-		"other domain's prefix":     {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), ask: "domu", status: exit.No, want: "xl: not running", looks: 1},
-		"Domain-0":                  {answers: both(virshSays("running (unknown)\n", "@running-dumpxml-dom0.out"), xlNone), ask: "Domain-0", status: exit.No, want: "virsh: Domain-0, the host itself, xl: Domain-0, the host itself", looks: 2},
-		"half made":                 {answers: both(virshNone, xlSays(xlHeader+"(null)     6   256     1     --p---      0.0\n", "[]")), status: exit.No, want: "xl: not running", looks: 6},
-		"reboots under libvirt":     {answers: both(both(crashed, xlNone), map[string]string{"virsh-domstate.3": "running (booted)\n"}), want: "virsh running (booted)", looks: 3},
-		"xl comes back":             {makers: "xl-domu1.log", answers: both(both(virshNone, xlNone), map[string]string{"xl-list.2": "@running-xl-list.out", "xl-list-l.2": "@running-xl-list-l-all.out"}), want: "xl running", looks: 2},
-		"xl is at work on it":       {makers: "pts", answers: both(both(virshNone, xlNone), map[string]string{"xl-list.2": "@running-xl-list.out", "xl-list-l.2": "@running-xl-list-l-all.out"}), want: "xl running", looks: 2},
-		"another xl is at work":     {makers: "xl-other.log pts", answers: both(virshNone, xlNone), status: exit.No, want: "xl: not running", looks: 2},
-		"others are guarded":        {makers: "xl-other.log xldevd.log", answers: both(virshNone, xlNone), status: exit.No, want: "xl: not running", looks: 1},
-		"a zombie is there":         {answers: both(virshNone, xlSays(xlHeader+zombie, "[]")), status: exit.No, want: "xl: not running", looks: 1},
-		"a zombie of another":       {answers: both(both(shutOff, xlSays(xlHeader+zombie, "[]")), map[string]string{"xl-list-v": zombieOf("11111111-2222-4333-8444-555555555555")}), status: exit.No, want: "shut off (destroyed), xl: not running", looks: 2},
-		"half destroyed":            {answers: both(both(shutOff, xlSays(xlHeader+zombie, "[]")), map[string]string{"xl-list-v": zombieOf(domu1UUID)}), status: exit.No, want: "shut off (destroyed), xl: not running", looks: 6},
-		"half destroyed, which one": {answers: both(shutOff, xlSays(xlHeader+zombie, "[]")), status: exit.No, want: "shut off (destroyed), xl: not running", looks: 6},
-		"half made, then complete":  {answers: both(both(virshNone, xlSays(xlHeader+"(null)     6   256     1     --p---      0.0\n", "[]")), map[string]string{"xl-list.6": "@running-xl-list.out", "xl-list-l.6": "@running-xl-list-l-all.out"}), want: "xl running", looks: 6},
-		"disk closed at last":       {answers: both(shutOff, xlNone), inUse: "xvda is in use until 3", status: exit.No, want: "shut off (destroyed)", looks: 3},
-		"QEMU's shut off":           {answers: both(map[string]string{"virsh-list": "b9fd7d9c-5e0d-4a35-9b2c-0d5f7a3c11aa qdom1\n", "virsh-domstate": "shut off (destroyed)\n", "virsh-dumpxml": "@qemu-dumpxml.out", "virsh-dominfo": "@shutoff-dominfo.out"}, xlNone), ask: "qdom1", status: exit.No, want: "shut off (destroyed)", looks: 1},
+		"running": {answers: both(running, xlNone), want: "virsh running (booted)", looks: 1},
+		"resumed": {answers: both(virshSays("@resumed-domstate-reason.out", "@running-dumpxml.out"),
+			xlNone), want: "virsh running (unpaused)", looks: 1},
+		"paused": {answers: both(virshSays("@paused-domstate-reason.out", "@paused-dumpxml.out"), xlNone),
+			want: "virsh paused (user)", looks: 1},
+		"started by xl": {answers: both(shutOff, xlSays("@xlcreate-xl-list.out", "@xlcreate-xl-list-l.out")),
+			want: "xl running", looks: 1},
+		"xl, blocked": {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")),
+			want: "xl running", looks: 1},
+		"xl, paused": {answers: both(virshNone, xlSays("@paused-xl-list.out", "@running-xl-list-l-all.out")),
+			want: "xl paused", looks: 1},
+		"xl, no libvirtd": {answers: both(virshBroken,
+			xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), want: "xl running", looks: 1},
+		"libvirt, xl fails": {answers: both(running, xlBroken), want: "virsh running (booted)", looks: 1},
+		"by uuid": {answers: both(running, xlNone), ask: strings.ToUpper(domu1UUID),
+			want: "virsh running (booted)", looks: 1},
+		"by id": {answers: both(running, xlNone), ask: "1", want: "virsh running (booted)", looks: 1},
+		"xl, by uuid": {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")),
+			ask: domu1UUID, want: "xl running", looks: 1},
+		"xl, by id": {answers: both(map[string]string{"virsh-error": "@running-missing-dumpxml.err"},
+			xlSays("@xlcreate-xl-list.out", "@xlcreate-xl-list-l.out")), ask: "6", want: "xl running", looks: 1},
+		"not defined": {answers: both(virshNone, xlNone), status: exit.No,
+			want: "domu1 is not active here (virsh: not defined, xl: not running)", looks: 1},
+		"another id": {answers: both(running, xlNone), ask: "17", status: exit.No,
+			want: "17 is not active here", looks: 1},
+		"shut off": {answers: both(shutOff, xlNone), status: exit.No,
+			want: "virsh: shut off (destroyed), xl: not running", looks: 2},
+		"saved": {answers: both(virshSays("@msave-domstate.out", "@shutoff-dumpxml.out"),
+			both(xlNone, managed)), status: exit.No, want: "(virsh: shut off (saved), xl: not running, its memory is saved)",
+			looks: 2},
+		"saved, libvirtd restarted": {answers: both(virshSays("shut off (unknown)\n", "@shutoff-dumpxml.out"),
+			both(xlNone, managed)), status: exit.No, want: "(virsh: shut off (unknown), xl: not running, its memory is saved)",
+			looks: 2},
+		"saved to a file": {answers: both(virshSays("@msave-domstate.out", "@shutoff-dumpxml.out"), xlNone),
+			status: exit.No, want: "(virsh: shut off (saved), xl: not running)", looks: 2},
+		"gone before dominfo": {answers: both(both(shutOff, xlNone),
+			map[string]string{"virsh-dominfo.sh": "#!/bin/sh\necho \"error: failed to get domain 'domu1'\" >&2; exit 1\n"}),
+			status: exit.No, want: "virsh: shut off (destroyed)", looks: 6},
+		"saved or not": {answers: both(both(shutOff, xlNone),
+			map[string]string{"virsh-dominfo": "Managed save:   unknown\n"}), status: exit.Unavailable,
+			want: `tells Managed save: "unknown"`, looks: 1},
+		"dominfo fails": {answers: both(both(shutOff, xlNone),
+			map[string]string{"virsh-dominfo.sh": "#!/bin/sh\ncat >&2; exit 1\n"}), status: exit.Unavailable,
+			want: "cannot tell whether domu1 is here: virsh: exit status 1", looks: 1},
+		"crashed": {answers: both(crashed, xlSays("@crashed-xl-list.out", "@running-xl-list-l-all.out")),
+			status: exit.No, want: "virsh: shut off (crashed), xl: crashed", looks: 6},
+		"crashed, disk open": {answers: both(crashed, xlSays("@crashed-xl-list.out", "@running-xl-list-l-all.out")),
+			inUse: "xvda (/x) is in use: mounted on /srv", status: exit.Busy,
+			want: "(virsh: shut off (crashed), xl: crashed), but its disk xvda (/x) is in use: mounted on /srv", looks: 6},
+		"cannot tell who uses it": {answers: both(shutOff, xlNone),
+			useErr: exit.Fail(exit.Unavailable, "cannot tell who uses /x"), status: exit.Unavailable,
+			want: "cannot tell who uses /x", looks: 2},
+		"shutting down": {answers: both(virshSays("@shutoff-after-shutdown-domstate-reason.out",
+			"@running-dumpxml.out"), xlSays("@xlcreate-gone.out", "@xlcreate-xl-list-l.out")), status: exit.No,
+			want: "xl: shut down, but still there", looks: 6},
+		"dying": {answers: both(virshNone,
+			xlSays(xlHeader+"domu1  6   256     1     -----d      15.4\n", "[]")), status: exit.No, want: "xl: dying", looks: 6},
+		"shut off, disk open": {answers: both(shutOff, xlNone), inUse: "xvda (/x) is in use: mounted on /srv",
+			status: exit.Busy, want: "but its disk xvda (/x) is in use: mounted on /srv", looks: 6},
+		"virsh says nothing": {answers: both(map[string]string{"virsh-list": ""}, xlNone), status: exit.Unavailable,
+			want: "virsh list prints nothing", looks: 1},
+		"no libvirtd": {answers: both(virshBroken, xlNone), status: exit.Unavailable,
+			want:  "cannot tell whether domu1 is here: virsh: failed to connect to the hypervisor; Failed to connect socket",
+			looks: 1},
+		"xl fails": {answers: both(shutOff, xlBroken), status: exit.Unavailable,
+			want:  "xl: xencall: error: Could not obtain handle on privileged command interface (virsh: shut off (destroyed))",
+			looks: 1},
+		"both fail": {answers: both(virshBroken, xlBroken), status: exit.Unavailable,
+			want: "libvirt-sock': No such file or directory; xl: xencall: error", looks: 1},
+		"libvirtd dies": {answers: both(map[string]string{"virsh-list": virshList,
+			"virsh-error": "@nolibvirtd.err"}, xlNone), status: exit.Unavailable, want: "failed to connect", looks: 1},
+		"undefined meanwhile": {answers: both(map[string]string{"virsh-list": virshList,
+			"virsh-error": "error: failed to get domain 'domu1'\n"}, xlNone), status: exit.No, want: "virsh: not defined",
+			looks: 6},
+		"no document": {answers: both(virshSays("running\n", "what?"), xlNone), status: exit.Unavailable,
+			want: "virsh dumpxml: text outside", looks: 1},
+		"state in another tongue": {answers: both(virshSays("実行中\n", "@running-dumpxml.out"), xlNone),
+			status: exit.Unavailable, want: "virsh domstate prints", looks: 1},
+		"xl speaks sexp": {answers: both(virshNone, xlSays("@running-xl-list.out", "(domain (domid 1))")),
+			status: exit.Unavailable, want: "no JSON list of domains", looks: 1},
+		"running without id": {answers: both(virshSays("running (booted)\n", "@shutoff-dumpxml.out"), xlNone),
+			status: exit.No, want: "running (booted)", looks: 6},
+		"no disks yet": {answers: both(shutOff, xlSays("@startpaused-xl-list.out", "[]")),
+			status: exit.Unavailable, want: "xl lists domu1 without its disks", looks: 6},
+		"arrives": {answers: both(shutOff,
+			xlSays(xlHeader+"domu1--incoming  6   256     1     --p---      0.0\n", "[]")),
+			inUse: "xvda (/x) is in use: mounted on /srv", status: exit.No,
+			want: "one half of a migration (virsh: shut off (destroyed), xl: known as domu1--incoming)", looks: 1},
+		"has left": {answers: both(virshNone,
+			xlSays(xlHeader+"domu1--migratedaway  6   256     1     ---s--      9.0\n", "[]")), status: exit.No,
+			want: "known as domu1--migratedaway", looks: 1},
+		"half by its name": {answers: both(virshNone,
+			xlSays(xlHeader+"domu1--incoming  6   256     1     -b----      9.0\n",
+				`[{"domid": 6, "config": {"c_info": {"name": "domu1--incoming"}}}]`)), ask: "domu1--incoming", status: exit.No,
+			want: "one half of a migration", looks: 1},
+		"arrives in libvirt": {answers: both(virshSays("paused (migrating)\n", "@paused-dumpxml.out"), xlNone),
+			status: exit.No, want: "one half of a migration", looks: 1},
+		"other domain's prefix": {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")),
+			ask: "domu", status: exit.No, want: "xl: not running", looks: 1},
+		"Domain-0": {answers: both(virshSays("running (unknown)\n", "@running-dumpxml-dom0.out"), xlNone),
+			ask: "Domain-0", status: exit.No, want: "virsh: Domain-0, the host itself, xl: Domain-0, the host itself", looks: 2},
+		"half made": {answers: both(virshNone,
+			xlSays(xlHeader+"(null)     6   256     1     --p---      0.0\n", "[]")), status: exit.No, want: "xl: not running",
+			looks: 6},
+		"reboots under libvirt": {answers: both(both(crashed, xlNone),
+			map[string]string{"virsh-domstate.3": "running (booted)\n"}), want: "virsh running (booted)", looks: 3},
+		"xl comes back": {makers: "xl-domu1.log",
+			answers: both(both(virshNone, xlNone),
+				map[string]string{"xl-list.2": "@running-xl-list.out", "xl-list-l.2": "@running-xl-list-l-all.out"}),
+			want: "xl running", looks: 2},
+		"xl is at work on it": {makers: "pts",
+			answers: both(both(virshNone, xlNone),
+				map[string]string{"xl-list.2": "@running-xl-list.out", "xl-list-l.2": "@running-xl-list-l-all.out"}),
+			want: "xl running", looks: 2},
+		"another xl is at work": {makers: "xl-other.log pts", answers: both(virshNone, xlNone), status: exit.No,
+			want: "xl: not running", looks: 2},
+		"others are guarded": {makers: "xl-other.log xldevd.log", answers: both(virshNone, xlNone), status: exit.No,
+			want: "xl: not running", looks: 1},
+		"a zombie is there": {answers: both(virshNone, xlSays(xlHeader+zombie, "[]")), status: exit.No,
+			want: "xl: not running", looks: 1},
+		"a zombie of another": {answers: both(both(shutOff, xlSays(xlHeader+zombie, "[]")),
+			map[string]string{"xl-list-v": zombieOf("11111111-2222-4333-8444-555555555555")}), status: exit.No,
+			want: "shut off (destroyed), xl: not running", looks: 2},
+		"half destroyed": {answers: both(both(shutOff, xlSays(xlHeader+zombie, "[]")),
+			map[string]string{"xl-list-v": zombieOf(domu1UUID)}), status: exit.No,
+			want: "shut off (destroyed), xl: not running", looks: 6},
+		"half destroyed, which one": {answers: both(shutOff, xlSays(xlHeader+zombie, "[]")), status: exit.No,
+			want: "shut off (destroyed), xl: not running", looks: 6},
+		"half made, then complete": {answers: both(both(virshNone,
+			xlSays(xlHeader+"(null)     6   256     1     --p---      0.0\n", "[]")),
+			map[string]string{"xl-list.6": "@running-xl-list.out", "xl-list-l.6": "@running-xl-list-l-all.out"}),
+			want: "xl running", looks: 6},
+		"disk closed at last": {answers: both(shutOff, xlNone), inUse: "xvda is in use until 3", status: exit.No,
+			want: "shut off (destroyed)", looks: 3},
+		"QEMU's shut off": {answers: both(map[string]string{"virsh-list": "b9fd7d9c-5e0d-4a35-9b2c-0d5f7a3c11aa qdom1\n",
+			"virsh-domstate": "shut off (destroyed)\n", "virsh-dumpxml": "@qemu-dumpxml.out",
+			"virsh-dominfo": "@shutoff-dominfo.out"}, xlNone), ask: "qdom1", status: exit.No, want: "shut off (destroyed)",
+			looks: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked := replay(t, c.answers)
@@ -198,7 +280,8 @@ func TestLocate(t *testing.T) {
 			if looks := max(asked("virsh-list"), asked("xl-list")); looks != c.looks {
 				t.Errorf("%d looks, want %d", looks, c.looks)
 			}
-			if err == nil && (a.Domain.Name != "domu1" || len(a.Domain.Disks) != 1 || a.Domain.Disks[0].Source != "/dev/VolGroupXX/LogVolDomU1") {
+			if err == nil && (a.Domain.Name != "domu1" || len(a.Domain.Disks) != 1 ||
+				a.Domain.Disks[0].Source != "/dev/VolGroupXX/LogVolDomU1") {
 				t.Errorf("the domain is %+v", a.Domain)
 			}
 		})
@@ -261,7 +344,8 @@ func TestXLGuard(t *testing.T) {
 		h.file(pid+"/comm", comm+"\n")
 	}
 	x := &xl{proc: h.root, timeout: patience}
-	for name, want := range map[string]bool{"domu1": true, "domu10": true, "moved": true, "domu": false, "10": false, "editor": false} {
+	for name, want := range map[string]bool{"domu1": true, "domu10": true, "moved": true, "domu": false, "10": false,
+		"editor": false} {
 		if a, err := ask(x, name); err != nil || a.Restless != want || a.Active {
 			t.Errorf("%s: %+v, %v", name, a, err)
 		}
@@ -294,7 +378,8 @@ func TestInstalled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := toolstacks[0].List(context.Background()); exit.StatusOf(err) != exit.Unavailable || !errors.Is(err, exec.ErrNotFound) {
+	if _, err := toolstacks[0].List(context.Background()); exit.StatusOf(err) != exit.Unavailable ||
+		!errors.Is(err, exec.ErrNotFound) {
 		t.Errorf("no virsh: %v", err)
 	}
 }
@@ -317,7 +402,8 @@ func TestXLSaved(t *testing.T) {
 	if words := saved("domu1"); words != "" {
 		t.Errorf("before there is a file: %s", words)
 	}
-	h.file("default/xendomains", "# XENDOMAINS_SAVE=/none\nXENDOMAINS_SAVE=\"/none\"\nXENDOMAINS_SAVE="+h.root+"/save # ours\n")
+	h.file("default/xendomains", "# XENDOMAINS_SAVE=/none\nXENDOMAINS_SAVE=\"/none\"\nXENDOMAINS_SAVE="+h.root+
+		"/save # ours\n")
 	want := "in " + h.root + "/save/domu1: xl restore it and shut it down, or give the memory up by removing the file"
 	if words := saved("domu1"); words != want {
 		t.Errorf("its memory is saved %q, want %q", words, want)

@@ -19,8 +19,9 @@ func TestActiveBusy(t *testing.T) {
 		{Answer{Saved: "by X: do Y"}, false, "busy", "d is not active here, but its memory is saved by X: do Y"},
 		{Answer{Saved: "by X: do Y"}, true, "busy", "d is not active here, but its memory is saved by X: do Y"},
 		{Answer{State: "shut off (saved)"}, false, "no", ""},
-		{Answer{State: "shut off (saved)"}, true, "busy", "not here, and a part of its data is only in the memory that was saved: " +
-			"virsh restore it and shut it down, or give the memory up: start it and shut it down"},
+		{Answer{State: "shut off (saved)"}, true, "busy",
+			"not here, and a part of its data is only in the memory that was saved: " +
+				"virsh restore it and shut it down, or give the memory up: start it and shut it down"},
 		{Answer{State: "shut off (shutdown)"}, true, "no", ""},
 	} {
 		word, err := activeWord("d", Found{Answer: c.answer, Err: no}, c.final)

@@ -89,7 +89,8 @@ func (r Resolver) nameDM(s *Source, rdev uint64) error {
 	}
 	for _, path := range candidates {
 		// The link may be missing, or stale after a VG of that name moved here.
-		if info, err := os.Stat(path); err == nil && info.Sys().(*syscall.Stat_t).Rdev == rdev && info.Mode().Type() == fs.ModeDevice {
+		info, err := os.Stat(path)
+		if err == nil && info.Mode().Type() == fs.ModeDevice && info.Sys().(*syscall.Stat_t).Rdev == rdev {
 			s.Path = path
 			return nil
 		}

@@ -74,7 +74,8 @@ var lvUUID = "LVM-" + strings.Repeat("a", 64)
 
 func TestResolve(t *testing.T) {
 	h := newHost(t)
-	h.dm(0, "a--b-c", lvUUID, "dev/a-b/c", "dev/disk/by-id/dm-name-a--b-c", "dev/disk/by-id/dm-uuid-x", "dev/disk/by-path/pci-1")
+	h.dm(0, "a--b-c", lvUUID, "dev/a-b/c", "dev/disk/by-id/dm-name-a--b-c", "dev/disk/by-id/dm-uuid-x",
+		"dev/disk/by-path/pci-1")
 	h.dm(1, "vg--x-lv--y--z", lvUUID, "dev/vg-x/lv-y-z")
 	h.dm(2, "vg-hidden-real", lvUUID+"-real")
 	h.dm(3, "luks-home", "CRYPT-LUKS2-x", "dev/disk/by-id/crypt")

@@ -46,11 +46,13 @@ func (l *Locator) document(ctx context.Context, name string) (doc *Document, wor
 	case found[true] != nil:
 		return found[true], words, nil
 	case len(failures) > 0: // it may be theirs
-		return nil, nil, exit.Fail(exit.Unavailable, "cannot tell by what %s is started: %s", name, strings.Join(failures, "; "))
+		return nil, nil, exit.Fail(exit.Unavailable, "cannot tell by what %s is started: %s",
+			name, strings.Join(failures, "; "))
 	case found[false] != nil:
 		return found[false], nil, nil
 	}
-	return nil, nil, exit.Fail(exit.NoInput, "no document by which %s could be started (%s)", name, strings.Join(none, ", "))
+	return nil, nil, exit.Fail(exit.NoInput, "no document by which %s could be started (%s)",
+		name, strings.Join(none, ", "))
 }
 
 // Export returns the text of the document by which a domain can be started on another
@@ -110,9 +112,11 @@ func differences(live, defined *Domain) (words []string) {
 		}
 		i := slices.IndexFunc(defined.Disks, func(d Disk) bool { return d.Target == disk.Target })
 		if i < 0 {
-			words = append(words, fmt.Sprintf("disk %s is attached to the running domain, but not in its definition", disk.Target))
+			words = append(words, fmt.Sprintf("disk %s is attached to the running domain, but not in its definition",
+				disk.Target))
 		} else if other := defined.Disks[i]; other.source() != disk.source() {
-			words = append(words, fmt.Sprintf("disk %s is %s in the running domain, but %s in its definition", disk.Target, disk.source(), other.source()))
+			words = append(words, fmt.Sprintf("disk %s is %s in the running domain, but %s in its definition",
+				disk.Target, disk.source(), other.source()))
 		}
 	}
 	return words
@@ -174,7 +178,8 @@ func (d *Document) fit(
 			} else {
 				d.drop(i)
 			}
-			left = append(left, fmt.Sprintf("%s: %s is not here", what, (&Disk{Source: place, Pool: disk.Pool, Volume: disk.Volume}).source()))
+			wanted := Disk{Source: place, Pool: disk.Pool, Volume: disk.Volume}
+			left = append(left, fmt.Sprintf("%s: %s is not here", what, wanted.source()))
 		case moved:
 			if err := d.setSource(i, place, info.Mode().Type() == fs.ModeDevice); err != nil {
 				return nil, nil, exit.Fail(exit.Config, "%s: disk %s: %w", d.Domain.Name, disk.Target, err)

@@ -106,13 +106,15 @@ func TestFitXML(t *testing.T) {
 		t.Fatal(err)
 	}
 	settled := documentText(t, d)
-	if want := changed(t, guestXML, "type='volume'", "type='file'", "pool='p' volume='v' mode='host'", "file='/pool/v'"); settled != want {
-		t.Errorf("without the pool it is %s, want %s", settled, want)
+	named := changed(t, guestXML, "type='volume'", "type='file'", "pool='p' volume='v' mode='host'", "file='/pool/v'")
+	if settled != named {
+		t.Errorf("without the pool it is %s, want %s", settled, named)
 	}
 	asked := 0
 	secret := func(s Secret) (bool, error) { asked++; return false, nil }
 	d = read(t, settled)
-	words, comment, err := d.fit(map[string]string{"/dev/vg/a": a, "/srv/extra.img": extra, "/dev/none": "/x"}, []string{"vdc", "vdd"}, secret)
+	words, comment, err := d.fit(map[string]string{"/dev/vg/a": a, "/srv/extra.img": extra, "/dev/none": "/x"},
+		[]string{"vdc", "vdd"}, secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +129,8 @@ func TestFitXML(t *testing.T) {
 			"    disk vdb: /pool/v is not here\n"+
 			"    the medium of cdrom sda: /iso/a&b.iso is not here\n"+
 			"    disk vdd: it is excluded\n-->\n<domain ")
-	start, end := strings.Index(want, "\n    <disk device='disk' type='file'>"), strings.Index(want, "\n    <disk type='file' device='cdrom'>")
+	start := strings.Index(want, "\n    <disk device='disk' type='file'>")
+	end := strings.Index(want, "\n    <disk type='file' device='cdrom'>")
 	want = want[:start] + want[end:]
 	if got := documentText(t, d); got != want {
 		t.Errorf("here it is %s, want %s", got, want)
@@ -154,7 +157,8 @@ func TestFitKind(t *testing.T) {
 	block := h.node("dev/vg/a", 0o060000, 7, 99)
 	file := h.file("a.img", "")
 	xen := func(kind, source, driver string) string {
-		return "<domain type='xen'><name>d</name><devices><disk " + kind + "><driver name='" + driver + "'/><source " + source + "/><target dev='xvda'/></disk></devices></domain>"
+		return "<domain type='xen'><name>d</name><devices><disk " + kind + "><driver name='" + driver + "'/><source " +
+			source + "/><target dev='xvda'/></disk></devices></domain>"
 	}
 	for _, c := range []struct{ before, to, after string }{
 		{xen("type='block'", "dev='/dev/x'", "phy"), file, xen("type='file'", "file='"+file+"'", "qemu")},
@@ -192,7 +196,8 @@ func TestFitXL(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := read(t, guestXL)
-	if !d.XL || !d.whole() || d.Domain.Name != "domu1" || d.Domain.UUID != "4dea22b3-1d52-d8f3-2516-782e98ab3fa0" || documentText(t, d) != guestXL {
+	if !d.XL || !d.whole() || d.Domain.Name != "domu1" || d.Domain.UUID != "4dea22b3-1d52-d8f3-2516-782e98ab3fa0" ||
+		documentText(t, d) != guestXL {
 		t.Errorf("it is %+v, %s", d.Domain, documentText(t, d))
 	}
 	words, comment, err := d.fit(map[string]string{"/dev/vg/a": a, "/srv/b, c.img": a}, []string{"xvdd", "xvde"}, nil)
@@ -200,15 +205,19 @@ func TestFitXL(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.comment(comment)
-	want := "# xen-backup: Left out, for this host:\n#     the medium of cdrom hdc: /iso/a.iso is not here\n#     disk xvde: it is excluded\n" +
+	want := "# xen-backup: Left out, for this host:\n" +
+		"#     the medium of cdrom hdc: /iso/a.iso is not here\n#     disk xvde: it is excluded\n" +
 		changed(t, guestXL, "/dev/vg/a", a, "/srv/b, c.img", a, "/iso/a.iso", "", `"vg/e,,xvde"`, "")
 	if got := documentText(t, d); got != want {
 		t.Errorf("here it is %s, want %s", got, want)
 	}
-	if got := strings.Join(words, "\n"); got != "left out: the medium of cdrom hdc: /iso/a.iso is not here\nleft out: disk xvde: it is excluded\nmissing here: the kernel /boot/none" {
+	said := "left out: the medium of cdrom hdc: /iso/a.iso is not here\n" +
+		"left out: disk xvde: it is excluded\nmissing here: the kernel /boot/none"
+	if got := strings.Join(words, "\n"); got != said {
 		t.Errorf("it says %s", got)
 	}
-	if got := string(endXL([]byte(want))); strings.Contains(got, "Left out") || strings.Contains(got, "excluded") || strings.Count(got, "end of the") != 1 {
+	if got := string(endXL([]byte(want))); strings.Contains(got, "Left out") || strings.Contains(got, "excluded") ||
+		strings.Count(got, "end of the") != 1 {
 		t.Errorf("on its way back it is %s", got)
 	}
 }
@@ -290,7 +299,8 @@ func TestCutDocument(t *testing.T) {
 func TestHasSecretFails(t *testing.T) {
 	d := read(t, guestXML)
 	words, _, err := d.fit(nil, nil, func(Secret) (bool, error) { return false, errors.New("no libvirtd") })
-	if err != nil || !strings.Contains(strings.Join(words, "\n"), `cannot tell whether the secret "pool x" of type ceph is here: no libvirtd`) {
+	if err != nil || !strings.Contains(strings.Join(words, "\n"),
+		`cannot tell whether the secret "pool x" of type ceph is here: no libvirtd`) {
 		t.Errorf("%q, %v", words, err)
 	}
 }
@@ -303,7 +313,8 @@ func TestDocument(t *testing.T) {
 	live := virshSays("@running-domstate-reason.out", "@running-dumpxml.out")
 	info := func(text string) map[string]string { return map[string]string{"virsh-dominfo": text} }
 	config := filepath.Join(t.TempDir(), "domu1.cfg")
-	if err := os.WriteFile(config, []byte(strings.ReplaceAll(guestXL, "/dev/vg/a", "/dev/VolGroupXX/LogVolDomU1")), 0o600); err != nil {
+	text := strings.ReplaceAll(guestXL, "/dev/vg/a", "/dev/VolGroupXX/LogVolDomU1")
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	old := filepath.Join(t.TempDir(), "old.cfg") // of xm, in Python
@@ -317,26 +328,44 @@ func TestDocument(t *testing.T) {
 		want    string // how libvirt was asked at last, or the words of an error
 		words   string
 	}{
-		"persistent": {answers: both(both(live, xlNone), info(persistent)), want: "dumpxml --security-info --domain=domu1 --inactive"},
-		"transient":  {answers: both(both(live, xlNone), info(transient)), want: "dumpxml --security-info --domain=domu1"},
-		"off":        {answers: both(both(shutOff, xlNone), info(persistent)), want: "dumpxml --security-info --domain=domu1 --inactive"},
-		"libvirt, and a file of xm": {answers: both(both(live, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), info(persistent)), config: old,
+		"persistent": {answers: both(both(live, xlNone), info(persistent)),
 			want: "dumpxml --security-info --domain=domu1 --inactive"},
-		"off, and a file of xm": {answers: both(both(shutOff, xlNone), info(persistent)), config: old, want: "dumpxml --security-info --domain=domu1 --inactive"},
-		"only a file of xm":     {answers: both(virshNone, xlNone), config: old, status: exit.Config, want: "no configuration of xl"},
-		"dominfo says other":    {answers: both(both(live, xlNone), info("永続: はい\n")), status: exit.Unavailable, want: "Persistent"},
-		"unknown":               {answers: both(virshNone, xlNone), config: "/none.cfg", status: exit.NoInput, want: "(virsh: not defined, xl: no configuration file /none.cfg)"},
-		"no libvirtd":           {answers: both(virshBroken, xlNone), config: config, status: exit.Unavailable, want: "cannot tell by what domu1 is started: virsh: failed to connect"},
-		"xl":                    {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), config: config, want: "xl"},
-		"xl, no libvirtd":       {answers: both(virshBroken, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), config: config, want: "xl"},
-		"xl, off":               {answers: both(virshNone, xlNone), config: config, want: "xl"},
-		"xl without its file": {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), config: "/none.cfg",
+		"transient": {answers: both(both(live, xlNone), info(transient)), want: "dumpxml --security-info --domain=domu1"},
+		"off": {answers: both(both(shutOff, xlNone), info(persistent)),
+			want: "dumpxml --security-info --domain=domu1 --inactive"},
+		"libvirt, and a file of xm": {answers: both(both(live, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")),
+			info(persistent)), config: old,
+			want: "dumpxml --security-info --domain=domu1 --inactive"},
+		"off, and a file of xm": {answers: both(both(shutOff, xlNone), info(persistent)), config: old,
+			want: "dumpxml --security-info --domain=domu1 --inactive"},
+		"only a file of xm": {answers: both(virshNone, xlNone), config: old, status: exit.Config,
+			want: "no configuration of xl"},
+		"dominfo says other": {answers: both(both(live, xlNone), info("永続: はい\n")), status: exit.Unavailable,
+			want: "Persistent"},
+		"unknown": {answers: both(virshNone, xlNone), config: "/none.cfg", status: exit.NoInput,
+			want: "(virsh: not defined, xl: no configuration file /none.cfg)"},
+		"no libvirtd": {answers: both(virshBroken, xlNone), config: config, status: exit.Unavailable,
+			want: "cannot tell by what domu1 is started: virsh: failed to connect"},
+		"xl": {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")),
+			config: config, want: "xl"},
+		"xl, no libvirtd": {answers: both(virshBroken, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")),
+			config: config, want: "xl"},
+		"xl, off": {answers: both(virshNone, xlNone), config: config, want: "xl"},
+		"xl without its file": {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")),
+			config: "/none.cfg",
 			status: exit.NoInput, want: "xl: no configuration file /none.cfg"},
-		"started by xl": {answers: both(both(shutOff, info(persistent)), xlSays("@xlcreate-xl-list.out", "@xlcreate-xl-list-l.out")), config: config, want: "xl"},
-		"one more disk": {answers: both(both(live, xlNone), both(info(persistent), map[string]string{"virsh-dumpxml": other.Replace(captured(t, "running-dumpxml.out")), "virsh-dumpxml.2": "@running-dumpxml.out"})),
-			want: "dumpxml --security-info --domain=domu1 --inactive", words: "disk xvdb is attached to the running domain, but not in its definition"},
-		"another disk": {answers: both(both(live, xlNone), both(info(persistent), map[string]string{"virsh-dumpxml.2": strings.ReplaceAll(captured(t, "running-dumpxml.out"), "LogVolDomU1", "Other")})),
-			want: "dumpxml --security-info --domain=domu1 --inactive", words: "disk xvda is /dev/VolGroupXX/LogVolDomU1 in the running domain, but /dev/VolGroupXX/Other in its definition"},
+		"started by xl": {answers: both(both(shutOff, info(persistent)),
+			xlSays("@xlcreate-xl-list.out", "@xlcreate-xl-list-l.out")), config: config, want: "xl"},
+		"one more disk": {answers: both(both(live, xlNone),
+			both(info(persistent), map[string]string{"virsh-dumpxml": other.Replace(captured(t, "running-dumpxml.out")),
+				"virsh-dumpxml.2": "@running-dumpxml.out"})),
+			want:  "dumpxml --security-info --domain=domu1 --inactive",
+			words: "disk xvdb is attached to the running domain, but not in its definition"},
+		"another disk": {answers: both(both(live, xlNone),
+			both(info(persistent), map[string]string{"virsh-dumpxml.2": strings.ReplaceAll(captured(t, "running-dumpxml.out"),
+				"LogVolDomU1", "Other")})),
+			want:  "dumpxml --security-info --domain=domu1 --inactive",
+			words: "disk xvda is /dev/VolGroupXX/LogVolDomU1 in the running domain, but /dev/VolGroupXX/Other in its definition"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			replay(t, c.answers)
@@ -354,7 +383,8 @@ func TestDocument(t *testing.T) {
 			} else if d.XL {
 				got = "xl"
 			}
-			if exit.StatusOf(err) != c.status || !strings.Contains(got, c.want) || err == nil && got != c.want || strings.Join(words, "\n") != c.words {
+			if exit.StatusOf(err) != c.status || !strings.Contains(got, c.want) || err == nil && got != c.want ||
+				strings.Join(words, "\n") != c.words {
 				t.Errorf("%d, %q, %q; want %d, %q, %q", exit.StatusOf(err), got, words, c.status, c.want, c.words)
 			}
 		})

@@ -101,7 +101,8 @@ func (v *virshListing) Ask(ctx context.Context, name string) (Answer, error) {
 	switch saved := infoField(string(info), "Managed save"); saved {
 	case "no":
 	case "yes":
-		a.Saved = "by virsh managedsave: start it and shut it down, or give the memory up with virsh managedsave-remove " + d.Name
+		a.Saved = "by virsh managedsave: start it and shut it down, " +
+			"or give the memory up with virsh managedsave-remove " + d.Name
 	default: // "unknown"
 		return a, exit.Fail(exit.Unavailable, "virsh dominfo tells Managed save: %q", saved)
 	}

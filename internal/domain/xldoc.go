@@ -135,7 +135,10 @@ func parseXLDocument(text []byte) (*Domain, error) {
 }
 
 func (x *xlDomain) domain() (*Domain, error) {
-	d := &Domain{Name: x.Config.Info.Name, UUID: x.Config.Info.UUID, ID: strconv.FormatInt(x.DomID, 10), Type: "xen", Passing: true}
+	d := &Domain{
+		Name: x.Config.Info.Name, UUID: x.Config.Info.UUID, ID: strconv.FormatInt(x.DomID, 10),
+		Type: "xen", Passing: true,
+	}
 	var disks []xlDisk
 	if x.Config.Disks != nil {
 		if err := json.Unmarshal(x.Config.Disks, &disks); err != nil {

@@ -157,7 +157,8 @@ func (d *Document) noteElement(path []string, tag *xmlTag, disk int) {
 	case where == "domain/devices/hostdev":
 		d.stays("a host device (%s)", cmp.Or(tag.value("type"), tag.value("mode")))
 	case where == "domain/devices/filesystem/source":
-		d.stays("the shared directory %s", cmp.Or(tag.value("dir"), tag.value("file"), tag.value("name"), tag.value("socket"), tag.value("volume")))
+		d.stays("the shared directory %s",
+			cmp.Or(tag.value("dir"), tag.value("file"), tag.value("name"), tag.value("socket"), tag.value("volume")))
 	case where == "domain/devices/memory" && slices.Contains([]string{"nvdimm", "virtio-pmem"}, tag.value("model")):
 		d.stays("the content of its %s", tag.value("model"))
 	case where == "domain/devices/tpm/backend" && tag.value("type") != "emulator":

@@ -89,30 +89,14 @@ func (h host) files(dirs ...string) string {
 	return strings.Join(all, " ")
 }
 
-func write(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func content(t *testing.T, path string) string {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
 func TestFiles(t *testing.T) {
 	for _, mkfs := range [][]string{{"mkfs.xfs", "-q", "-m", "reflink=1"}, {"mkfs.btrfs", "-q"}} {
 		t.Run(mkfs[0], func(t *testing.T) {
 			h, dir := newHost(t), testkit.Mount(t, mkfs...)
 			a, b := filepath.Join(dir, "a disk.img"), filepath.Join(dir, strings.Repeat("b", 255))
 			link := filepath.Join(h.T.TempDir(), "link")
-			write(t, a, strings.Repeat("a", 100_000))
-			write(t, b, "b")
+			testkit.Write(t, a, strings.Repeat("a", 100_000))
+			testkit.Write(t, b, "b")
 			if err := os.Symlink(b, link); err != nil {
 				t.Fatal(err)
 			}
@@ -128,9 +112,9 @@ func TestFiles(t *testing.T) {
 					t.Errorf("snapshot %d is called %s", i, snaps[i])
 				}
 			}
-			write(t, a, "changed")
-			write(t, b, "changed")
-			if content(t, snaps[0]) != strings.Repeat("a", 100_000) || content(t, snaps[1]) != "b" {
+			testkit.Write(t, a, "changed")
+			testkit.Write(t, b, "changed")
+			if testkit.Read(t, snaps[0]) != strings.Repeat("a", 100_000) || testkit.Read(t, snaps[1]) != "b" {
 				t.Error("the snapshots changed with their origins")
 			}
 			if info, err := os.Stat(snaps[0]); err != nil || info.Mode() != 0o400 {
@@ -165,12 +149,12 @@ func TestFiles(t *testing.T) {
 
 func TestFileURIs(t *testing.T) {
 	h, dir := newHost(t), testkit.Mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
-	write(t, filepath.Join(dir, "a disk.img"), "a")
+	testkit.Write(t, filepath.Join(dir, "a disk.img"), "a")
 	before := h.files(dir)
 	uri := func(path string) string { return "file://" + strings.ReplaceAll(path, " ", "%20") }
 	r := h.run("create", "--state-dir", uri(h.state), uri(filepath.Join(dir, "a disk.img")))
 	snap := strings.TrimSuffix(r.stdout, "\n")
-	if r.status != 0 || r.stderr != "" || content(t, snap) != "a" {
+	if r.status != 0 || r.stderr != "" || testkit.Read(t, snap) != "a" {
 		t.Fatalf("%+v", r)
 	}
 	if r := h.run("check", uri(snap)); r.status != 0 {
@@ -187,8 +171,8 @@ func TestFileURIs(t *testing.T) {
 func TestReflinkCauses(t *testing.T) {
 	h, dir := newHost(t), testkit.Mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
 	image, bound := filepath.Join(dir, "image"), filepath.Join(t.TempDir(), "bound")
-	write(t, image, strings.Repeat("image", 100_000))
-	write(t, bound, "")
+	testkit.Write(t, image, strings.Repeat("image", 100_000))
+	testkit.Write(t, bound, "")
 	if out, err := exec.Command("mount", "--bind", image, bound).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -214,8 +198,8 @@ func TestReflinkCauses(t *testing.T) {
 func TestAllOrNothing(t *testing.T) {
 	h, dir, plain := newHost(t), testkit.Mount(t, "mkfs.xfs", "-q", "-m", "reflink=1"), testkit.Mount(t, "mkfs.ext4", "-q")
 	a, b := filepath.Join(dir, "a"), filepath.Join(plain, "b")
-	write(t, a, "a")
-	write(t, b, "b")
+	testkit.Write(t, a, "a")
+	testkit.Write(t, b, "b")
 	before := h.files(dir, plain)
 	h.fails(73, "reflink", "create", a, b)
 	h.fails(73, "reflink", "create", "--dry-run", a, b)
@@ -225,7 +209,7 @@ func TestAllOrNothing(t *testing.T) {
 	h.fails(66, "no such", "create", a, filepath.Join(dir, "nothing"))
 	h.fails(66, "neither", "create", a, dir)
 	odd := filepath.Join(dir, "two\nlines")
-	write(t, odd, "x")
+	testkit.Write(t, odd, "x")
 	h.fails(78, "such a name", "create", a, odd)
 	os.Remove(odd)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
@@ -242,7 +226,7 @@ func TestAllOrNothing(t *testing.T) {
 	if err := os.Remove(filepath.Join(h.state, "snapshots")); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(h.state, "snapshots"), "")
+	testkit.Write(t, filepath.Join(h.state, "snapshots"), "")
 	h.fails(73, "state directory", "create", a)
 	os.Remove(filepath.Join(h.state, "snapshots"))
 	if after := h.files(dir, plain); after != before {
@@ -253,7 +237,7 @@ func TestAllOrNothing(t *testing.T) {
 func TestPrune(t *testing.T) {
 	h, dir := newHost(t), testkit.Mount(t, "mkfs.btrfs", "-q")
 	a := filepath.Join(dir, "a")
-	write(t, a, "a")
+	testkit.Write(t, a, "a")
 	sleeper := exec.Command("sleep", "1000")
 	if err := sleeper.Start(); err != nil {
 		t.Fatal(err)
@@ -282,8 +266,8 @@ func TestPrune(t *testing.T) {
 	// Another boot: the number may be somebody else's now.
 	for _, record := range strings.Fields(h.files()) {
 		path := filepath.Join(h.state, "snapshots", record)
-		text := content(t, path)
-		write(t, path, regexp.MustCompile(`\.[0-9a-f]{8}"`).ReplaceAllString(text, `.00000000"`))
+		text := testkit.Read(t, path)
+		testkit.Write(t, path, regexp.MustCompile(`\.[0-9a-f]{8}"`).ReplaceAllString(text, `.00000000"`))
 	}
 	if pruned := h.ok("prune"); len(pruned) != 1 || pruned[0] != mine {
 		t.Errorf("pruned %s after a reboot, want %s", pruned, mine)
@@ -295,10 +279,10 @@ func TestPrune(t *testing.T) {
 func TestNotMounted(t *testing.T) {
 	h, dir := newHost(t), testkit.Mount(t, "mkfs.btrfs", "-q")
 	a := filepath.Join(dir, "a")
-	write(t, a, "a")
+	testkit.Write(t, a, "a")
 	snap := h.ok("create", "--owner", "none", a)[0]
 	record := filepath.Join(h.state, "snapshots", h.files())
-	write(t, record, strings.Replace(content(t, record), `"none"`, `"1.1.00000000"`, 1))
+	testkit.Write(t, record, strings.Replace(testkit.Read(t, record), `"none"`, `"1.1.00000000"`, 1))
 	away := dir + ".away"
 	if err := os.Mkdir(away, 0o700); err != nil {
 		t.Fatal(err)
@@ -318,15 +302,15 @@ func TestNotMounted(t *testing.T) {
 func TestRemovesOnlyItsOwn(t *testing.T) {
 	h, dir := newHost(t), testkit.Mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
 	a, lookalike := filepath.Join(dir, "a"), filepath.Join(dir, ".a.xb-snap-abcdefgh")
-	write(t, a, "a")
-	write(t, lookalike, "precious")
+	testkit.Write(t, a, "a")
+	testkit.Write(t, lookalike, "precious")
 	h.fails(77, "not made by xb-snap", "remove", a)
 	h.fails(77, "not made by xb-snap", "remove", lookalike)
 	h.fails(64, "not a snapshot", "check", lookalike)
 	snap := h.ok("create", a)[0]
 	// A record that names another file, and one that can't be read, do no harm.
-	write(t, filepath.Join(h.state, "snapshots", "aaaaaaaa-0.json"), `{"snapshot":"`+a+`","owner":"1.1.00000000"}`)
-	write(t, filepath.Join(h.state, "snapshots", "aaaaaaaa-1.json"), `{"snapsh`)
+	testkit.Write(t, filepath.Join(h.state, "snapshots", "aaaaaaaa-0.json"), `{"snapshot":"`+a+`","owner":"1.1.00000000"}`)
+	testkit.Write(t, filepath.Join(h.state, "snapshots", "aaaaaaaa-1.json"), `{"snapsh`)
 	if r := h.run("prune"); r.status != 74 || r.stdout != "" || strings.Count(r.stderr, "aaaaaaaa-") != 2 {
 		t.Errorf("prune: %+v", r)
 	}
@@ -334,7 +318,7 @@ func TestRemovesOnlyItsOwn(t *testing.T) {
 		t.Errorf("list: %+v", r)
 	}
 	h.ok("remove", snap)
-	if content(t, a) != "a" || content(t, lookalike) != "precious" {
+	if testkit.Read(t, a) != "a" || testkit.Read(t, lookalike) != "precious" {
 		t.Error("harm done")
 	}
 }
@@ -386,7 +370,7 @@ func TestRoomToCreate(t *testing.T) {
 	part := free() / 4
 	a, b := image("a", part), image("b", part)
 	sparse := filepath.Join(dir, "sparse")
-	write(t, sparse, "data")
+	testkit.Write(t, sparse, "data")
 	if err := os.Truncate(sparse, 1<<40); err != nil {
 		t.Fatal(err)
 	}

@@ -12,21 +12,10 @@ import (
 	"xen-backup/internal/testkit"
 )
 
-// reflinkFS mounts a fresh file system of its own.
-func reflinkFS(t *testing.T, mkfs ...string) string {
-	t.Helper()
-	device, _ := testkit.LoopDevice(t, 400<<20) // mkfs.xfs wants 300 MiB
-	testkit.Command(t, "", mkfs[0], append(mkfs[1:], device)...)
-	dir := t.TempDir()
-	testkit.Command(t, "", "mount", device, dir)
-	t.Cleanup(func() { testkit.Command(t, "", "umount", dir) })
-	return dir
-}
-
 func TestClone(t *testing.T) {
 	for _, mkfs := range [][]string{{"mkfs.xfs", "-q", "-m", "reflink=1"}, {"mkfs.btrfs", "-q"}} {
 		t.Run(mkfs[0], func(t *testing.T) {
-			dir := reflinkFS(t, mkfs...)
+			dir := testkit.Mount(t, mkfs...)
 			for _, attribute := range []string{"", "file +C", "directory +C"} {
 				if attribute != "" && mkfs[0] != "mkfs.btrfs" {
 					continue
@@ -76,7 +65,7 @@ func create(t *testing.T, path string) *os.File {
 }
 
 func TestCloneUnsupported(t *testing.T) {
-	dir := reflinkFS(t, "mkfs.ext4", "-q")
+	dir := testkit.Mount(t, "mkfs.ext4", "-q")
 	src := create(t, filepath.Join(dir, "src"))
 	if err := Clone(create(t, filepath.Join(dir, "dst")), src); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("on ext4: %v", err)

@@ -18,13 +18,6 @@ import (
 	"xen-backup/internal/testkit"
 )
 
-func wantStatus(t *testing.T, what string, err error, status int) {
-	t.Helper()
-	if err == nil || exit.StatusOf(err) != status {
-		t.Errorf("%s: %v, want status %d", what, err, status)
-	}
-}
-
 func openTest(t *testing.T, path string) *File {
 	t.Helper()
 	f, err := OpenWrite(path)
@@ -97,12 +90,12 @@ func TestOpenRefuses(t *testing.T) {
 	for what, path := range refused {
 		for _, open := range []func(string) (*File, error){Open, OpenWrite} {
 			f, err := open(path)
-			wantStatus(t, what, err, exit.NoInput)
+			testkit.WantStatus(t, what, err, exit.NoInput)
 			if f != nil {
 				t.Errorf("%s: opened", what)
 			}
 		}
-		wantStatus(t, what, Check(path), exit.NoInput)
+		testkit.WantStatus(t, what, Check(path), exit.NoInput)
 	}
 	for what := range refused {
 		if what == "missing" || what == "missing device" {
@@ -344,7 +337,7 @@ func TestRereadEmpty(t *testing.T) {
 func TestLimit(t *testing.T) {
 	device, _ := testkit.LoopDevice(t, 1<<20)
 	f := openTest(t, device)
-	wantStatus(t, "more than there is", f.Limit(1<<20+1), exit.BadStream)
+	testkit.WantStatus(t, "more than there is", f.Limit(1<<20+1), exit.BadStream)
 	if f.Size() != 1<<20 {
 		t.Error(f.Size())
 	}

@@ -43,11 +43,11 @@ func TestIdentityOfPath(t *testing.T) {
 		}
 	}
 	_, err = Identity("none/new")
-	wantStatus(t, "no directory", err, exit.NoInput)
+	testkit.WantStatus(t, "no directory", err, exit.NoInput)
 	_, err = Identity("real/file/new")
-	wantStatus(t, "a file as directory", err, exit.NoInput)
+	testkit.WantStatus(t, "a file as directory", err, exit.NoInput)
 	_, err = Identity("loop")
-	wantStatus(t, "link to itself", err, exit.IOError)
+	testkit.WantStatus(t, "link to itself", err, exit.IOError)
 }
 
 func TestIdentityOfDevice(t *testing.T) {

@@ -1,9 +1,10 @@
 package extent
 
 import (
-	"errors"
 	"strings"
 	"testing"
+
+	"xen-backup/internal/testkit"
 )
 
 func TestWriteText(t *testing.T) {
@@ -20,19 +21,6 @@ func TestWriteText(t *testing.T) {
 	}
 }
 
-// full takes so many bytes, and no more.
-type full int
-
-var errFull = errors.New("full")
-
-func (w *full) Write(b []byte) (int, error) {
-	n := min(len(b), int(*w))
-	if *w -= full(n); n < len(b) {
-		return n, errFull
-	}
-	return n, nil
-}
-
 func TestWriteTextFails(t *testing.T) {
 	const size = 1_000_000
 	e := NewSet(1, size)
@@ -42,8 +30,7 @@ func TestWriteTextFails(t *testing.T) {
 	var text strings.Builder
 	e.WriteText(&text)
 	for _, room := range []int{0, 1, 100_000, text.Len() - 1} {
-		w := full(room)
-		if err := e.WriteText(&w); err != errFull {
+		if err := e.WriteText(&testkit.FullWriter{Room: room}); err != testkit.ErrFull {
 			t.Errorf("with room for %d bytes: %v", room, err)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/stream"
+	"xen-backup/internal/testkit"
 )
 
 var errBroken = errors.New("broken disk")
@@ -216,12 +217,12 @@ func TestWriteErrors(t *testing.T) {
 		target.lie = at
 		// Where the file has a hole nothing is read that could lie.
 		if start, _, _ := basisFile.NextData(at); start == at {
-			wantStatus(t, "CheckWritten of a disk that lies", check(target), exit.IOError)
+			testkit.WantStatus(t, "CheckWritten of a disk that lies", check(target), exit.IOError)
 		}
 		if _, err := basisFile.WriteAt([]byte{source[at] + 1}, at); err != nil {
 			t.Fatal(err)
 		}
-		wantStatus(t, "CheckWritten of a wrong byte", check(breaking(basisFile, 1e6, 0)), exit.IOError)
+		testkit.WantStatus(t, "CheckWritten of a wrong byte", check(breaking(basisFile, 1e6, 0)), exit.IOError)
 		if _, err := basisFile.WriteAt(source[at:at+1], at); err != nil {
 			t.Fatal(err)
 		}
@@ -275,28 +276,19 @@ func TestOutputErrors(t *testing.T) {
 	noLeak(t)
 	for _, room := range []int{0, 10, 40 << 10, 3 << 20} {
 		if room < 60<<10 {
-			if _, err := Sign(FromImage(img), h, stream.NewSignatureWriter(&fullWriter{room}, h), Options{}); !errors.Is(err, errBroken) {
+			if _, err := Sign(FromImage(img), h, stream.NewSignatureWriter(&testkit.FullWriter{Room: room}, h), Options{}); !errors.Is(err, testkit.ErrFull) {
 				t.Errorf("Sign with room for %d bytes: %v", room, err)
 			}
-			out := Outputs{stream.NewDeltaWriter(io.Discard, h), e, stream.NewSignatureWriter(&fullWriter{room}, h)}
-			if _, err := Diff(signatureReader(t, sig), FromImage(img), out, Options{}); !errors.Is(err, errBroken) {
+			out := Outputs{stream.NewDeltaWriter(io.Discard, h), e, stream.NewSignatureWriter(&testkit.FullWriter{Room: room}, h)}
+			if _, err := Diff(signatureReader(t, sig), FromImage(img), out, Options{}); !errors.Is(err, testkit.ErrFull) {
 				t.Errorf("Diff with room for a signature of %d bytes: %v", room, err)
 			}
 		}
-		out := Outputs{Delta: stream.NewDeltaWriter(&fullWriter{room}, h), Encoder: e}
-		if _, err := Diff(signatureReader(t, sig), FromImage(img), out, Options{}); !errors.Is(err, errBroken) {
+		out := Outputs{Delta: stream.NewDeltaWriter(&testkit.FullWriter{Room: room}, h), Encoder: e}
+		if _, err := Diff(signatureReader(t, sig), FromImage(img), out, Options{}); !errors.Is(err, testkit.ErrFull) {
 			t.Errorf("Diff with room for a delta of %d bytes: %v", room, err)
 		}
 	}
-}
-
-type fullWriter struct{ room int }
-
-func (w *fullWriter) Write(b []byte) (int, error) {
-	if w.room -= len(b); w.room < 0 {
-		return 0, errBroken
-	}
-	return len(b), nil
 }
 
 func TestOptions(t *testing.T) {

@@ -10,16 +10,10 @@ import (
 
 	"xen-backup/internal/exit"
 	"xen-backup/internal/stream"
+	"xen-backup/internal/testkit"
 )
 
 const testBlock = 4096
-
-func wantStatus(t *testing.T, what string, err error, status int) {
-	t.Helper()
-	if err == nil || exit.StatusOf(err) != status {
-		t.Errorf("%s: %v, want status %d", what, err, status)
-	}
-}
 
 // shrinking returns a basis, a smaller source, and the delta between them. Block 1
 // and 3 are replaced, from block 6 on all is dropped.
@@ -65,7 +59,7 @@ func TestProveOld(t *testing.T) {
 		}
 	}
 	for _, at := range []int64{testBlock, 2*testBlock - 1, 5 * testBlock, 30 * testBlock, int64(len(basis)) - 1} {
-		wantStatus(t, "edge changed", change(at), exit.NotBasis)
+		testkit.WantStatus(t, "edge changed", change(at), exit.NotBasis)
 	}
 	if err := ProveOld(bytes.NewReader(delta), d, target); err != nil {
 		t.Error(err)
@@ -73,7 +67,7 @@ func TestProveOld(t *testing.T) {
 	other := bytes.Clone(basis)
 	copy(other[testBlock:], basis[3*testBlock:4*testBlock])
 	copy(other[3*testBlock:], basis[testBlock:2*testBlock])
-	wantStatus(t, "blocks exchanged", ProveOld(bytes.NewReader(delta), d, imageFile(t, other, true)), exit.NotBasis)
+	testkit.WantStatus(t, "blocks exchanged", ProveOld(bytes.NewReader(delta), d, imageFile(t, other, true)), exit.NotBasis)
 }
 
 func TestInPlaceProvesBeforeItWrites(t *testing.T) {
@@ -109,7 +103,7 @@ func TestInPlaceProvesBeforeItWrites(t *testing.T) {
 	other := bytes.Clone(basis)
 	other[20*testBlock] ^= 1
 	_, err := ApplyInPlace(bytes.NewReader(delta), imageFile(t, other, true), int64(len(basis)), Steps{})
-	wantStatus(t, "dropped block", err, exit.NotBasis)
+	testkit.WantStatus(t, "dropped block", err, exit.NotBasis)
 }
 
 // TestInPlaceStaysInImage: a frame that goes beyond the size in the header would be
@@ -134,7 +128,7 @@ func TestInPlaceStaysInImage(t *testing.T) {
 		// The end record, which shows that it is wrong, comes late.
 		slow := io.MultiReader(bytes.NewReader(delta[:len(delta)-73]), &lateReader{bytes.NewReader(delta[len(delta)-73:])})
 		_, err := ApplyInPlace(slow, target, 0, Steps{})
-		wantStatus(t, "beyond the image", err, exit.BadStream)
+		testkit.WantStatus(t, "beyond the image", err, exit.BadStream)
 		if !bytes.Equal(content(t, target), device) {
 			t.Errorf("%+v: bytes beyond the image were written", test.run)
 		}
@@ -188,15 +182,15 @@ func TestVerify(t *testing.T) {
 	wrong := source
 	wrong.Sum[3]++
 	_, err := verify(writeDelta(t, h, basis, wrong, stream.Sum{}, change0{blocks, data}))
-	wantStatus(t, "another source digest", err, exit.BadStream)
+	testkit.WantStatus(t, "another source digest", err, exit.BadStream)
 	_, err = verify(writeDelta(t, h, wrong, source, stream.Sum{}, change0{blocks, data}))
-	wantStatus(t, "another basis digest", err, exit.BadStream)
+	testkit.WantStatus(t, "another basis digest", err, exit.BadStream)
 	_, err = verify(writeDelta(t, h, basis, source, stream.Sum{1}, change0{blocks, data}))
-	wantStatus(t, "other old terms", err, exit.BadStream)
+	testkit.WantStatus(t, "other old terms", err, exit.BadStream)
 
 	halfZero := append(bytes.Clone(data[:testBlock]), make([]byte, testBlock)...)
 	_, err = verify(writeDelta(t, h, basis, digestOf(h.Hash, testBlock, halfZero), stream.Sum{}, change0{blocks, halfZero}))
-	wantStatus(t, "literal block of zeroes", err, exit.BadStream)
+	testkit.WantStatus(t, "literal block of zeroes", err, exit.BadStream)
 
 	refuse := errors.New("refused")
 	_, err = Verify(io.MultiReader(bytes.NewReader(writeDelta(t, h, basis, source, stream.Sum{}, change0{blocks, data})[:32]), neverReader{t}),
@@ -225,8 +219,8 @@ func TestEveryPrefix(t *testing.T) {
 	target := imageFile(t, basis, true)
 	for n := 0; n < len(delta); n += 97 {
 		_, err := verify(delta[:n])
-		wantStatus(t, "Verify", err, exit.BadStream)
-		wantStatus(t, "ProveOld", ProveOld(bytes.NewReader(delta[:n]), d, target), exit.BadStream)
+		testkit.WantStatus(t, "Verify", err, exit.BadStream)
+		testkit.WantStatus(t, "ProveOld", ProveOld(bytes.NewReader(delta[:n]), d, target), exit.BadStream)
 	}
 	if !bytes.Equal(content(t, target), basis) {
 		t.Error("a pass that reads has written")
@@ -234,7 +228,7 @@ func TestEveryPrefix(t *testing.T) {
 	for n := 0; n < len(delta); n += 997 {
 		target := imageFile(t, basis, true)
 		_, err := ApplyInPlace(bytes.NewReader(delta[:n]), target, int64(len(basis)), Steps{})
-		wantStatus(t, "ApplyInPlace", err, exit.BadStream)
+		testkit.WantStatus(t, "ApplyInPlace", err, exit.BadStream)
 	}
 }
 
@@ -264,14 +258,14 @@ func TestDiffRefusesSignature(t *testing.T) {
 		e, _ := stream.NewEncoder(1, 1)
 		out := Outputs{stream.NewDeltaWriter(&delta, h), e, stream.NewSignatureWriter(&newSig, h)}
 		_, err := Diff(signatureReader(t, sig), FromImage(img), out, Options{})
-		wantStatus(t, name, err, exit.BadStream)
+		testkit.WantStatus(t, name, err, exit.BadStream)
 		out.Delta.Flush()
 		if _, err := verify(delta.Bytes()); err == nil {
 			t.Errorf("%s: the delta is complete", name)
 		}
 		_, err = Diff(signatureReader(t, sig), FromImage(img), Outputs{}, Options{})
-		wantStatus(t, name+" (check)", err, exit.BadStream)
-		wantStatus(t, name+" (verify)", verifySignature(sig), exit.BadStream)
+		testkit.WantStatus(t, name+" (check)", err, exit.BadStream)
+		testkit.WantStatus(t, name+" (verify)", verifySignature(sig), exit.BadStream)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/stream"
+	"xen-backup/internal/testkit"
 )
 
 const sliceBlock = 64 << 10
@@ -53,8 +54,8 @@ func TestSlices(t *testing.T) {
 		other := bytes.Clone(basis)
 		other[at]++
 		target := imageFile(t, other, true)
-		wantStatus(t, "another basis", ProveOld(in(), d, target), exit.NotBasis)
-		wantStatus(t, "another basis, in place", inPlace(target), exit.NotBasis)
+		testkit.WantStatus(t, "another basis", ProveOld(in(), d, target), exit.NotBasis)
+		testkit.WantStatus(t, "another basis, in place", inPlace(target), exit.NotBasis)
 		if at < len(source) && !bytes.Equal(content(t, target), other) {
 			t.Errorf("byte %d differs, and the frame was written", at)
 		}

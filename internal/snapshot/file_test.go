@@ -29,27 +29,11 @@ func take(t *testing.T, records state.Dir, owner Owner, sources ...string) (snap
 	return snaps
 }
 
-func write(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func content(t *testing.T, path string) string {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
 // What is given up must be what xb-snap made.
 func TestGiveUpOnlyOurs(t *testing.T) {
 	dir, records := testkit.Mount(t, "mkfs.btrfs", "-q"), state.Find(t.TempDir())
 	a := filepath.Join(dir, "a")
-	write(t, a, "precious")
+	testkit.Write(t, a, "precious")
 	for what, replace := range map[string]func(snap string) error{
 		"a link to another file": func(snap string) error { return os.Symlink(a, snap) },
 		"another name of a file": func(snap string) error { return os.Link(a, snap) },
@@ -66,7 +50,7 @@ func TestGiveUpOnlyOurs(t *testing.T) {
 		if err := replace(snap); err != nil {
 			t.Fatal(err)
 		}
-		if err := files[0].giveUp(); err == nil || content(t, a) != "precious" || content(t, snap) != "precious" {
+		if err := files[0].giveUp(); err == nil || testkit.Read(t, a) != "precious" || testkit.Read(t, snap) != "precious" {
 			t.Errorf("%s: %v", what, err)
 		}
 		if err := Remove([]string{snap}, records); err != nil {
@@ -74,7 +58,7 @@ func TestGiveUpOnlyOurs(t *testing.T) {
 		}
 	}
 	empty := filepath.Join(dir, "empty")
-	write(t, empty, "")
+	testkit.Write(t, empty, "")
 	order := Order{Size: 1, Owner: nobody, State: records}
 	if err := Create([]string{empty}, order, quiet{t}, nil); exit.StatusOf(err) != exit.Config {
 		t.Errorf("an empty file: %v", err)
@@ -85,7 +69,7 @@ func TestGiveUpOnlyOurs(t *testing.T) {
 func TestPrunedWhileTaken(t *testing.T) {
 	dir, records := testkit.Mount(t, "mkfs.xfs", "-q", "-m", "reflink=1"), state.Find(t.TempDir())
 	a := filepath.Join(dir, "a")
-	write(t, a, "a")
+	testkit.Write(t, a, "a")
 	left := func() string { return testkit.Names(t, dir) + " " + testkit.Names(t, recordDir(records)) }
 	before := testkit.Names(t, dir) + " "
 	f, err := os.Open(a)

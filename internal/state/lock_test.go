@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/testkit"
 )
 
 func TestLock(t *testing.T) {
@@ -33,7 +34,7 @@ func TestLock(t *testing.T) {
 		return strings.TrimSpace(string(out))
 	}
 	_, err = d.Lock(Run{})
-	wantStatus(t, "second lock", err, exit.Busy)
+	testkit.WantStatus(t, "second lock", err, exit.Busy)
 	if got := other(); got != fmt.Sprint(exit.Busy) {
 		t.Errorf("another process: %s", got)
 	}
@@ -169,7 +170,7 @@ func TestLockNamesItsHolder(t *testing.T) {
 	wants := func(texts ...string) string {
 		t.Helper()
 		_, err := d.Lock(Run{Peer: "dom0c"})
-		wantStatus(t, "the lock", err, exit.Busy)
+		testkit.WantStatus(t, "the lock", err, exit.Busy)
 		for _, text := range append(texts, pid, "dom0a", "domu1/xvda", "since "+time.Now().UTC().Format(time.DateOnly)) {
 			if !strings.Contains(err.Error(), text) {
 				t.Errorf("no %q in: %v", text, err)
@@ -189,7 +190,7 @@ func TestLockNamesItsHolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := d.Lock(Run{})
-	wantStatus(t, "the lock", err, exit.Busy)
+	testkit.WantStatus(t, "the lock", err, exit.Busy)
 	if !strings.HasSuffix(err.Error(), pid) {
 		t.Errorf("where its file says nothing: %v", err)
 	}
@@ -241,7 +242,7 @@ func TestLockEndsADeadRun(t *testing.T) {
 			}
 			l, err := d.Lock(c.second)
 			if !c.ended {
-				wantStatus(t, "the lock", err, exit.Busy)
+				testkit.WantStatus(t, "the lock", err, exit.Busy)
 				if status := h.do("resume"); status != "0" {
 					t.Errorf("afterwards the holder goes on with status %s", status)
 				}
@@ -259,7 +260,7 @@ func TestLockEndsADeadRun(t *testing.T) {
 				t.Errorf("it ended otherwise: %v", h.cmd.ProcessState)
 			}
 			_, err = d.Lock(Run{})
-			wantStatus(t, "the lock afterwards", err, exit.Busy)
+			testkit.WantStatus(t, "the lock afterwards", err, exit.Busy)
 			if !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
 				t.Errorf("the lock is not said to be this process's: %v", err)
 			}
@@ -278,7 +279,7 @@ func TestLockOfOneThatDoesNotEnd(t *testing.T) {
 	quietFor(t, d, time.Hour)
 	h.cmd.Process.Signal(unix.SIGSTOP)
 	_, err := d.Lock(second)
-	wantStatus(t, "the lock", err, exit.Busy)
+	testkit.WantStatus(t, "the lock", err, exit.Busy)
 	h.cmd.Process.Signal(unix.SIGCONT)
 	h.cmd.Wait() // it has the signal still to come
 }
@@ -307,7 +308,7 @@ func TestLockReplaced(t *testing.T) {
 			if err := replace(d.file(".lock")); err != nil {
 				t.Fatal(err)
 			}
-			wantStatus(t, "the lock", l.Check(), exit.Busy)
+			testkit.WantStatus(t, "the lock", l.Check(), exit.Busy)
 		})
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"xen-backup/internal/exit"
 	"xen-backup/internal/stream"
+	"xen-backup/internal/testkit"
 )
 
 const deviceID = "/srv/images/domu1 100%.img"
@@ -51,13 +52,6 @@ func again(t *testing.T, what string, dir Dir, before ...string) *exec.Cmd {
 func newDevice(t *testing.T, identity string) (Dir, *Device) {
 	d := Dir(t.TempDir())
 	return d, d.Device(identity, "/dev/vg/lv")
-}
-
-func wantStatus(t *testing.T, what string, err error, status int) {
-	t.Helper()
-	if err == nil || exit.StatusOf(err) != status {
-		t.Errorf("%s: %v, want status %d", what, err, status)
-	}
 }
 
 // image returns an image that stands for a text.
@@ -275,7 +269,7 @@ func TestUnusable(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = d.Load()
-	wantStatus(t, "a directory", err, exit.IOError)
+	testkit.WantStatus(t, "a directory", err, exit.IOError)
 }
 
 // TestDamagedSeen: what xb-sig saw only saves work.
@@ -327,7 +321,7 @@ func TestSent(t *testing.T) {
 		}
 	}
 	for _, peer := range []string{"", ".", ".."} {
-		wantStatus(t, "peer "+peer, d.SaveSent(peer, image("")), exit.Usage)
+		testkit.WantStatus(t, "peer "+peer, d.SaveSent(peer, image("")), exit.Usage)
 	}
 	if entries, err := os.ReadDir(string(dir)); err != nil || len(entries) != 1 {
 		t.Errorf("%v, %v", entries, err)
@@ -337,7 +331,7 @@ func TestSent(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = d.Sent()
-	wantStatus(t, "damaged", err, exit.Config)
+	testkit.WantStatus(t, "damaged", err, exit.Config)
 }
 
 func TestNoDirectory(t *testing.T) {
@@ -347,10 +341,10 @@ func TestNoDirectory(t *testing.T) {
 	}
 	d := Dir(filepath.Join(file, "dir")).Device(deviceID, "img")
 	_, err := d.Lock(Run{})
-	wantStatus(t, "Lock", err, exit.CantCreate)
-	wantStatus(t, "Save", d.Save(&Record{Phase: Clean}), exit.CantCreate)
+	testkit.WantStatus(t, "Lock", err, exit.CantCreate)
+	testkit.WantStatus(t, "Save", d.Save(&Record{Phase: Clean}), exit.CantCreate)
 	_, err = d.Load()
-	wantStatus(t, "Load", err, exit.IOError)
+	testkit.WantStatus(t, "Load", err, exit.IOError)
 
 	t.Setenv("XB_STATE_DIR", "")
 	if d := Find(""); d != DefaultDir {
@@ -383,7 +377,7 @@ func TestFailedSave(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(string(dir), "filler"), make([]byte, 1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatal(err)
 	}
-	wantStatus(t, "full disk", d.Save(&Record{Phase: Clean}), exit.CantCreate)
+	testkit.WantStatus(t, "full disk", d.Save(&Record{Phase: Clean}), exit.CantCreate)
 	if r, err := d.Load(); err != nil || r.Phase != Applying {
 		t.Errorf("%+v, %v", r, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/testkit"
 )
 
 // The zstd frames below are RFC 8878's: magic, descriptor, window, blocks.
@@ -48,7 +49,7 @@ func TestDecode(t *testing.T) {
 		}
 		f.RawSum++
 		_, err := f.Decode(nil)
-		wantStatus(t, name+", wrong sum", err, exit.BadStream)
+		testkit.WantStatus(t, name+", wrong sum", err, exit.BadStream)
 	}
 	for name, payload := range map[string][]byte{
 		"too little": rleFrames(1, 7), "too much": rleFrames(1, 9), "no zstd": literals(50), "empty": {},
@@ -56,7 +57,7 @@ func TestDecode(t *testing.T) {
 	} {
 		f := Frame{Encoding: Zstd, Payload: payload, RawSize: 1 << 20, RawSum: xxhash.Sum64(want)}
 		_, err := f.Decode(nil)
-		wantStatus(t, name, err, exit.BadStream)
+		testkit.WantStatus(t, name, err, exit.BadStream)
 	}
 }
 

@@ -85,7 +85,7 @@ func TestEveryPrefixIsCut(t *testing.T) {
 func TestOneByteMore(t *testing.T) {
 	for _, s := range append(samples(t), larger(t)...) {
 		for _, b := range []byte{0, '\n', 'E', 'F', 'H', 'Z', s.stream[0]} {
-			wantStatus(t, s.name, s.read(bytes.NewReader(append(slices.Clip(s.stream), b))), exit.BadStream)
+			testkit.WantStatus(t, s.name, s.read(bytes.NewReader(append(slices.Clip(s.stream), b))), exit.BadStream)
 		}
 	}
 }
@@ -167,19 +167,6 @@ func TestReadError(t *testing.T) {
 	}
 }
 
-// limitedWriter fails when it is full.
-type limitedWriter struct{ room int }
-
-var errFull = errors.New("full")
-
-func (w *limitedWriter) Write(b []byte) (int, error) {
-	if len(b) > w.room {
-		return w.room, errFull
-	}
-	w.room -= len(b)
-	return len(b), nil
-}
-
 func TestWriteError(t *testing.T) {
 	h := Header{BlockSize: 4096, Hash: XXH64, Size: -1}
 	raw := literals(1 << 20)
@@ -200,11 +187,11 @@ func TestWriteError(t *testing.T) {
 		t.Fatal(sig, delta)
 	}
 	for room := 0; room < whole.Len(); room += 1 + whole.Len()/100 {
-		if sig, delta := write(&limitedWriter{room}); !errors.Is(errors.Join(sig, delta), errFull) {
+		if sig, delta := write(&testkit.FullWriter{Room: room}); !errors.Is(errors.Join(sig, delta), testkit.ErrFull) {
 			t.Errorf("room for %d bytes: %v, %v", room, sig, delta)
 		}
 	}
-	if _, delta := write(&limitedWriter{whole.Len() - 1}); delta != errFull {
+	if _, delta := write(&testkit.FullWriter{Room: whole.Len() - 1}); delta != testkit.ErrFull {
 		t.Errorf("one byte too many: %v", delta)
 	}
 }

@@ -86,7 +86,7 @@ func TestGoldenSignature(t *testing.T) {
 		if err := r.CheckSum(digest.Sum); err != nil {
 			t.Error(err)
 		}
-		wantStatus(t, "other sum", r.CheckSum(h.Add(digest.Sum, Sum{1})), exit.BadStream)
+		testkit.WantStatus(t, "other sum", r.CheckSum(h.Add(digest.Sum, Sum{1})), exit.BadStream)
 	})
 }
 
@@ -145,7 +145,7 @@ func TestGoldenDelta(t *testing.T) {
 		if err := r.End.CheckSum(h, source.Sum); err != nil {
 			t.Error(err)
 		}
-		wantStatus(t, "other literals", r.End.CheckSum(h, Sum{}), exit.BadStream)
+		testkit.WantStatus(t, "other literals", r.End.CheckSum(h, Sum{}), exit.BadStream)
 	})
 }
 

@@ -11,19 +11,11 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/testkit"
 )
 
 // Streams in this file are put together byte by byte, with right checksums, so
 // that what refuses them is the rule under test.
-
-func wantStatus(t testing.TB, what string, err error, status int) {
-	t.Helper()
-	if err == nil {
-		t.Errorf("%s: accepted", what)
-	} else if got := exit.StatusOf(err); got != status {
-		t.Errorf("%s: status %d (%v), want %d", what, got, err, status)
-	}
-}
 
 // readSignature reads a signature to its end.
 func readSignature(in io.Reader) error {
@@ -297,13 +289,13 @@ func TestDeltaRules(t *testing.T) {
 		if test.ok && err != nil {
 			t.Errorf("%s: %v", test.name, err)
 		} else if !test.ok {
-			wantStatus(t, test.name, err, exit.BadStream)
+			testkit.WantStatus(t, test.name, err, exit.BadStream)
 		}
 	}
 
 	sized := delta(block, 0, 0, 0)
 	sized = sealed(header(deltaMagic, 1, 12, 1, 2*block), sized[32:len(sized)-8])
-	wantStatus(t, "another size than in the header", readDelta(bytes.NewReader(sized)), exit.BadStream)
+	testkit.WantStatus(t, "another size than in the header", readDelta(bytes.NewReader(sized)), exit.BadStream)
 }
 
 // TestFrameRefusedAtOnce: a frame that contradicts itself must not be handed on, not
@@ -321,7 +313,7 @@ func TestFrameRefusedAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wantStatus(t, name, r.Next(new(Frame)), exit.BadStream)
+		testkit.WantStatus(t, name, r.Next(new(Frame)), exit.BadStream)
 	}
 }
 
@@ -380,7 +372,7 @@ func TestHostileLengths(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		err := read(bytes.NewReader(stream))
 		runtime.ReadMemStats(&after)
-		wantStatus(t, name, err, exit.BadStream)
+		testkit.WantStatus(t, name, err, exit.BadStream)
 		if used := after.TotalAlloc - before.TotalAlloc; used > 12<<20 {
 			t.Errorf("%s: %d bytes were allocated", name, used)
 		}

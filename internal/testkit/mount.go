@@ -15,18 +15,14 @@ func Mount(t *testing.T, mkfs ...string) string {
 		t.Skip("needs root, to mount a file system")
 	}
 	image := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(image, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(image, 400<<20); err != nil {
+	Write(t, image, "")
+	const size = 400 << 20 // mkfs.xfs wants 300 MiB
+	if err := os.Truncate(image, size); err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, c := range [][]string{append(mkfs, image), {"mount", "-o", "loop", image, dir}} {
-		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", c, err, out)
-		}
-	}
+	Command(t, "", mkfs[0], append(mkfs[1:], image)...)
+	Command(t, "", "mount", "-o", "loop", image, dir)
 	t.Cleanup(func() { exec.Command("umount", dir).Run() })
 	return dir
 }

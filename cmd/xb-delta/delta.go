@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -25,11 +26,11 @@ func delta(env *cli.Env, o options) error {
 			return err
 		}
 	}
-	src, frozen, closeSource, err := openSource(env, o)
+	src, err := openSource(env, o)
 	if err != nil {
 		return err
 	}
-	defer closeSource()
+	defer src.close()
 	progress := env.StartProgress(o.progress)
 	defer progress.Stop()
 	defer progress.StartHeartbeat(o.heartbeat)()
@@ -40,34 +41,30 @@ func delta(env *cli.Env, o options) error {
 	defer closeSignature()
 
 	progress.Total.Store(max(0, src.Size()))
-	read := int64(0)
-	opts := rdiff.Options{
-		Count: func(done, data int64) error {
-			progress.Read.Add(done)
-			read += data
-			if o.check {
-				return nil
-			}
-			return env.CheckReader() // xb-patch may have refused the target
-		},
-		Changed: func(n int64) { progress.Changed.Add(n) },
-		// The end record is what makes the delta complete: it must not leave if what
-		// was read is not one image.
-		BeforeEnd: func(stream.Image) error { return frozen() },
-	}
 	w := &writers{h: sig.Header}
 	w.h.Size = src.Size()
 	defer w.discard()
 	if err := w.open(out, o, progress); err != nil {
 		return err
 	}
-	result, err := rdiff.Diff(sig, src, w.Outputs, opts)
+	read := int64(0)
+	result, err := rdiff.Diff(sig, src, w.Outputs, rdiff.Options{
+		Count: func(done, data int64) error {
+			progress.Advance(done)
+			read += data
+			if o.check {
+				return nil
+			}
+			return env.CheckReader() // xb-patch may have refused the target
+		},
+		Changed: progress.Change,
+		// The end record is what makes the delta complete: it must not leave if what was
+		// read is not one image.
+		BeforeEnd: func(stream.Image) error { return src.check() },
+	})
 	if err != nil {
 		// A read that failed because the snapshot is gone: that is the cause to tell.
-		if cause := frozen(); cause != nil {
-			return cause
-		}
-		return err
+		return cmp.Or(src.check(), err)
 	}
 	if err := w.commit(); err != nil {
 		return err
@@ -75,81 +72,56 @@ func delta(env *cli.Env, o options) error {
 	s := env.NewSummary(result.Source, start)
 	s.BytesRead, s.BytesSent = read, w.sent()
 	s.BytesChanged, s.BlocksChanged = result.Bytes, result.Blocks
-	if err := s.Write(o.summary); err != nil {
+	if err := s.Write(o.summary); err != nil || !o.check {
 		return err
 	}
-	if !o.check {
-		return nil
-	}
-	blocks := sig.Blocks(result.Source.Size)
-	if err := env.Print(fmt.Sprintf("blocks %d changed %d bytes %d\n", blocks, result.Blocks, result.Bytes)); err != nil {
+	return answer(env, sig.Blocks(result.Source.Size), result)
+}
+
+// answer is what --check prints.
+func answer(env *cli.Env, blocks int64, r rdiff.Result) error {
+	if err := env.Print(fmt.Sprintf("blocks %d changed %d bytes %d\n", blocks, r.Blocks, r.Bytes)); err != nil {
 		return err
 	}
-	if result.Differs() {
+	if r.Differs() {
 		return exit.Answer(exit.No)
 	}
 	return nil
 }
 
-// openSource opens the source; frozen tells, after the last read, whether what
-// was read is one image.
-func openSource(env *cli.Env, o options) (src rdiff.Source, frozen func() error, closeAll func(), err error) {
+// source is what is read: a file that nobody may write to, or standard input.
+type source struct {
+	rdiff.Source
+	file *blockdev.Source // nil: standard input
+}
+
+func openSource(env *cli.Env, o options) (*source, error) {
 	if o.source == "-" {
 		in, err := env.BinaryIn()
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, err
 		}
-		return rdiff.FromPipe(in), func() error { return nil }, func() {}, nil
+		return &source{Source: rdiff.FromPipe(in)}, nil
 	}
-	file, err := blockdev.Open(o.source)
+	file, err := blockdev.OpenSource(o.source, o.allowLive)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
-	s := &frozenSource{File: file, live: o.allowLive}
-	if !s.live {
-		s.witness, err = file.WitnessOfSource()
-	}
-	if err == nil {
-		err = s.check()
-	} else if gone := file.CheckSnapshot(); gone != nil {
-		err = gone
-	}
-	if err != nil {
-		file.Close()
-		return nil, nil, nil, err
-	}
-	return rdiff.FromImage(file), s.check, func() { file.Close() }, nil
+	return &source{rdiff.FromImage(file), file}, nil
 }
 
-// frozenSource is a source that nobody may write to while it is read.
-type frozenSource struct {
-	*blockdev.File
-	live    bool   // somebody may, all the same
-	witness string // from before the first read; "" if it needs none
-}
-
-// check tells whether what was read so far is one image. A snapshot that is lost or was
-// given up is the cause of whatever else is found.
-func (s *frozenSource) check() error {
-	err := s.untouched()
-	if gone := s.CheckSnapshot(); gone != nil {
-		return gone
-	}
-	return err
-}
-
-func (s *frozenSource) untouched() error {
-	if s.live {
+// check demands, after the last read, that what was read is one image.
+func (s *source) check() error {
+	if s.file == nil {
 		return nil
 	}
-	if err := s.CheckFrozen(); err != nil {
-		return err
+	return s.file.Check()
+}
+
+func (s *source) close() {
+	if s.file != nil {
+		s.file.Close()
 	}
-	if s.witness != "" && !blockdev.Untouched(s.witness, s.Witness(-1)) {
-		return exit.Fail(exit.Busy, "%s was written to while it was read, and what was read is no whole image; "+
-			"read a snapshot of it (xb-snap create), or say --allow-live", s.Path())
-	}
-	return nil
 }
 
 func openSignature(env *cli.Env, o options) (*stream.SignatureReader, func(), error) {
@@ -186,7 +158,7 @@ type writers struct {
 
 func (w *writers) open(out io.Writer, o options, progress *cli.Progress) (err error) {
 	if out != nil {
-		out = &sender{Writer: out, rate: o.bwlimit, progress: progress}
+		out = &sender{Writer: out, rate: o.bwlimit, sent: &progress.Sent}
 		w.Delta = stream.NewDeltaWriter(out, w.h)
 		if err := w.Delta.Flush(); err != nil { // by its header alone the delta may be refused
 			return err
@@ -222,31 +194,4 @@ func (w *writers) sent() int64 {
 		return 0
 	}
 	return w.Delta.Written()
-}
-
-// sender writes the delta, at a limited rate if one is given.
-type sender struct {
-	io.Writer
-	rate     int64 // bytes a second; 0: no limit
-	progress *cli.Progress
-	next     time.Time // when the next byte may go
-}
-
-func (s *sender) Write(b []byte) (n int, err error) {
-	for n < len(b) && err == nil {
-		part := b[n:]
-		if s.rate > 0 {
-			part = part[:min(int64(len(part)), max(1, s.rate/10))]
-			if now := time.Now(); s.next.Before(now) {
-				s.next = now
-			}
-			time.Sleep(time.Until(s.next))
-			s.next = s.next.Add(time.Duration(float64(len(part)) / float64(s.rate) * float64(time.Second)))
-		}
-		var m int
-		m, err = s.Writer.Write(part)
-		n += m
-		s.progress.Sent.Add(int64(m))
-	}
-	return n, err
 }

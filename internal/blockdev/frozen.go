@@ -9,10 +9,10 @@ import (
 	"xen-backup/internal/inuse"
 )
 
-// CheckFrozen refuses (status Busy) to read a logical volume that somebody may write to meanwhile: the image would be
+// checkFrozen refuses (status Busy) to read a logical volume that somebody may write to meanwhile: the image would be
 // a mix of two times. A snapshot is fine, and so is a volume that is read-only or that nobody else has open for
 // longer than udev's look at it takes.
-func (f *File) CheckFrozen() error {
+func (f *File) checkFrozen() error {
 	still, err := inuse.WaitForLooks(func() (bool, error) {
 		d, err := f.deviceMapper()
 		return d == nil || !d.IsLV() || frozen(d) || d.OpenCount <= 1, err
@@ -30,9 +30,9 @@ func frozen(d *dm.Device) bool {
 	return d.IsLV() && (d.ReadOnly || snapshot)
 }
 
-// WitnessOfSource returns the witness by which it will be known whether somebody wrote to the file while it was read,
+// witnessOfSource returns the witness by which it will be known whether somebody wrote to the file while it was read,
 // and fails (status Unavailable) where there is none. What is frozen needs none: then it is "".
-func (f *File) WitnessOfSource() (string, error) {
+func (f *File) witnessOfSource() (string, error) {
 	witness := f.Witness(-1)
 	if witness != "" {
 		return witness, nil

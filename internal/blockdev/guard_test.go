@@ -20,7 +20,7 @@ func wantFinding(t *testing.T, what string, g *Guard, want Finding) {
 	}
 }
 
-// countsTwice tells whether the device refuses to write zeroes by itself, so that the kernel
+// countsTwice reports whether the device refuses to write zeroes by itself, so that the kernel
 // writes them after that and counts both.
 func countsTwice(t *testing.T, f *File) bool {
 	t.Helper()

@@ -14,11 +14,15 @@ const NameMax = 127
 
 // LVM's devices (lib/activate/dev_manager.c, and dm_build_dm_uuid in libdm/libdm-common.c) are called VG-LV, the
 // hyphens of either part doubled. Their UUIDs are "LVM-", 32 characters of the VG's and 32 of the LV's; most
-// hidden ones have a suffix after that (-real, -cow, -tpool), and so have their names. The parts of a mirrored
-// volume have none: of those LVM alone knows what they are.
+// hidden ones have a suffix after that, and so have their names. The parts of a mirrored volume have none: of those
+// LVM alone knows what they are.
 const (
 	uuidPrefix = "LVM-"
 	uuidLength = len(uuidPrefix) + 64
+
+	OriginSuffix = "-real"  // below the origin of thick snapshots
+	StoreSuffix  = "-cow"   // a thick snapshot's exception store
+	poolSuffix   = "-tpool" // below a thin pool's volume: the pool itself
 )
 
 // VolumeName returns the name of the device of a logical volume.

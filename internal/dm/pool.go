@@ -61,7 +61,7 @@ func (d *Device) parsePool() (*Pool, error) {
 		return nil, exit.Fail(exit.Internal, "%s is no thin pool", d.Name)
 	}
 	status, params := d.Targets[0].Status, d.Targets[0].Params
-	p := Pool{Name: strings.TrimSuffix(d.Name, "-tpool"), ZeroesBlocks: !strings.Contains(params, "skip_block_zeroing")}
+	p := Pool{Name: strings.TrimSuffix(d.Name, poolSuffix), ZeroesBlocks: !strings.Contains(params, "skip_block_zeroing")}
 	var transaction, block int64
 	_, err := fmt.Sscanf(status, "%d %d/%d %d/%d", &transaction, &p.MetaUsed, &p.Meta, &p.DataUsed, &p.Data)
 	if fields := strings.Fields(params); err == nil && len(fields) > 2 {

@@ -135,7 +135,7 @@ func wantBusy(t *testing.T, path, pattern string, atOnce bool) {
 	t.Logf("%v: %v", waited.Round(time.Millisecond), err)
 }
 
-// ours tells which processes xb-locate ignores.
+// ours reports whether a process is one that xb-locate ignores.
 func ours(comm string) bool { return strings.HasPrefix(comm, "xb-") }
 
 // wantUsers fails unless Users, asked as xb-locate does, names these users of path;

@@ -104,8 +104,8 @@ func storeBound(origin int64) int64 {
 func snapshotName(v *Volume, run string) (string, error) {
 	hidden := ""
 	if !v.Thin() {
-		hidden = "-cow"
-		if len(dm.VolumeName(v.VG, v.Name)+"-real") > dm.NameMax {
+		hidden = dm.StoreSuffix
+		if len(dm.VolumeName(v.VG, v.Name)+dm.OriginSuffix) > dm.NameMax {
 			return "", exit.Fail(exit.Config, "the name %s is too long for a volume with snapshots: rename it", v)
 		}
 	}

@@ -209,7 +209,7 @@ func (s *metadataSnap) take() error {
 	return s.writeDown(s.held)
 }
 
-// reserved tells which metadata snapshot the pool has, "" if it has none: the number
+// reserved returns which metadata snapshot the pool has, "" if it has none: the number
 // of its root block, which is status word 3 after the transaction and the two uses, and
 // a hash of that block, a copy of the superblock as it was. The number alone might be
 // given to another one later.

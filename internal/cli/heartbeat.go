@@ -89,7 +89,8 @@ func (h *Heartbeat) beat() (goOn bool) {
 		h.mu.Unlock()
 		return false
 	}
-	h.env.end(exit.Fail(exit.IOError, "nobody waits for this run any more: the heartbeat cannot be written: %w", exit.Cause(err)))
+	h.env.end(exit.Fail(exit.IOError, "nobody waits for this run any more: the heartbeat cannot be written: %w",
+		exit.Cause(err)))
 	return false
 }
 
@@ -109,7 +110,7 @@ func (o *ownLine) Write(b []byte) (int, error) {
 	return max(0, n-1), err
 }
 
-// Movement tells whether a run moves: by its progress, and by what the process has
+// Movement reports whether a run moves: by its progress, and by what the process has
 // read from and written to storage, which counts what no progress shows.
 type Movement struct {
 	progress *Progress
@@ -128,7 +129,7 @@ func (p *Progress) Movement() *Movement {
 	return m
 }
 
-// Moved tells whether there was any since the last call.
+// Moved reports whether there was any since the last call.
 func (m *Movement) Moved() bool {
 	now := movement{m.progress.figures(), ownStorage()}
 	defer func() { m.last = now }()

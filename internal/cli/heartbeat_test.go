@@ -59,7 +59,8 @@ func TestHeartbeatIsNoMovement(t *testing.T) {
 		defer f.Close()
 		p := (&Env{Stderr: new(bytes.Buffer)}).StartProgress("never")
 		defer p.Stop()
-		beat := beats(t, &Heartbeat{Out: synced{f}, Moved: p.Movement().Moved, committed: true}, &Env{}) // the last line may come too late
+		// With committed, as the last line may come too late.
+		beat := beats(t, &Heartbeat{Out: synced{f}, Moved: p.Movement().Moved, committed: true}, &Env{})
 		beat()
 		beat()
 		beat() // the second line is written

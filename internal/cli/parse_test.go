@@ -103,7 +103,8 @@ func TestFlagErrors(t *testing.T) {
 }
 
 func TestProgressFlag(t *testing.T) {
-	for arg, want := range map[string]string{"": "auto", "--progress": "always", "--progress=always": "always", "--progress=never": "never", "--progress=auto": "auto"} {
+	for arg, want := range map[string]string{"": "auto", "--progress": "always", "--progress=always": "always",
+		"--progress=never": "never", "--progress=auto": "auto"} {
 		var mode string
 		f := new(Flags)
 		f.ProgressFlag(&mode)
@@ -166,7 +167,8 @@ func TestPathsOfACommandLine(t *testing.T) {
 		return f
 	}
 	operands, err := flags().ParsePaths([]string{"file:///a%20b", "--other", "file:///x", "--path=file:/c%20d", "e"})
-	if err != nil || len(operands) != 2 || operands[0] != "/a b" || operands[1] != "e" || path != "/c d" || other != "file:///x" {
+	if err != nil || len(operands) != 2 || operands[0] != "/a b" || operands[1] != "e" || path != "/c d" ||
+		other != "file:///x" {
 		t.Errorf("%q, %q, %q, %v", operands, path, other, err)
 	}
 	for _, args := range [][]string{{"a", "file:x"}, {"--path", "file://h/x"}, {"--path", ""}, {""}, {"-p", "file:///%"}} {
@@ -201,7 +203,8 @@ func TestPrintInfo(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"--info"}, "on stdin"}, {[]string{"--info", "-"}, "on stdin"}, {[]string{"--info", "--json", file}, "in the file"},
+		{[]string{"--info"}, "on stdin"}, {[]string{"--info", "-"}, "on stdin"},
+		{[]string{"--info", "--json", file}, "in the file"},
 	} {
 		if got, err := info(test.args...); err != nil || got != test.want {
 			t.Errorf("%q: %q, %v, want %q", test.args, got, err, test.want)
@@ -211,7 +214,8 @@ func TestPrintInfo(t *testing.T) {
 		args   []string
 		status int
 	}{
-		{[]string{"--info", "a", "b"}, exit.Usage}, {[]string{"--info", "--other"}, exit.Usage}, {[]string{"--info", file + "2"}, exit.NoInput},
+		{[]string{"--info", "a", "b"}, exit.Usage}, {[]string{"--info", "--other"}, exit.Usage},
+		{[]string{"--info", file + "2"}, exit.NoInput},
 	} {
 		if _, err := info(test.args...); exit.StatusOf(err) != test.status {
 			t.Errorf("%q: %v, want status %d", test.args, err, test.status)

@@ -100,7 +100,8 @@ func (l *lockedBuffer) String() string {
 }
 
 // startPending starts the command and waits until it has made its files.
-func startPending(t *testing.T, before ...string) (c *exec.Cmd, dir string, stdin io.Closer, stdout io.ReadCloser, stderr *lockedBuffer) {
+func startPending(t *testing.T, before ...string) (
+	c *exec.Cmd, dir string, stdin io.Closer, stdout io.ReadCloser, stderr *lockedBuffer) {
 	t.Helper()
 	dir = t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "replaced"), []byte("old"), 0o600); err != nil {
@@ -263,7 +264,8 @@ func TestProgress(t *testing.T) {
 	p.Total.Store(100)
 	p.Read.Store(100)
 	p.Stop()
-	if !strings.HasPrefix(stderr.String(), "xb-test: 100 B of 100 B (100 %), ") || strings.Count(stderr.String(), "\n") != 1 {
+	if !strings.HasPrefix(stderr.String(), "xb-test: 100 B of 100 B (100 %), ") ||
+		strings.Count(stderr.String(), "\n") != 1 {
 		t.Errorf("final line %q", stderr.String())
 	}
 	for _, mode := range []string{"auto", "never"} {
@@ -282,7 +284,8 @@ func TestProgress(t *testing.T) {
 		{0, 0, 0, 0, 0, "0 B, 0 B/s"},
 		{0, 3 << 20, 0, 0, time.Second, "3.0 MiB, 3.0 MiB/s"},
 		{4 << 30, 1 << 30, 0, 0, 10 * time.Second, "1.0 GiB of 4.0 GiB (25 %), 102.4 MiB/s, 30s left"},
-		{4 << 30, 4 << 30, 1 << 20, 20 << 10, 10 * time.Second, "4.0 GiB of 4.0 GiB (100 %), 409.6 MiB/s, 1.0 MiB changed, 20.0 KiB sent"},
+		{4 << 30, 4 << 30, 1 << 20, 20 << 10, 10 * time.Second,
+			"4.0 GiB of 4.0 GiB (100 %), 409.6 MiB/s, 1.0 MiB changed, 20.0 KiB sent"},
 		{100, 200, 0, 0, time.Second, "200 B of 100 B (100 %), 200 B/s"},
 		{1 << 62, 1, 0, 0, time.Hour, "1 B of 4194304.0 TiB (0 %), 0 B/s"}, // longer than a Duration
 	} {
@@ -317,8 +320,8 @@ func TestDistinct(t *testing.T) {
 
 func TestSummary(t *testing.T) {
 	dir := t.TempDir()
-	s := Summary{Command: "xb-test", Version: "1", ImageSize: 1 << 40, BlockSize: 4096, Hash: "xxh64", Digest: "00", BytesRead: 2,
-		BytesChanged: 3, BytesSent: 4, BlocksChanged: 5, Seconds: 1.5}
+	s := Summary{Command: "xb-test", Version: "1", ImageSize: 1 << 40, BlockSize: 4096, Hash: "xxh64", Digest: "00",
+		BytesRead: 2, BytesChanged: 3, BytesSent: 4, BlocksChanged: 5, Seconds: 1.5}
 	const want = `{"command":"xb-test","version":"1","image_size":1099511627776,"block_size":4096,"hash":"xxh64","digest":"00",` +
 		`"bytes_read":2,"bytes_changed":3,"bytes_sent":4,"blocks_changed":5,"seconds":1.5}` + "\n"
 	path := filepath.Join(dir, "summary")
@@ -337,7 +340,8 @@ func TestSummary(t *testing.T) {
 		t.Error(err)
 	}
 	// As /dev/stderr, where standard error is a file.
-	if err := errors.Join(os.WriteFile(dir+"/log", []byte("before\n"), 0o600), os.Symlink("log", dir+"/link"), s.Write(dir+"/link")); err != nil {
+	if err := errors.Join(os.WriteFile(dir+"/log", []byte("before\n"), 0o600), os.Symlink("log", dir+"/link"),
+		s.Write(dir+"/link")); err != nil {
 		t.Error(err)
 	}
 	if got, err := os.ReadFile(dir + "/log"); string(got) != "before\n"+want {

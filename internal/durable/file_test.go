@@ -42,7 +42,8 @@ func TestPendingFile(t *testing.T) {
 	}
 	p.Discard() // deferred ones come after Commit
 	got, _ := os.ReadFile(path)
-	if info, err := os.Stat(path); string(got) != "new" || testkit.Names(t, dir) != "file" || err != nil || info.Mode().Perm() != 0o600 {
+	if info, err := os.Stat(path); string(got) != "new" || testkit.Names(t, dir) != "file" || err != nil ||
+		info.Mode().Perm() != 0o600 {
 		t.Errorf("%q in %s after Commit", got, testkit.Names(t, dir))
 	}
 	if len(undo.stack) != 0 {

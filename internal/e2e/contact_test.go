@@ -32,18 +32,21 @@ func TestAnothersDisk(t *testing.T) {
 	h.image("source", mib, 1)
 	h.image("target", mib, 2)
 	h.must("xb-sig target | xb-delta source >delta && ln -s target link && ln target hard")
-	for name, says := range map[string]string{"own": "own (" + uuid2 + "), as its disk vdz", "web": "web (" + uuid2 + "), as its disk vdz"} {
+	for name, says := range map[string]string{"own": "own (" + uuid2 + "), as its disk vdz",
+		"web": "web (" + uuid2 + "), as its disk vdz"} {
 		for _, path := range []string{"target", "link", "hard"} {
 			h.domain(name, uuid2, path)
 			check := h.untouched("target")
 			for _, way := range everyWay {
-				h.sh("xb-patch "+way+" --disk web/vda --uuid "+uuid1+" target <delta").fails(t, busy, "another domain of this host: "+says)
+				h.sh("xb-patch "+way+" --disk web/vda --uuid "+uuid1+" target <delta").
+					fails(t, busy, "another domain of this host: "+says)
 			}
 			check()
 		}
 	}
 	h.domain("own", uuid2, "missing")
-	h.sh("xb-sig --missing-ok missing | xb-delta source | xb-patch --create --disk web/vda missing").fails(t, busy, "another domain")
+	h.sh("xb-sig --missing-ok missing | xb-delta source | xb-patch --create --disk web/vda missing").
+		fails(t, busy, "another domain")
 	if exists(h.path("missing")) {
 		t.Error("it was created")
 	}
@@ -84,7 +87,8 @@ func TestStrangersDisk(t *testing.T) {
 		"btrfs": {"a file system (btrfs)", "truncate -s 128M target && mkfs.btrfs -q target"},
 		"swap":  {"a signature (swap)", "chmod 600 target && mkswap target"},
 		// One partition of type 83 from sector 2048 on, and data in it.
-		"partitions": {"a partition table (dos)", `printf '\0\0\0\0\203\0\0\0\0\010\0\0\0\040\0\0' | dd of=target bs=1 seek=446 conv=notrunc status=none &&
+		"partitions": {"a partition table (dos)",
+			`printf '\0\0\0\0\203\0\0\0\0\010\0\0\0\040\0\0' | dd of=target bs=1 seek=446 conv=notrunc status=none &&
 			printf '\125\252' | dd of=target bs=1 seek=510 conv=notrunc status=none && printf data | dd of=target bs=1M seek=2 conv=notrunc status=none`},
 	} {
 		t.Run(kind, func(t *testing.T) {

@@ -279,7 +279,8 @@ func (s *site) domain(name, domain string, runstate int, disks ...string) {
 	}
 	io.WriteString(&xml, "</devices></domain>\n")
 	s.must(name, fmt.Sprintf("cat >/run/domains/%[1]s <<'END'\n%[2]sEND\n"+
-		"cd /run; { echo '<node>'; cat domains/*; echo '</node>'; } >node.xml.new; mv node.xml.new node.xml", domain, xml.String()))
+		"cd /run; { echo '<node>'; cat domains/*; echo '</node>'; } >node.xml.new; mv node.xml.new node.xml", domain,
+		xml.String()))
 }
 
 // conf writes /etc/xen-backup.d/NAME.conf on a Dom0.
@@ -316,7 +317,8 @@ func cron(words ...string) string {
 			arguments = append(arguments, word)
 		}
 	}
-	return fmt.Sprintf("exec env -i %s /usr/local/sbin/xen-backup.sh %s", strings.Join(settings, " "), strings.Join(arguments, " "))
+	return fmt.Sprintf("exec env -i %s /usr/local/sbin/xen-backup.sh %s", strings.Join(settings, " "),
+		strings.Join(arguments, " "))
 }
 
 // backup runs it on a Dom0.

@@ -70,7 +70,8 @@ func cutLink(c *campaign) (string, int) {
 // alterLink replaces a byte of one of the two streams.
 func alterLink(c *campaign) (string, int) {
 	stages, at := c.stages(), c.random.IntN(2)
-	stages[at] += fmt.Sprintf(` | { head -c %d; head -c 1 | tr '\000-\377' '\001-\377\000'; cat; }`, c.random.IntN(c.streamSize(at)))
+	stages[at] += fmt.Sprintf(` | { head -c %d; head -c 1 | tr '\000-\377' '\001-\377\000'; cat; }`,
+		c.random.IntN(c.streamSize(at)))
 	return "byte altered", c.pipe(stages...).status
 }
 

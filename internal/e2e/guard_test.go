@@ -27,7 +27,8 @@ const floor = 256
 func (h *host) fileSystem(kind, dir string) {
 	h.Helper()
 	needRoot(h.T)
-	mkfs := map[string]string{"xfs": "mkfs.xfs -q -m reflink=1", "btrfs": "mkfs.btrfs -q", "ext4": "mkfs.ext4 -q -m 0"}[kind]
+	mkfs := map[string]string{"xfs": "mkfs.xfs -q -m reflink=1", "btrfs": "mkfs.btrfs -q",
+		"ext4": "mkfs.ext4 -q -m 0"}[kind]
 	h.must(fmt.Sprintf("truncate -s 1G %[1]s.fs && %[2]s %[1]s.fs >/dev/null 2>&1 && mkdir %[1]s && mount -o loop %[1]s.fs %[1]s", dir, mkfs))
 	h.Cleanup(func() { // somebody may still look into a loop device over one of its files
 		eventually(h, "an unused file system", func() bool { return h.sh("umount "+dir).status == 0 })
@@ -78,7 +79,8 @@ func (h *snapHost) startGuard() {
 // create takes snapshots and returns their names.
 func (h *snapHost) create(sources ...string) []string {
 	h.Helper()
-	return strings.Fields(h.must(fmt.Sprintf("xb-snap create --size 60M --owner %d %s", h.owner.Process.Pid, strings.Join(sources, " "))))
+	return strings.Fields(h.must(fmt.Sprintf("xb-snap create --size 60M --owner %d %s", h.owner.Process.Pid,
+		strings.Join(sources, " "))))
 }
 
 // guest rewrites its image from end to end, again and again, at 100 MB/s, as a QEMU
@@ -189,7 +191,8 @@ func TestGuestFindsRoom(t *testing.T) {
 			h.mustSync(snap, "target", "-q")
 			h.must("xb-snap check " + snap)
 			h.leave("srv", floor-20)
-			eventually(t, "the guard gives up another one", func() bool { return h.sh("xb-snap check "+snap).status == badSnapshot })
+			eventually(t, "the guard gives up another one",
+				func() bool { return h.sh("xb-snap check "+snap).status == badSnapshot })
 			h.must("xb-snap remove " + snap)
 			if left := h.must("ls -A srv"); strings.Contains(left, "xb-snap") {
 				t.Errorf("left: %s", left)
@@ -243,7 +246,8 @@ func TestNextDisk(t *testing.T) {
 	second := h.create("srv/disk")[0]
 	h.must("xb-snap remove " + first)
 	h.leave("srv", floor-10)
-	eventually(t, "the guard gives up the second one", func() bool { return h.sh("xb-snap check "+second).status == badSnapshot })
+	eventually(t, "the guard gives up the second one",
+		func() bool { return h.sh("xb-snap check "+second).status == badSnapshot })
 	if said := h.guard.said(0); strings.Count(said, "\n") != 1 {
 		t.Errorf("the guard says %q", said)
 	}

@@ -155,7 +155,8 @@ func TestHeartbeatOfReaders(t *testing.T) {
 	h := newHost(t)
 	h.image("source", 3*mib, 1)
 	h.must("xb-sig source >sig")
-	for _, command := range []string{"xb-sig --heartbeat -", "xb-delta --heartbeat source", "xb-delta --heartbeat --signature sig -"} {
+	for _, command := range []string{"xb-sig --heartbeat -", "xb-delta --heartbeat source",
+		"xb-delta --heartbeat --signature sig -"} {
 		t.Run(command, func(t *testing.T) {
 			c := h.talk(nil, command)
 			err := h.hear(c.err)

@@ -51,7 +51,8 @@ func TestInPlaceCut(t *testing.T) {
 			h.image(target, 8*mib, 2)
 		}
 		for _, n := range []int{3_000_000, 4_500_000} {
-			r := h.pipe("xb-sig --missing-ok "+target, "xb-delta source", fmt.Sprintf("head -c %d", n), "xb-patch --in-place --create "+target)
+			r := h.pipe("xb-sig --missing-ok "+target, "xb-delta source", fmt.Sprintf("head -c %d", n),
+				"xb-patch --in-place --create "+target)
 			r.fails(t, badStream, "cut", "incomplete first copy")
 			h.wantPhase(target, "incomplete")
 		}

@@ -25,7 +25,8 @@ func (h *host) twoLinks() {
 		cable := fmt.Sprintf("cable%d", i)
 		h.must(fmt.Sprintf("ip link add %s netns %d type veth peer name %[1]s netns %[3]d", cable, nearPID, farPID))
 		h.must(fmt.Sprintf("%s ip address add %s/30 dev %s && %[1]s ip link set %[3]s up", far, address, cable))
-		h.must(fmt.Sprintf("%s ip address add %s1/30 dev %s && %[1]s ip link set %[3]s up", near, strings.TrimSuffix(address, "2"), cable))
+		h.must(fmt.Sprintf("%s ip address add %s1/30 dev %s && %[1]s ip link set %[3]s up", near,
+			strings.TrimSuffix(address, "2"), cable))
 	}
 	// A source that gives up shall be gone in seconds.
 	h.must(near + " sh -c 'echo 1 >/proc/sys/net/ipv4/tcp_orphan_retries'")
@@ -162,7 +163,8 @@ func TestLinkCutLock(t *testing.T) {
 	half.end(badStream)
 
 	pid = h.cutRun(ssh, run, "target")
-	again(otherway, run).fails(t, busy, "process "+pid+", from dom0a, of domu1/xvda, since 20", "the last byte of which came")
+	again(otherway, run).
+		fails(t, busy, "process "+pid+", from dom0a, of domu1/xvda, since 20", "the last byte of which came")
 	h.quietSince("target", 7*time.Minute)
 	again(otherway, "--peer dom0c --disk domu1/xvda ").fails(t, busy, "kill "+pid)
 	again(otherway, "--peer dom0a --disk domu1/xvdb ").fails(t, busy, "kill "+pid)

@@ -38,14 +38,15 @@ func TestUsage(t *testing.T) {
 	check := h.untouched("target")
 	for _, command := range []string{
 		"xb-sig", "xb-sig target source", "xb-sig --no-such target", "xb-sig -z target", "xb-sig -b", "xb-sig -b 3K target",
-		"xb-sig -b 2M target", "xb-sig -b 5000 target", "xb-sig --hash md5 target", "xb-sig --size 1X target", "xb-sig --json target",
-		"xb-sig --missing-ok=yes target", "xb-sig --size 4K -", "xb-sig --progress=sometimes target",
-		"xb-delta", "xb-delta source target", "xb-delta - <sig", "xb-delta --level 20 source <sig", "xb-delta --level -1 source <sig",
-		"xb-delta --level fast source <sig", "xb-delta --bwlimit 0 source <sig", "xb-delta --check --new-signature new source <sig",
+		"xb-sig -b 2M target", "xb-sig -b 5000 target", "xb-sig --hash md5 target", "xb-sig --size 1X target",
+		"xb-sig --json target", "xb-sig --missing-ok=yes target", "xb-sig --size 4K -", "xb-sig --progress=sometimes target",
+		"xb-delta", "xb-delta source target", "xb-delta - <sig", "xb-delta --level 20 source <sig",
+		"xb-delta --level -1 source <sig", "xb-delta --level fast source <sig",
+		"xb-delta --bwlimit 0 source <sig", "xb-delta --check --new-signature new source <sig",
 		"xb-patch <delta", "xb-patch - <delta", "xb-patch --no-such target <delta", "xb-patch target source <delta",
 		"xb-patch --in-place --spool . target <delta", "xb-patch --in-place --force-diverged target <delta",
-		"xb-patch --recover --state target", "xb-patch --recover --create target", "xb-patch --record target", "xb-patch --json target",
-		"xb-patch --info sig delta",
+		"xb-patch --recover --state target", "xb-patch --recover --create target", "xb-patch --record target",
+		"xb-patch --json target", "xb-patch --info sig delta",
 	} {
 		r := h.sh(command + " >../notes/out")
 		r.fails(t, 64, "try '"+strings.Fields(command)[0]+" --help'")
@@ -63,8 +64,9 @@ func TestUsage(t *testing.T) {
 func TestTerminal(t *testing.T) {
 	h := twoImages(t)
 	check := h.untouched("target")
-	for _, command := range []string{"xb-sig target", "xb-delta --signature sig source", "xb-delta source >/dev/null", "xb-patch target",
-		"xb-patch --dry-run target", "xb-patch --in-place target", "xb-delta --signature sig - >/dev/null", "xb-sig - >/dev/null"} {
+	for _, command := range []string{"xb-sig target", "xb-delta --signature sig source", "xb-delta source >/dev/null",
+		"xb-patch target", "xb-patch --dry-run target", "xb-patch --in-place target", "xb-delta --signature sig - >/dev/null",
+		"xb-sig - >/dev/null"} {
 		r := h.sh(fmt.Sprintf("script -qec '%s' /dev/null </dev/null", command))
 		if r.status != 64 || !strings.Contains(r.out, "is a terminal") {
 			t.Errorf("%s: status %d: %s", command, r.status, r.out)
@@ -72,7 +74,8 @@ func TestTerminal(t *testing.T) {
 	}
 	check()
 	// Words may go to a terminal.
-	if r := h.sh("script -qec 'xb-sig --info sig && xb-delta --check --signature sig target' /dev/null"); r.status != 0 || !strings.Contains(r.out, "signature") {
+	if r := h.sh("script -qec 'xb-sig --info sig && xb-delta --check --signature sig target' /dev/null"); r.status != 0 ||
+		!strings.Contains(r.out, "signature") {
 		t.Errorf("status %d: %s", r.status, r.out)
 	}
 }
@@ -80,8 +83,9 @@ func TestTerminal(t *testing.T) {
 // TestFullStdout demands that the last write to stdout is checked.
 func TestFullStdout(t *testing.T) {
 	h := twoImages(t)
-	for _, command := range []string{"xb-sig target", "xb-delta source <sig", "xb-delta --level 0 source <sig", "xb-delta --check source <sig",
-		"xb-sig --info sig", "xb-delta --info --json delta", "xb-patch --info delta", "xb-patch --state target", "xb-patch --dry-run -q target <delta"} {
+	for _, command := range []string{"xb-sig target", "xb-delta source <sig", "xb-delta --level 0 source <sig",
+		"xb-delta --check source <sig", "xb-sig --info sig", "xb-delta --info --json delta", "xb-patch --info delta", "xb-patch --state target",
+		"xb-patch --dry-run -q target <delta"} {
 		h.sh(command+" >/dev/full").fails(t, ioError, "standard output: no space left on device")
 	}
 }
@@ -90,7 +94,8 @@ func TestFullStdout(t *testing.T) {
 func TestClosedPipe(t *testing.T) {
 	h := twoImages(t)
 	h.image("big", 32*mib, 1)
-	for _, stage := range []string{"xb-sig -b 4K big", "xb-delta big <sig", "cat big | xb-delta --signature sig -", "xb-delta --level 19 big <sig"} {
+	for _, stage := range []string{"xb-sig -b 4K big", "xb-delta big <sig", "cat big | xb-delta --signature sig -",
+		"xb-delta --level 19 big <sig"} {
 		r := h.pipe(stage, "head -c 1 >/dev/null")
 		if r.statuses[0] != ioError || !strings.Contains(r.err, "broken pipe") {
 			t.Errorf("%s: status %d: %s", stage, r.statuses[0], r.err)
@@ -161,7 +166,8 @@ func TestProgress(t *testing.T) {
 	if status := r.wait()[0]; status != badStream {
 		t.Errorf("--dry-run ends with status %d", status)
 	}
-	for _, command := range []string{"xb-sig --progress=always target", "xb-delta --progress=always source <sig", "xb-sig --progress target",
+	for _, command := range []string{"xb-sig --progress=always target", "xb-delta --progress=always source <sig",
+		"xb-sig --progress target",
 		"xb-patch -q --progress=always target <delta"} {
 		r := h.sh(command + " >/dev/null")
 		r.fails(t, 0, ": 1.0 MiB", "/s")

@@ -112,7 +112,8 @@ func TestMemoryFull(t *testing.T) {
 	} {
 		h.must("rm -rf " + h.state)
 		h.env = append(env[:len(env):len(env)], "GOMAXPROCS="+run.cores)
-		h.measured("xb-sig "+run.sig+" "+target, "xb-delta "+run.delta+" source", "xb-patch "+run.patch+" "+target).fails(t, 0)
+		h.measured("xb-sig "+run.sig+" "+target, "xb-delta "+run.delta+" source", "xb-patch "+run.patch+" "+target).
+			fails(t, 0)
 		h.measured("xb-sig "+run.sig+" "+target, "xb-delta --check source").silent(t)
 		h.change("disk", 4000, 4)
 	}
@@ -133,7 +134,8 @@ func TestMemoryHostile(t *testing.T) {
 		"a payload of 4 GiB":            patched(hostileDelta(t, header, bomb(t, 4*mib)), 10, 0xff, 0xff, 0xff, 0xff),
 	} {
 		h.note(h.notes+"/hostile", string(input))
-		for _, stage := range []string{"xb-patch target", "xb-patch --in-place target", "xb-patch --dry-run target", "xb-delta --info"} {
+		for _, stage := range []string{"xb-patch target", "xb-patch --in-place target", "xb-patch --dry-run target",
+			"xb-delta --info"} {
 			if r := h.measured("cat ../notes/hostile", stage); r.status != badStream {
 				t.Errorf("%s: %s: status %d, %s", name, stage, r.status, r.err)
 			}
@@ -141,7 +143,8 @@ func TestMemoryHostile(t *testing.T) {
 		check()
 	}
 	// A zero run over all there may be is no lie; no file can be so large.
-	zeroes := &stream.Frame{Runs: []stream.Run{{First: 0, Count: stream.MaxImageSize / stream.DefaultBlockSize, Zero: true}}}
+	const most = stream.MaxImageSize / stream.DefaultBlockSize
+	zeroes := &stream.Frame{Runs: []stream.Run{{First: 0, Count: most, Zero: true}}}
 	new(stream.Encoder).Encode(zeroes, nil, nil)
 	h.note(h.notes+"/hostile", string(hostileDelta(t, header, zeroes)))
 	if r := h.measured("cat ../notes/hostile", "xb-patch target"); r.status != badStream {

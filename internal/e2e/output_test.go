@@ -76,7 +76,8 @@ func testSummary(h *host, options string) {
 			h.Errorf("%s:\n got %+v\nwant %+v", file, got, want)
 		}
 	}
-	if text := string(h.read("sum.delta")); strings.Count(text, "\n") != 1 || !strings.Contains(text, `"bytes_changed":16384`) {
+	if text := string(h.read("sum.delta")); strings.Count(text, "\n") != 1 ||
+		!strings.Contains(text, `"bytes_changed":16384`) {
 		h.Errorf("summary %q", text)
 	}
 }
@@ -145,7 +146,8 @@ func testNewSignature(h *host, options string) {
 	r.silent(h)
 	h.sameBytes("source", "target")
 	// A pipe has no holes, and ends where it ends.
-	h.must("cat source | xb-delta --signature old --new-signature piped - >/dev/null && xb-sig " + options + " source >want")
+	h.must("cat source | xb-delta --signature old --new-signature piped - >/dev/null && xb-sig " + options +
+		" source >want")
 	var a, b struct{ Image struct{ Digest string } }
 	decode(h, h.must("xb-sig --info --json want"), &a)
 	decode(h, h.must("xb-sig --info --json piped"), &b)
@@ -171,7 +173,8 @@ func TestInfo(t *testing.T) {
 			h.infoHas(command+how, "signature, version 1, complete", fmt.Sprintf("stream size: %d bytes", h.size("sig")),
 				"image size: 1048576 bytes", "256 hashed, 0 zero")
 		}
-		h.infoHas(command+" --info delta", "delta, version 1, complete", "basis size: 1048576", "source size: 1048576", "in 1 frames",
+		h.infoHas(command+" --info delta", "delta, version 1, complete", "basis size: 1048576", "source size: 1048576",
+			"in 1 frames",
 			"3 literal, 1 zero", "literal data: 12288 bytes")
 		var info struct {
 			Kind, Hash                  string
@@ -181,7 +184,8 @@ func TestInfo(t *testing.T) {
 			Basis, Source               struct{ Size int64 }
 		}
 		decode(t, h.must(command+" --info --json <delta"), &info)
-		if info.Kind != "delta" || info.Hash != "xxh64" || info.Bytes != h.size("delta") || info.Block_size != 4096 || info.Frames != 1 ||
+		if info.Kind != "delta" || info.Hash != "xxh64" || info.Bytes != h.size("delta") || info.Block_size != 4096 ||
+			info.Frames != 1 ||
 			info.Literal_blocks != 3 || info.Zero_blocks != 1 || info.Basis.Size != mib || info.Source.Size != mib {
 			t.Errorf("%s: %+v", command, info)
 		}
@@ -211,7 +215,8 @@ func TestDryRun(t *testing.T) {
 	h.must("xb-sig --state-dir ../notes/none target >sig && xb-delta source <sig >delta && rm -rf " + h.state)
 	check := h.untouched("target")
 	for _, script := range []string{"xb-patch --dry-run -q target <delta", "cat delta | xb-patch -q --dry-run target"} {
-		if out := h.must(script); out != "target: would write 3 blocks and zero 1 of 4096 bytes each; image size 1048576, now 1048576\n" {
+		if out := h.must(script); out !=
+			"target: would write 3 blocks and zero 1 of 4096 bytes each; image size 1048576, now 1048576\n" {
 			t.Errorf("it says %q", out)
 		}
 	}
@@ -251,7 +256,8 @@ func TestState(t *testing.T) {
 	}
 	decode(t, h.must("xb-patch --state target"), &record)
 	s := h.summary("sum")
-	if record.Phase != "clean" || record.Device != h.path("target") || record.Hash != "xxh64" || record.Digest != s.Digest ||
+	if record.Phase != "clean" || record.Device != h.path("target") || record.Hash != "xxh64" ||
+		record.Digest != s.Digest ||
 		record.Peer != "dom0a" || record.Size != mib || record.Block_size != 4096 || record.Time == "" {
 		t.Errorf("state %+v", record)
 	}
@@ -319,7 +325,8 @@ func TestThirdHost(t *testing.T) {
 	h.must("cp a b; cp a c; printf old | dd of=a conv=notrunc status=none")
 	h.must("xb-sig c | xb-delta --summary sum b | xb-patch -q --peer hostB c && xb-patch --record b --peer hostC <sum")
 	check := h.untouched("b")
-	h.pipe("xb-sig b", "xb-delta a", "xb-patch --peer hostA b").fails(t, notBasis, "diverged", "sent to hostC", "not known to hostA")
+	h.pipe("xb-sig b", "xb-delta a", "xb-patch --peer hostA b").
+		fails(t, notBasis, "diverged", "sent to hostC", "not known to hostA")
 	check()
 	h.pipe("xb-sig b", "xb-delta a", "xb-patch --peer hostC --dry-run b").fails(t, 0, "")
 	h.must("xb-sig b | xb-delta a | xb-patch -q --peer hostA --force-diverged b")
@@ -327,5 +334,6 @@ func TestThirdHost(t *testing.T) {
 	// whether hostA is that one, or was away for long, is for somebody to judge.
 	h.pipe("xb-sig c", "xb-delta a", "xb-patch --peer hostA c").fails(t, 0, "its last image from hostB", "from hostA")
 	h.must("xb-sig c | xb-delta a | xb-patch -q c")
-	h.pipe("xb-sig c", "xb-delta a", "xb-patch --peer hostA c").fails(t, 0, "its last image from a host that was not named", "from hostA")
+	h.pipe("xb-sig c", "xb-delta a", "xb-patch --peer hostA c").
+		fails(t, 0, "its last image from a host that was not named", "from hostA")
 }

@@ -41,23 +41,26 @@ func TestOwner(t *testing.T) {
 	check := h.untouched("target")
 	for _, options := range []string{"", "--in-place", "--create", "--dry-run", "--force-diverged", "--spool ../notes"} {
 		patch := "xb-patch --peer dom0a " + options + " "
-		h.sh(patch+"--disk domu2/xvda link <delta").fails(t, notBasis, "standby of domu1/xvda (UUID "+uuid1+"), not of domu2/xvda\n",
+		h.sh(patch+"--disk domu2/xvda link <delta").fails(t, notBasis,
+			"standby of domu1/xvda (UUID "+uuid1+"), not of domu2/xvda\n",
 			"xb-patch --adopt domu2/xvda link")
 		h.sh(patch+"--disk domu1/xvdb target <delta").fails(t, notBasis, "not of domu1/xvdb")
-		h.sh(patch+"--disk domu1/xvda --uuid "+uuid2+" target <delta").fails(t, notBasis, uuid1, uuid2, "another DomU",
-			"xb-patch --adopt domu1/xvda --uuid "+uuid2+" target")
+		h.sh(patch+"--disk domu1/xvda --uuid "+uuid2+" target <delta").
+			fails(t, notBasis, uuid1, uuid2, "another DomU", "xb-patch --adopt domu1/xvda --uuid "+uuid2+" target")
 		h.sh(patch+"target <delta").fails(t, notBasis, "does not say whose disk", "update it on dom0a")
 	}
 	check()
 	// From wherever it comes; where no toolstack keeps a UUID; and by hand.
-	for _, options := range []string{"--peer dom0a --disk domu1/xvda --uuid " + strings.ToUpper(uuid1), "--disk domu1/xvda", ""} {
+	for _, options := range []string{"--peer dom0a --disk domu1/xvda --uuid " + strings.ToUpper(uuid1),
+		"--disk domu1/xvda", ""} {
 		h.change("source", 1, uint64(len(options)))
 		h.sync("source", "target", options).silent(t)
 		h.wantOwner("target", "domu1/xvda "+uuid1)
 	}
 	h.sync("source", "target", "--peer dom0c --disk domu1/xvda").fails(t, 0, "dom0c")
 	h.must("rm target")
-	h.pipe("xb-sig --missing-ok target", "xb-delta other", "xb-patch --create --disk domu2/xvda target").fails(t, notBasis, "standby of domu1/xvda")
+	h.pipe("xb-sig --missing-ok target", "xb-delta other", "xb-patch --create --disk domu2/xvda target").
+		fails(t, notBasis, "standby of domu1/xvda")
 }
 
 // TestOwnerOfOldState: a state from before takes the first that it is told.
@@ -96,7 +99,8 @@ func TestOwnerStays(t *testing.T) {
 		check()
 	}
 	mine := "--peer dom0a --disk domu1/xvda --uuid " + uuid1
-	h.pipe("xb-sig target", "xb-delta source", "head -c 3000000", "xb-patch --in-place "+mine+" target").fails(t, badStream)
+	h.pipe("xb-sig target", "xb-delta source", "head -c 3000000", "xb-patch --in-place "+mine+" target").
+		fails(t, badStream)
 	h.wantPhase("target", "incomplete")
 	refused()
 	h.must("xb-sig target | xb-delta --level 0 source >delta")
@@ -112,7 +116,8 @@ func TestOwnerStays(t *testing.T) {
 	h.must("xb-patch --abandon-apply target")
 	h.wantPhase("target", "incomplete")
 	refused()
-	h.must("cp target ../notes/mix && cp -a " + h.state + " ../notes/incomplete && xb-sig target | xb-delta --level 0 source >delta")
+	h.must("cp target ../notes/mix && cp -a " + h.state +
+		" ../notes/incomplete && xb-sig target | xb-delta --level 0 source >delta")
 	h.replaceInApply("cp ../notes/mix target && cp target other", " && cp -a ../notes/incomplete "+h.state)
 	refused()
 }
@@ -156,11 +161,14 @@ func TestAdopt(t *testing.T) {
 	h.sameBytes("source", "target")
 
 	h.must("mv target gone")
-	fresh := h.pipe("xb-sig --missing-ok target", "xb-delta source", "xb-patch --create --force-diverged --disk domu5/vda target")
+	fresh := h.pipe("xb-sig --missing-ok target", "xb-delta source",
+		"xb-patch --create --force-diverged --disk domu5/vda target")
 	fresh.fails(t, notBasis, "xb-patch --adopt domu5/vda target")
 	h.sh("xb-patch --adopt domu5/vda target").silent(t)
-	h.pipe("xb-sig --missing-ok target", "xb-delta source", "xb-patch --create --disk domu5/vda target").fails(t, notBasis, "missing")
-	h.pipe("xb-sig --missing-ok target", "xb-delta source", "xb-patch -q --create --force-diverged --disk domu5/vda target").silent(t)
+	h.pipe("xb-sig --missing-ok target", "xb-delta source", "xb-patch --create --disk domu5/vda target").
+		fails(t, notBasis, "missing")
+	h.pipe("xb-sig --missing-ok target", "xb-delta source",
+		"xb-patch -q --create --force-diverged --disk domu5/vda target").silent(t)
 	h.wantOwner("target", "domu5/vda")
 	h.sh("xb-patch --adopt domu5/vda nowhere").fails(t, noInput)
 
@@ -189,7 +197,8 @@ func TestOwnerByOtherNames(t *testing.T) {
 	check := h.untouched("dir/target")
 	for _, name := range names {
 		for _, options := range []string{"", "--in-place", "--force-diverged", "--dry-run"} {
-			h.sync("other", name, options+" --disk domu2/xvda").fails(t, notBasis, name+" is the same as "+h.path("dir/target"), "standby of domu1/xvda, not of domu2/xvda")
+			h.sync("other", name, options+" --disk domu2/xvda").fails(t, notBasis, name+" is the same as "+h.path("dir/target"),
+				"standby of domu1/xvda, not of domu2/xvda")
 		}
 	}
 	check()
@@ -206,7 +215,8 @@ func TestOwnerBelowLoop(t *testing.T) {
 	dev := h.loop("target")
 	check := h.untouched("target")
 	for _, options := range []string{"", "--in-place", "--force-diverged", "--dry-run"} {
-		h.sync("other", dev, options+" --disk domu2/xvda").fails(t, notBasis, dev+" is the same as "+h.path("target"), "standby of domu1/xvda, not of domu2/xvda")
+		h.sync("other", dev, options+" --disk domu2/xvda").fails(t, notBasis, dev+" is the same as "+h.path("target"),
+			"standby of domu1/xvda, not of domu2/xvda")
 	}
 	check()
 }
@@ -234,7 +244,8 @@ func TestDiskAndUUID(t *testing.T) {
 		h.sh("xb-patch --disk "+disk+" target <delta").fails(t, 64)
 		h.sh("xb-patch --adopt "+disk+" target").fails(t, 64)
 	}
-	for _, options := range []string{"--disk a/b --uuid 1", "--disk a/b --uuid " + uuid1 + "0", "--uuid " + uuid1, "--adopt a/b --peer dom0a",
+	for _, options := range []string{"--disk a/b --uuid 1", "--disk a/b --uuid " + uuid1 + "0", "--uuid " + uuid1,
+		"--adopt a/b --peer dom0a",
 		"--adopt a/b --disk a/b", "--state --disk a/b", "--abandon-apply --disk a/b", "--adopt a/b --state"} {
 		h.sh("xb-patch "+options+" target <delta").fails(t, 64)
 	}
@@ -340,13 +351,18 @@ func TestMissingDirectory(t *testing.T) {
 	h := twoImages(t)
 	h.must("ln -s nowhere link && ln -s /xb-none/at/all far && mkdir there")
 	for target, says := range map[string]string{
-		"none/target":         "there is no directory " + h.path("none") + "; is its file system mounted? else: mkdir -p " + h.path("none"),
-		"there/a/b/target":    "there is no directory " + h.path("there/a") + "; is its file system mounted? else: mkdir -p " + h.path("there/a/b"),
-		"link/target":         h.path("link") + " is a link to nowhere, which does not exist; is its file system mounted? else: mkdir -p " + h.path("nowhere"),
-		"far/sub/target":      h.path("far") + " is a link to /xb-none/at/all, which does not exist; is its file system mounted? else: mkdir -p /xb-none/at/all/sub",
+		"none/target": "there is no directory " + h.path("none") + "; is its file system mounted? else: mkdir -p " +
+			h.path("none"),
+		"there/a/b/target": "there is no directory " + h.path("there/a") +
+			"; is its file system mounted? else: mkdir -p " + h.path("there/a/b"),
+		"link/target": h.path("link") +
+			" is a link to nowhere, which does not exist; is its file system mounted? else: mkdir -p " + h.path("nowhere"),
+		"far/sub/target": h.path("far") +
+			" is a link to /xb-none/at/all, which does not exist; is its file system mounted? else: mkdir -p /xb-none/at/all/sub",
 		"/dev/xb-none/target": "/dev/xb-none/target: no such device or file",
 	} {
-		for _, command := range []string{"xb-patch --create %s <delta", "xb-patch --create --in-place %s <delta", "xb-patch --state %s", "xb-sig %s"} {
+		for _, command := range []string{"xb-patch --create %s <delta", "xb-patch --create --in-place %s <delta",
+			"xb-patch --state %s", "xb-sig %s"} {
 			h.sh(fmt.Sprintf(command, target)).fails(t, noInput, says+"\n")
 		}
 	}

@@ -27,7 +27,8 @@ func (h *host) fileURI(name string) string {
 func TestFileURIs(t *testing.T) {
 	h := newHost(t)
 	ssh := h.startSSHD("")
-	for i, name := range []string{"Windows 10.img", "grün.img", "a\nb.img", "100%.img", "%41.img", "a'b\"c$(id)*?#.img", "file:x", " ", "\xff"} {
+	for i, name := range []string{"Windows 10.img", "grün.img", "a\nb.img", "100%.img", "%41.img", "a'b\"c$(id)*?#.img",
+		"file:x", " ", "\xff"} {
 		source, target := "source of "+name, name
 		h.image(source, mib, uint64(i))
 		h.image(target, mib, uint64(i+10))

@@ -116,13 +116,13 @@ func pipeIn(t testing.TB) (in, out *os.File) {
 	return in, out
 }
 
-// exists tells whether anything has a name that matches.
+// exists reports whether anything has a name that matches.
 func exists(pattern string) bool {
 	names, _ := filepath.Glob(pattern)
 	return len(names) > 0
 }
 
-// applying tells whether the state of one of the host's targets says so.
+// applying reports whether the state of one of the host's targets says so.
 func (h *host) applying() bool {
 	names, _ := filepath.Glob(h.state + "/*.json")
 	for _, name := range names {
@@ -145,7 +145,8 @@ func (h *host) killInApply(target, delta string) {
 // two images, or as good as one.
 func (h *host) interruptApply(target, delta string, s syscall.Signal) (said string) {
 	h.Helper()
-	h.must(fmt.Sprintf("cp %s ../notes/old && rm -rf ../notes/state && { test ! -e %s || cp -a %[2]s ../notes/state; }", target, h.state))
+	h.must(fmt.Sprintf("cp %s ../notes/old && rm -rf ../notes/state && { test ! -e %s || cp -a %[2]s ../notes/state; }",
+		target, h.state))
 	for range 50 {
 		r := h.start(h.open(delta), "xb-patch "+target)
 		done := make(chan []int)
@@ -167,7 +168,8 @@ func (h *host) interruptApply(target, delta string, s syscall.Signal) (said stri
 		if statuses[0] != 0 && statuses[0] != 128+int(s) {
 			h.Fatalf("status %d: %s", statuses[0], r.said(0))
 		}
-		h.must(fmt.Sprintf("cp ../notes/old %s && rm -rf %s && { test ! -e ../notes/state || cp -a ../notes/state %[2]s; }", target, h.state))
+		h.must(fmt.Sprintf("cp ../notes/old %s && rm -rf %s && { test ! -e ../notes/state || cp -a ../notes/state %[2]s; }",
+			target, h.state))
 	}
 	h.Fatal("no signal came in the middle of the apply")
 	return ""

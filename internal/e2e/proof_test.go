@@ -96,7 +96,7 @@ func proofTarget(t *testing.T, kind string) (h *host, target string) {
 
 var kinds = []string{"file", "loop device"}
 
-// between tells whether a process has read more than its own start needs, and less than all.
+// between reports whether a process has read more than its own start needs, and less than all.
 func between(from, to int64) func(pid int) bool {
 	return func(pid int) bool { n := readBytes(pid); return n > from && n < to }
 }
@@ -141,14 +141,17 @@ func TestWrittenWhileRecovered(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			h, target := proofTarget(t, kind)
-			h.must("dd if=/dev/urandom of=target bs=1M count=8 conv=notrunc status=none && dd if=target of=" + target + " bs=1M conv=notrunc,fsync status=none")
+			h.must("dd if=/dev/urandom of=target bs=1M count=8 conv=notrunc status=none && dd if=target of=" + target +
+				" bs=1M conv=notrunc,fsync status=none")
 			h.must("xb-sig " + target + " | xb-delta --level 0 source >delta")
 			h.killInApply(target, "delta")
 			h.must("cp -a " + h.state + " ../notes/before && dd if=" + target + " of=mix bs=1M status=none")
 			again := func() {
-				h.must("rm -r " + h.state + " && cp -a ../notes/before " + h.state + " && dd if=mix of=" + target + " conv=notrunc,fsync bs=1M status=none")
+				h.must("rm -r " + h.state + " && cp -a ../notes/before " + h.state + " && dd if=mix of=" + target +
+					" conv=notrunc,fsync bs=1M status=none")
 			}
-			status, said := h.during([]string{"xb-patch --recover " + target}, between(36*mib, 54*mib), func() { h.scribble(target, 20*mib) }, again)
+			status, said := h.during([]string{"xb-patch --recover " + target}, between(36*mib, 54*mib),
+				func() { h.scribble(target, 20*mib) }, again)
 			if status != busy || !strings.Contains(said, "somebody wrote to it") {
 				t.Errorf("status %d: %s", status, said)
 			}
@@ -167,19 +170,23 @@ func TestWrittenWhileApplied(t *testing.T) {
 		for _, same := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s same %v", kind, same), func(t *testing.T) {
 				h, target := proofTarget(t, kind)
-				h.must("dd if=/dev/urandom of=target bs=1M count=40 conv=notrunc status=none && dd if=target of=" + target + " bs=1M conv=notrunc,fsync status=none")
+				h.must("dd if=/dev/urandom of=target bs=1M count=40 conv=notrunc status=none && dd if=target of=" + target +
+					" bs=1M conv=notrunc,fsync status=none")
 				h.must("xb-sig " + target + " | xb-delta --level 0 source >delta && cp -a " + h.state + " ../notes/before")
 				if same {
 					h.scribble("source", 47*mib)
 					h.scribble("target", 47*mib)
 					h.scribble(target, 47*mib)
-					h.must("xb-sig " + target + " | xb-delta --level 0 source >delta && rm -r ../notes/before && cp -a " + h.state + " ../notes/before")
+					h.must("xb-sig " + target + " | xb-delta --level 0 source >delta && rm -r ../notes/before && cp -a " + h.state +
+						" ../notes/before")
 				}
 				again := func() {
-					h.must("rm -r " + h.state + " && cp -a ../notes/before " + h.state + " && dd if=target of=" + target + " conv=notrunc,fsync bs=1M status=none")
+					h.must("rm -r " + h.state + " && cp -a ../notes/before " + h.state + " && dd if=target of=" + target +
+						" conv=notrunc,fsync bs=1M status=none")
 				}
 				again()
-				status, said := h.duringFile("delta", "xb-patch -v "+target, func(int) bool { return h.applying() }, func() { h.scribble(target, 47*mib) }, again)
+				status, said := h.duringFile("delta", "xb-patch -v "+target, func(int) bool { return h.applying() },
+					func() { h.scribble(target, 47*mib) }, again)
 				if same {
 					if status != 0 || !strings.Contains(said, "reading all of it") {
 						t.Errorf("status %d: %s", status, said)
@@ -189,7 +196,8 @@ func TestWrittenWhileApplied(t *testing.T) {
 					h.sync("source", target, "").silent(t)
 					return
 				}
-				if status != busy || !strings.Contains(said, "somebody wrote to it") || !strings.Contains(said, "xb-patch --recover "+target) {
+				if status != busy || !strings.Contains(said, "somebody wrote to it") ||
+					!strings.Contains(said, "xb-patch --recover "+target) {
 					t.Errorf("status %d: %s", status, said)
 				}
 				h.wantPhase(target, "applying")
@@ -221,7 +229,7 @@ func TestWrittenWhileCopiedInPlace(t *testing.T) {
 	}
 }
 
-// readsAll tells whether an unchanged delta makes xb-patch read all of the target.
+// readsAll reports whether an unchanged delta makes xb-patch read all of the target.
 func (h *host) readsAll(source, target string) bool {
 	h.Helper()
 	h.must("xb-sig " + target + " >sig; rm -f " + h.state + "/*.seen; xb-delta " + source + " <sig >same")
@@ -305,7 +313,8 @@ func TestWrittenWhileSigned(t *testing.T) {
 			h, target := proofTarget(t, kind)
 			again := func() {}
 			h.note(h.notes+"/command", "exec xb-sig "+target+" >sig\n")
-			status, said := h.during([]string{"sh " + h.notes + "/command"}, between(16*mib, 40*mib), func() { h.scribble(target, 5) }, again)
+			status, said := h.during([]string{"sh " + h.notes + "/command"}, between(16*mib, 40*mib),
+				func() { h.scribble(target, 5) }, again)
 			if status != 0 {
 				t.Errorf("status %d: %s", status, said)
 			}

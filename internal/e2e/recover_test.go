@@ -25,8 +25,10 @@ func TestRecover(t *testing.T) {
 	h := interrupted(t)
 	h.must("cp source ../notes/source && rm source")
 	check := h.untouched("target")
-	for _, command := range []string{"xb-sig target >/dev/null", "xb-patch target <delta", "xb-patch --force-diverged target <delta",
-		"xb-patch --in-place target <delta", "xb-patch --dry-run target <delta", "xb-patch target </dev/null", "xb-sig --missing-ok target"} {
+	for _, command := range []string{"xb-sig target >/dev/null", "xb-patch target <delta",
+		"xb-patch --force-diverged target <delta",
+		"xb-patch --in-place target <delta", "xb-patch --dry-run target <delta", "xb-patch target </dev/null",
+		"xb-sig --missing-ok target"} {
 		h.sh(command).fails(t, unfinished, "xb-patch --recover target")
 	}
 	h.wantPhase("target", "applying")
@@ -161,7 +163,8 @@ func TestRecoverBusy(t *testing.T) {
 func TestRecoverMissing(t *testing.T) {
 	h := interrupted(t)
 	h.must("rm target")
-	for _, command := range []string{"xb-sig --missing-ok target >/dev/null", "xb-patch target <delta", "xb-patch --create --in-place target <delta"} {
+	for _, command := range []string{"xb-sig --missing-ok target >/dev/null", "xb-patch target <delta",
+		"xb-patch --create --in-place target <delta"} {
 		h.sh(command).fails(t, unfinished, "--recover")
 	}
 	h.wantPhase("target", "applying")
@@ -218,7 +221,8 @@ func TestStateLost(t *testing.T) {
 	h := interrupted(t)
 	record := h.state + "/" + escaped(h.path("target")) + ".json"
 	h.must("cp '" + record + "' ../notes/record && : >'" + record + "'")
-	for _, command := range []string{"xb-patch --state target", "xb-patch --recover target", "xb-patch target <delta", "xb-sig target >/dev/null"} {
+	for _, command := range []string{"xb-patch --state target", "xb-patch --recover target", "xb-patch target <delta",
+		"xb-sig target >/dev/null"} {
 		h.sh(command).fails(t, 78, "an apply may be unfinished", "/spool/"+escaped(h.path("target"))+".delta: keep it")
 	}
 	h.must("cp ../notes/record '" + record + "' && xb-patch --recover target")

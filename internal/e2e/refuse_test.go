@@ -209,7 +209,8 @@ chmod +x bin/virsh`)
 func TestMissingDevice(t *testing.T) {
 	h := twoImages(t)
 	name := fmt.Sprintf("/dev/xb-e2e-%d", rand.Uint64())
-	for _, target := range []string{name, "/dev/mapper/" + name[5:], "/dev/shm/none/missing", "missing", "none/missing", "target/missing"} {
+	for _, target := range []string{name, "/dev/mapper/" + name[5:], "/dev/shm/none/missing", "missing", "none/missing",
+		"target/missing"} {
 		check := h.untouched("target")
 		for _, options := range []string{"", "--create", "--in-place", "--create --in-place"} {
 			if target == "missing" && options != "" {
@@ -317,7 +318,8 @@ func TestSectorSizes(t *testing.T) {
 	const words = "logical sectors of 4096 bytes, and its source of 512"
 	h.must("xb-sig " + dev + " | xb-delta source >delta")
 	for _, options := range []string{"--dry-run", "--dry-run --in-place", ""} {
-		if r := h.sh("xb-patch --sector-size 512 " + options + " " + dev + " <delta"); r.status != 0 || strings.Count(r.err, words) != 1 {
+		if r := h.sh("xb-patch --sector-size 512 " + options + " " + dev + " <delta"); r.status != 0 ||
+			strings.Count(r.err, words) != 1 {
 			t.Errorf("%q: status %d: %s", options, r.status, r.err)
 		}
 	}
@@ -325,7 +327,8 @@ func TestSectorSizes(t *testing.T) {
 	h.sync("source", dev, "--sector-size 512").silent(t)
 	h.must("xb-sig --missing-ok new | xb-delta source >delta")
 	for _, options := range []string{"--create", "--create --in-place"} {
-		if r := h.sh("xb-patch --sector-size 4K " + options + " new <delta"); r.status != 0 || !strings.Contains(r.err, "sectors of 512 bytes, and its source of 4096") {
+		if r := h.sh("xb-patch --sector-size 4K " + options + " new <delta"); r.status != 0 ||
+			!strings.Contains(r.err, "sectors of 512 bytes, and its source of 4096") {
 			t.Errorf("%q: status %d: %s", options, r.status, r.err)
 		}
 		h.must("rm -r new ../state")
@@ -373,7 +376,10 @@ func TestSourceChanged(t *testing.T) {
 		sig := h.read("sig")
 		out.Write(sig[:100])
 		// It writes the header once it has looked at the source.
-		eventually(t, "a header", func() bool { info, err := os.Stat(h.notes + "/delta"); return err == nil && info.Size() > 0 })
+		eventually(t, "a header", func() bool {
+			info, err := os.Stat(h.notes + "/delta")
+			return err == nil && info.Size() > 0
+		})
 		h.change("source", 1, 3)
 		out.Write(sig[100:])
 		out.Close()

@@ -52,7 +52,8 @@ func TestReplacedInApply(t *testing.T) {
 	})
 	t.Run("later", func(t *testing.T) {
 		h := twoImages(t)
-		h.replaceInApply("cp old other && printf other | dd of=other conv=notrunc status=none", " && xb-sig target | xb-delta old | xb-patch -q target")
+		h.replaceInApply("cp old other && printf other | dd of=other conv=notrunc status=none",
+			" && xb-sig target | xb-delta old | xb-patch -q target")
 		h.wantPhase("target", "clean")
 		h.must("xb-sig target >sig && xb-delta --signature sig source >delta")
 		check := h.untouched("target")

@@ -14,7 +14,8 @@ func TestNoRoomForSpool(t *testing.T) {
 	check := h.untouched("target")
 	h.sync("source", "target", "--spool small").fails(t, cantCreate, "no room for the spool", "--spool")
 	check()
-	h.sh("xb-patch --spool small target <delta").fails(t, cantCreate, "no room for the spool", "it needs 3.0 MiB", "--spool")
+	h.sh("xb-patch --spool small target <delta").
+		fails(t, cantCreate, "no room for the spool", "it needs 3.0 MiB", "--spool")
 	check()
 	h.sh("xb-patch --spool missing target <delta").fails(t, cantCreate, "--spool")
 	h.sh("xb-patch --spool delta target <delta").fails(t, cantCreate, "--spool")
@@ -65,8 +66,10 @@ func TestUnreadableState(t *testing.T) {
 		`sed -i 's/"identity": "/&x/' ` + state} {
 		h.must("cp " + state + " ../notes/good; " + damage)
 		check := h.untouched("target")
-		for _, command := range []string{"xb-patch target <delta", "xb-patch --in-place target <delta", "xb-patch --dry-run target <delta",
-			"xb-patch --recover target", "xb-patch --abandon-apply target", "xb-patch --state target", "xb-sig target >/dev/null"} {
+		for _, command := range []string{"xb-patch target <delta", "xb-patch --in-place target <delta",
+			"xb-patch --dry-run target <delta",
+			"xb-patch --recover target", "xb-patch --abandon-apply target", "xb-patch --state target",
+			"xb-sig target >/dev/null"} {
 			h.sh(command).fails(t, 78, "the state of target cannot be used", state)
 		}
 		check()
@@ -83,7 +86,8 @@ func TestFullTarget(t *testing.T) {
 	h.tmpfs("full", "2M")
 	h.must("truncate -s 6M full/target")
 	check := h.untouched("full/target")
-	h.sync("source", "full/target", "").fails(t, cantCreate, "no room for the image on the file system of", "it needs 6.0 MiB more, and there are 2.0 MiB")
+	h.sync("source", "full/target", "").fails(t, cantCreate, "no room for the image on the file system of",
+		"it needs 6.0 MiB more, and there are 2.0 MiB")
 	h.wantPhase("full/target", "seen")
 	check()
 	h.must("mount -o remount,size=16M full")
@@ -122,7 +126,8 @@ func TestNoRoomForImage(t *testing.T) {
 			h.leave("srv", 20)
 			before := h.digest(target)
 			for range 2 {
-				h.sync("source", target, "").fails(t, cantCreate, "no room for the image on the file system of "+h.path("srv"), "it needs 40.0 MiB more", "there are ")
+				h.sync("source", target, "").fails(t, cantCreate, "no room for the image on the file system of "+h.path("srv"),
+					"it needs 40.0 MiB more", "there are ")
 			}
 			h.wantPhase(target, "clean")
 			if h.digest(target) != before {

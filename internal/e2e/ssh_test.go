@@ -86,7 +86,8 @@ func TestDotfiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.must(`mount --make-rprivate / && mount -t tmpfs home ~root && mkdir ~root/.ssh && cd ~root &&
-		echo "echo a word >&2; : >` + h.path("read") + `; sleep 10" >.bashrc && cp .bashrc .bash_profile && cp .bashrc .ssh/rc &&
+		echo "echo a word >&2; : >` + h.path("read") +
+		`; sleep 10" >.bashrc && cp .bashrc .bash_profile && cp .bashrc .ssh/rc &&
 		echo 'RemoteCommand false' >.ssh/config`)
 	ssh := h.startSSHD("")
 	h.image("source", mib, 1)
@@ -129,7 +130,8 @@ func TestSSHCut(t *testing.T) {
 	h.image("source", 2*mib, 1)
 	h.image("target", 2*mib, 2)
 	check := h.untouched("target")
-	r := h.pipe(ssh+" xb-sig "+h.path("target"), "xb-delta --bwlimit 4M source", "head -c 1000000", ssh+" xb-patch "+h.path("target"))
+	r := h.pipe(ssh+" xb-sig "+h.path("target"), "xb-delta --bwlimit 4M source", "head -c 1000000",
+		ssh+" xb-patch "+h.path("target"))
 	r.fails(t, badStream, "cut")
 	check()
 	h.overSSH(ssh, "source", "target", "").fails(t, 0)

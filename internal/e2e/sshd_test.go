@@ -65,7 +65,8 @@ RequestTTY no
 SendEnv XB_STATE_DIR
 LogLevel ERROR
 `, port, dir, address, other))
-	command := strings.Fields(h.far + " ../../scripts/hosts/own-home " + dir + " " + server + " -D -e -f " + dir + "/sshd_config")
+	command := strings.Fields(h.far + " ../../scripts/hosts/own-home " + dir + " " + server + " -D -e -f " + dir +
+		"/sshd_config")
 	sshd := exec.Command(command[0], command[1:]...)
 	log, err := os.Create(dir + "/log")
 	if err != nil {

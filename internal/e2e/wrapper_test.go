@@ -129,8 +129,10 @@ case " $* " in
 *) exec virsh.real "$@" ;;
 esac
 `, 0o755)
-			s.on("dom0a", cron("PAUSE_WAIT=2", "PAUSE_LIMIT=1", "PAUSE_WATCH=8")).fails(t, 3, "### ERROR 69: DomU domu1: it does not let itself be paused")
-			eventually(s, "the late pause and its end", func() bool { return strings.Contains(s.must("dom0a", "cat /run/paused || :"), "suspend\nresume\n") })
+			s.on("dom0a", cron("PAUSE_WAIT=2", "PAUSE_LIMIT=1", "PAUSE_WATCH=8")).
+				fails(t, 3, "### ERROR 69: DomU domu1: it does not let itself be paused")
+			eventually(s, "the late pause and its end",
+				func() bool { return strings.Contains(s.must("dom0a", "cat /run/paused || :"), "suspend\nresume\n") })
 			if state := s.must("dom0a", "virsh domstate domu1"); !strings.HasPrefix(state, "running") {
 				t.Errorf("the DomU is %s", state)
 			}
@@ -151,7 +153,8 @@ func TestWrapperPause(t *testing.T) {
 		t.Errorf("done to the DomU: %q", did)
 	}
 	s.write("dom0a/sbin/xb-snap", "#!/bin/bash\n"+
-		"[[ $1 != create ]] || until grep -q resume /run/paused; do sleep 0.1; done\nexec /usr/local/bin/xb-snap \"$@\"\n", 0o755)
+		"[[ $1 != create ]] || until grep -q resume /run/paused; do sleep 0.1; done\nexec /usr/local/bin/xb-snap \"$@\"\n",
+		0o755)
 	s.must("dom0a", "rm /run/paused; touch /run/paused")
 	s.backup("dom0a", "PAUSE_LIMIT=1").fails(t, 0, "DomU domu1 ran again before all snapshots were taken")
 	if did := s.must("dom0a", "cat /run/paused"); did != "suspend\nresume\n" {
@@ -167,7 +170,8 @@ func TestWrapperDryRun(t *testing.T) {
 	s.change("dom0a", "/srv/a.img")
 	// In the usual place is another opinion of that standby.
 	s.must("dom0b", "mkdir -p /var/lib/xen-backup; sed 's/clean/applying/' /srv/state/*.json >/var/lib/xen-backup/$(cd /srv/state; echo *.json)")
-	s.on("dom0a", cron("STATE_DIR=/srv/state", "--dry-run")).fails(t, 0, "### would sync domu1 from dom0a to dom0b: /srv/a.img to /srv/a.img")
+	s.on("dom0a", cron("STATE_DIR=/srv/state", "--dry-run")).
+		fails(t, 0, "### would sync domu1 from dom0a to dom0b: /srv/a.img to /srv/a.img")
 	s.backup("dom0a", "STATE_DIR=/srv/state").silent(t)
 
 	// A disk that can't be frozen.
@@ -193,7 +197,8 @@ func TestWrapperWords(t *testing.T) {
 	r := s.backup("dom0a")
 	r.fails(t, 3)
 	lines := strings.Split(r.err, "\n")
-	for _, words := range []string{"### ERROR 80: DomU domu1, disk xvda: ", "dom0b:/srv/a.img", "would lose", "on dom0a: xen-backup.sh --force-diverged domu1"} {
+	for _, words := range []string{"### ERROR 80: DomU domu1, disk xvda: ", "dom0b:/srv/a.img", "would lose",
+		"on dom0a: xen-backup.sh --force-diverged domu1"} {
 		if !strings.Contains(lines[0], words) {
 			t.Errorf("no %q in the first line:\n%s", words, r.err)
 		}
@@ -220,7 +225,8 @@ func TestWrapperLastCommon(t *testing.T) {
 		s.backup("dom0a").fails(t, 3, "### ERROR 80: DomU domu1, disk xvda: ", "is not what both hosts last had, at 2001-")
 	}
 	sent := "/var/lib/xen-backup/sent/%2Fsrv%2Fa.img"
-	s.must("dom0b", "mkdir -p "+sent+`; for h in a c; do sed -E 's/dom0a/dom0'$h'/; s/("time": *")2001/\1'$(case $h in a) echo 2002 ;; c) echo 2003 ;; esac)'/' `+
+	s.must("dom0b", "mkdir -p "+sent+
+		`; for h in a c; do sed -E 's/dom0a/dom0'$h'/; s/("time": *")2001/\1'$(case $h in a) echo 2002 ;; c) echo 2003 ;; esac)'/' `+
 		state+" >"+sent+"/dom0$h.json; done; rm "+state)
 	for range 2 { // the second time dom0b remembers what the first run saw
 		s.backup("dom0a").fails(t, 3, "### ERROR 80: DomU domu1, disk xvda: ", "is not what both hosts last had, at 2002-")
@@ -245,7 +251,8 @@ func TestWrapperLog(t *testing.T) {
 		t.Errorf("in the log:\n%s", log)
 	}
 	s.must("dom0a", "rm /usr/local/sbin/logger")
-	s.backup("dom0a", `'LOG_OPTION=--socket /run/none'`).fails(t, 0, "## checking DomU domu1\n", "### sync domu1 from dom0a to dom0b")
+	s.backup("dom0a", `'LOG_OPTION=--socket /run/none'`).
+		fails(t, 0, "## checking DomU domu1\n", "### sync domu1 from dom0a to dom0b")
 }
 
 // TestWrapperShells has login shells on the other Dom0 that are no sh, that speak, and
@@ -289,7 +296,8 @@ func TestWrapperShells(t *testing.T) {
 func TestWrapperSSHConfig(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
-	s.write("dom0a/root/.ssh/config", "RemoteCommand tmux attach\nRequestTTY yes\nStdinNull yes\nForkAfterAuthentication yes\n", 0o600)
+	s.write("dom0a/root/.ssh/config",
+		"RemoteCommand tmux attach\nRequestTTY yes\nStdinNull yes\nForkAfterAuthentication yes\n", 0o600)
 	for range 2 {
 		s.backup("dom0a").silent(t)
 		s.same("/srv/a.img", "/srv/a.img")
@@ -304,7 +312,8 @@ func TestWrapperLock(t *testing.T) {
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "setsid sleep 1000 >/dev/null 2>&1 &")
 	s.must("dom0a", "mv /usr/local/sbin/virsh /usr/local/sbin/virsh.real")
-	s.write("dom0a/sbin/virsh", "#!/bin/bash\nsetsid sleep 1001 </dev/null >/dev/null 2>&1 &\nexec virsh.real \"$@\"\n", 0o755)
+	s.write("dom0a/sbin/virsh", "#!/bin/bash\nsetsid sleep 1001 </dev/null >/dev/null 2>&1 &\nexec virsh.real \"$@\"\n",
+		0o755)
 	for range 2 {
 		s.backup("dom0a").silent(t)
 	}
@@ -315,7 +324,8 @@ func TestWrapperLock(t *testing.T) {
 func TestWrapperReplaced(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
-	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "yes 'echo replaced; exit 9' 2>/dev/null | head -c 100000 >/usr/local/sbin/xen-backup.sh")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s,
+		"yes 'echo replaced; exit 9' 2>/dev/null | head -c 100000 >/usr/local/sbin/xen-backup.sh")
 	s.backup("dom0a").silent(t)
 	s.same("/srv/a.img", "/srv/a.img")
 }
@@ -330,7 +340,8 @@ func TestWrapperSurroundings(t *testing.T) {
 	s.on("dom0a", cron("RUN_DIR="+long)).fails(t, 78, "RUN_DIR has more than 31 characters")
 	s.on("dom0a", cron("RUN_DIR="+long[:31])).silent(t)
 	s.must("dom0a", "sed -i 's/404/909/' /usr/local/sbin/old.sh")
-	if r := s.on("dom0a", "old.sh"); r.status != 78 || strings.Count(r.err, "\n") != 1 || !strings.Contains(r.err, "bash 4.4") {
+	if r := s.on("dom0a", "old.sh"); r.status != 78 || strings.Count(r.err, "\n") != 1 ||
+		!strings.Contains(r.err, "bash 4.4") {
 		t.Errorf("an old bash: status %d, %s", r.status, r.err)
 	}
 	// Lists are no patterns for names of files where cron happens to be.
@@ -388,15 +399,18 @@ func TestWrapperMapMisses(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "MAP='dom0b:/srv/A.img=/srv/b.img dom0c:/srv/a.img=/srv/b.img'")
-	s.backup("dom0a").fails(t, 0, "## DomU domu1: MAP names /srv/A.img, which is no disk that is copied (/srv/a.img): dom0b:/srv/A.img=/srv/b.img",
+	s.backup("dom0a").fails(t, 0,
+		"## DomU domu1: MAP names /srv/A.img, which is no disk that is copied (/srv/a.img): dom0b:/srv/A.img=/srv/b.img",
 		"## DomU domu1: MAP names dom0c, which is not in DOM0S: dom0c:/srv/a.img=/srv/b.img")
 	// A name that the disk has on another Dom0, or on none of these two.
-	s.conf("dom0a", "domu1", "DOMU=domu1", "DOM0S='dom0a dom0b'", "MAP='dom0b:/srv/c.img=/srv/d.img dom0a:/srv/c.img=/srv/a.img dom0b:/srv/d.img=/srv/d.img'")
+	s.conf("dom0a", "domu1", "DOMU=domu1", "DOM0S='dom0a dom0b'",
+		"MAP='dom0b:/srv/c.img=/srv/d.img dom0a:/srv/c.img=/srv/a.img dom0b:/srv/d.img=/srv/d.img'")
 	s.backup("dom0a").silent(t)
 	s.same("/srv/a.img", "/srv/d.img")
 
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "MAP='dom0b")
-	s.backup("dom0a", "domu1").fails(t, 3, "### ERROR 78: no conf file for DomU domu1, unless it is one with a mistake, which bash -n FILE shows: /etc/xen-backup.d/domu1.conf")
+	s.backup("dom0a", "domu1").fails(t, 3,
+		"### ERROR 78: no conf file for DomU domu1, unless it is one with a mistake, which bash -n FILE shows: /etc/xen-backup.d/domu1.conf")
 }
 
 // TestWrapperDocument demands that the document that travels names the standbys, and is for
@@ -412,14 +426,17 @@ func TestWrapperDocument(t *testing.T) {
 	s.must("dom0b", "! ls /var/lib/xen-backup/xml/domu1.xml; rmdir /srv/z.img")
 	s.backup("dom0a").silent(t)
 	xml := s.must("dom0b", "cat /var/lib/xen-backup/xml/domu1.xml")
-	if !strings.Contains(xml, "/srv/z.img") || strings.Contains(xml, "file='/srv/b.img") || strings.Contains(xml, "file='/srv/a.img") {
+	if !strings.Contains(xml, "/srv/z.img") || strings.Contains(xml, "file='/srv/b.img") ||
+		strings.Contains(xml, "file='/srv/a.img") {
 		t.Errorf("the document on dom0b:\n%s", xml)
 	}
-	modes := s.must("dom0b", "stat -c %a /var/lib/xen-backup/xml/domu1.xml") + s.must("dom0a", "stat -c %a /etc/xen-backup.d/domu1.xml")
+	modes := s.must("dom0b", "stat -c %a /var/lib/xen-backup/xml/domu1.xml") +
+		s.must("dom0a", "stat -c %a /etc/xen-backup.d/domu1.xml")
 	if modes != "600\n600\n" {
 		t.Errorf("modes %s, want 600", modes)
 	}
-	if log := s.log("dom0a"); !strings.Contains(log, "SKIP: DomU domu2 is not running on this host: xb-locate: domu2 is not active here (virsh: shut off") {
+	if log := s.log("dom0a"); !strings.Contains(log,
+		"SKIP: DomU domu2 is not running on this host: xb-locate: domu2 is not active here (virsh: shut off") {
 		t.Errorf("why domu2 is skipped:\n%s", log)
 	}
 }
@@ -495,7 +512,8 @@ func TestWrapperStallInApply(t *testing.T) {
 	s.change("dom0a", "/srv/a.img")
 	s.must("dom0b", "fsfreeze -f /srv")
 	t.Cleanup(func() { s.on("dom0b", "fsfreeze -u /srv") })
-	s.on("dom0a", cron("STALL=25")).fails(t, 3, "### ERROR 69: DomU domu1, disk xvda: /srv/a.img was not copied to dom0b:/srv/a.img: no progress for 25 s\n")
+	s.on("dom0a", cron("STALL=25")).fails(t, 3,
+		"### ERROR 69: DomU domu1, disk xvda: /srv/a.img was not copied to dom0b:/srv/a.img: no progress for 25 s\n")
 	s.on("dom0a", cron()).fails(t, 3, "### ERROR 75: ", "xb-patch is at work on it: process ", "from dom0a, of domu1/xvda")
 	s.must("dom0b", "fsfreeze -u /srv")
 	eventually(s, "the end of the apply", func() bool {
@@ -519,7 +537,8 @@ func TestWrapperImageNames(t *testing.T) {
 			s.change("dom0a", name)
 		}
 	}
-	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "EXCLUDE=xvdb", "MAP=dom0b:file:///srv/Windows%2010.img=file:///srv/W%2010.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "EXCLUDE=xvdb",
+		"MAP=dom0b:file:///srv/Windows%2010.img=file:///srv/W%2010.img")
 	s.backup("dom0a").silent(t)
 	s.same(names[0], "/srv/W 10.img")
 	if xml := s.must("dom0b", "cat /var/lib/xen-backup/xml/domu1.xml"); !strings.Contains(xml, "'/srv/W 10.img'") {
@@ -534,7 +553,8 @@ func TestWrapperSkips(t *testing.T) {
 	s.domain("dom0a", "domu1", 5)
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s)
 	s.backup("dom0a").silent(t)
-	s.backup("dom0a", "domu1").fails(t, 3, "## SKIP: DomU domu1 is not running on this host: xb-locate: domu1 is not active here (virsh: shut off")
+	s.backup("dom0a", "domu1").fails(t, 3,
+		"## SKIP: DomU domu1 is not running on this host: xb-locate: domu1 is not active here (virsh: shut off")
 
 	s.conf("dom0a", "domu1", "DOMU=domu2", twoDom0s)
 	s.backup("dom0a").fails(t, 3, "### ERROR 78: DomU domu2: no Dom0 knows a DomU of that name")
@@ -593,9 +613,11 @@ func TestWrapperDisksChange(t *testing.T) {
 	s.domu1("/srv/a.img")
 	s.image("dom0a", "/srv/b.img", mib)
 	s.must("dom0a", "cp /run/node.xml /run/before.xml")
-	s.write("dom0a/sbin/xb-snap", "#!/bin/bash\n/usr/local/bin/xb-snap \"$@\"\nstatus=$?\n[[ $1 != create ]] || cp /run/after.xml /run/node.xml\nexit $status\n", 0o755)
+	s.write("dom0a/sbin/xb-snap",
+		"#!/bin/bash\n/usr/local/bin/xb-snap \"$@\"\nstatus=$?\n[[ $1 != create ]] || cp /run/after.xml /run/node.xml\nexit $status\n", 0o755)
 	for name, edit := range map[string]string{
-		"another disk": "s|/srv/a.img|/srv/b.img|", "shut off": "s|runstate>1|runstate>5|", "another DomU": "s|6ba7b810|6ba7b811|",
+		"another disk": "s|/srv/a.img|/srv/b.img|", "shut off": "s|runstate>1|runstate>5|",
+		"another DomU": "s|6ba7b810|6ba7b811|",
 	} {
 		s.must("dom0a", "cp /run/before.xml /run/node.xml; sed '"+edit+"' /run/before.xml >/run/after.xml")
 		s.backup("dom0a").fails(t, 3, "### ERROR 75: DomU domu1: ", "nothing is sent")
@@ -670,7 +692,8 @@ func TestWrapperSaved(t *testing.T) {
 	s.must("dom0b", "echo no >/run/saved")
 	s.domain("dom0a", "domu1", 5, "/srv/a.img")
 	s.must("dom0a", "echo yes >/run/saved")
-	s.backup("dom0a", "--final", "domu1").fails(t, 3, "### ERROR 75: DomU domu1: it is not backed up", "managedsave-remove")
+	s.backup("dom0a", "--final", "domu1").
+		fails(t, 3, "### ERROR 75: DomU domu1: it is not backed up", "managedsave-remove")
 	s.backup("dom0a").silent(t) // off, as usual
 	if s.must("dom0b", "sha256sum /srv/a.img") != before {
 		t.Error("the standby was written to")

@@ -29,7 +29,8 @@ func TestStatusOf(t *testing.T) {
 			t.Errorf("%s: %d, want %d", name, got, test.status)
 		}
 	}
-	if err := Fail(IOError, "cannot read: %w", io.ErrUnexpectedEOF); !errors.Is(err, io.ErrUnexpectedEOF) || err.Error() != "cannot read: unexpected EOF" {
+	if err := Fail(IOError, "cannot read: %w", io.ErrUnexpectedEOF); !errors.Is(err, io.ErrUnexpectedEOF) ||
+		err.Error() != "cannot read: unexpected EOF" {
 		t.Error(err)
 	}
 }

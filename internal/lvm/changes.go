@@ -60,7 +60,8 @@ func checkPair(a, b *device) error {
 		// snapshot of ours, and what is written to it while the pool's records are
 		// being read would be missed.
 		if d.kind() == "thin" && !d.ReadOnly {
-			return exit.Fail(exit.Usage, "%s is a writable thin volume: only read-only snapshots, as xb-snap makes them, can be compared", d.path)
+			return exit.Fail(exit.Usage,
+				"%s is a writable thin volume: only read-only snapshots, as xb-snap makes them, can be compared", d.path)
 		}
 	}
 	switch {
@@ -102,7 +103,8 @@ func thickChanges(a, b *device) (*extent.Set, error) {
 	for i, d := range []*device{a, b} {
 		sectors, err := strconv.ParseInt(d.param(3), 10, 32)
 		if err != nil || d.param(2) != "P" && d.param(2) != "PO" {
-			return nil, exit.Fail(exit.Usage, "%s keeps no list of its exceptions that could be read: %q", d.path, d.Targets[0].Params)
+			return nil, exit.Fail(exit.Usage, "%s keeps no list of its exceptions that could be read: %q", d.path,
+				d.Targets[0].Params)
 		}
 		chunk[i] = sectors * sectorSize
 	}

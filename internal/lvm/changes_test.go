@@ -176,7 +176,8 @@ func TestReadBadStore(t *testing.T) {
 		}
 	}
 	full := make([]uint64, 256) // a full list, and then the end
-	if err := readStore(bytes.NewReader(store(4096, full...)[:257*4096]), 4096, func(off, n int64) error { return nil }); err == nil {
+	cut := bytes.NewReader(store(4096, full...)[:257*4096])
+	if err := readStore(cut, 4096, func(off, n int64) error { return nil }); err == nil {
 		t.Error("a store cut behind a full list")
 	}
 	for _, chunk := range []int64{0, 256, 5000, 1 << 30} {
@@ -275,19 +276,23 @@ func TestThinDeltaFails(t *testing.T) {
 	const head = `echo '<superblock data_block_size="128"><diff left="1" right="2">'; `
 	const more = `while echo '<same begin="0" length="1"/>'; do :; done; `
 	for _, c := range []struct{ what, script, words string }{
-		{"unknown, then much", head + `echo '<shared begin="1" length="1"/>'; ` + more + `echo "Broken pipe" >&2; exit 1`, "unexpected element <shared>"},
-		{"unknown, then its own failure", head + `echo '<shared/></diff></superblock>'; echo "bad metadata" >&2; exit 1`, "unexpected element <shared>"},
+		{"unknown, then much", head + `echo '<shared begin="1" length="1"/>'; ` + more + `echo "Broken pipe" >&2; exit 1`,
+			"unexpected element <shared>"},
+		{"unknown, then its own failure", head + `echo '<shared/></diff></superblock>'; echo "bad metadata" >&2; exit 1`,
+			"unexpected element <shared>"},
 		{"unknown, no failure", head + `echo '<shared/></diff></superblock>'`, "unexpected element <shared>"},
 		{"no XML", `echo "usage: thin_delta"; exit 0`, "EOF"},
 		{"fails at once", `echo "bad metadata" >&2; exit 1`, "thin_delta: bad metadata"},
 		{"fails in the middle", head + `echo "bad metadata" >&2; exit 1`, "thin_delta: bad metadata"},
 		{"fails in an element", head + `printf '<same beg'; echo "bad metadata" >&2; exit 1`, "thin_delta: bad metadata"},
-		{"fails at the end", head + `echo '</diff></superblock>'; echo "bad metadata" >&2; exit 1`, "thin_delta: bad metadata"},
+		{"fails at the end", head + `echo '</diff></superblock>'; echo "bad metadata" >&2; exit 1`,
+			"thin_delta: bad metadata"},
 		{"cut", head, "EOF"},
 	} {
 		testkit.Programs(t, map[string]string{"thin_delta": c.script})
 		_, err := thinDelta("/dev/null", "1", "2", 1<<30)
-		if exit.StatusOf(err) != exit.Unavailable || !strings.Contains(err.Error(), c.words) || strings.Contains(err.Error(), "ipe") {
+		if exit.StatusOf(err) != exit.Unavailable || !strings.Contains(err.Error(), c.words) ||
+			strings.Contains(err.Error(), "ipe") {
 			t.Errorf("%s: %v", c.what, err)
 		}
 	}

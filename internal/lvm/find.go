@@ -40,7 +40,8 @@ func (vs *Volumes) Find(path string) (*Volume, error) {
 	if dm.IsHidden(d.UUID) { // a layer of a volume has a suffix
 		return nil, exit.Fail(exit.Config, "%s (%s) is a hidden part of a logical volume, not one itself", path, d.Name)
 	}
-	return nil, vs.notListed(exit.Config, path+": LVM does not list this volume (is it hidden by a filter or the devices file?)")
+	return nil, vs.notListed(exit.Config,
+		path+": LVM does not list this volume (is it hidden by a filter or the devices file?)")
 }
 
 func (vs *Volumes) findByName(path string) (*Volume, error) {

@@ -59,7 +59,8 @@ func GiveUp(v *Volume, dir string) error {
 	}
 	// Neither waits for udev, which may wait for the pool.
 	const limit = 30 * time.Second
-	if err := program.Run(limit, nil, "dmsetup", "wipe_table", "--noflush", "--nolockfs", "--noudevsync", now.Name); err != nil {
+	err = program.Run(limit, nil, "dmsetup", "wipe_table", "--noflush", "--nolockfs", "--noudevsync", now.Name)
+	if err != nil {
 		return exit.Fail(exit.IOError, "cannot take %s away from its readers: %w", v.Path(), err)
 	}
 	if err := program.Run(limit, nil, "dmsetup", "message", pool.Name, "0", "delete "+d.param(1)); err != nil {

@@ -33,7 +33,8 @@ func TestParseDump(t *testing.T) {
 			t.Errorf("the first %d bytes: %q", n, own)
 		}
 	}
-	for _, change := range [][2]string{{"<single_mapping origin", "<other origin"}, {`snap_time="2"`, ""}, {`length="5"`, `length="x"`},
+	for _, change := range [][2]string{{"<single_mapping origin", "<other origin"}, {`snap_time="2"`, ""},
+		{`length="5"`, `length="x"`},
 		{`time="3"/>`, `/>`}, {"</device>", `</device><device snap_time="1"/>`}} {
 		if own, err := parse(strings.Replace(dump, change[0], change[1], 1)); err == nil {
 			t.Errorf("%q: %q", change, own)
@@ -46,7 +47,8 @@ func TestThinWritesOverlap(t *testing.T) {
 	for _, off := range []int64{1000, 1150, 5010, 9990} {
 		w.Add(off, 10)
 	}
-	for _, test := range []struct{ begin, length, want int64 }{{0, 100, 400}, {0, 10, 0}, {10, 1, 100}, {11, 1, 100}, {12, 38, 0}, {10, 41, 300}, {99, 50, 100}} {
+	for _, test := range []struct{ begin, length, want int64 }{{0, 100, 400}, {0, 10, 0}, {10, 1, 100}, {11, 1, 100},
+		{12, 38, 0}, {10, 41, 300}, {99, 50, 100}} {
 		if got := w.overlap(test.begin, test.length); got != test.want {
 			t.Errorf("%d blocks from %d: %d bytes, want %d", test.length, test.begin, got, test.want)
 		}

@@ -183,7 +183,8 @@ func (r row) volume() (*Volume, error) {
 			return nil, fmt.Errorf("bad %s %q", name, r[name])
 		}
 	}
-	if err := parseField(r["data_percent"], &v.DataUsed, func(s string) (float64, error) { return strconv.ParseFloat(s, 64) }); err != nil {
+	percent := func(s string) (float64, error) { return strconv.ParseFloat(s, 64) }
+	if err := parseField(r["data_percent"], &v.DataUsed, percent); err != nil {
 		return nil, fmt.Errorf("bad data_percent %q", r["data_percent"])
 	}
 	v.Created = time.Unix(created, 0)

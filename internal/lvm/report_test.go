@@ -62,7 +62,8 @@ func TestParseReport(t *testing.T) {
 	if lost := vs.named(t, "xb-vm1-small"); !lost.Invalid() {
 		t.Errorf("overflowed snapshot: %+v", lost)
 	}
-	if thin := vs.named(t, "xb-t1-abcdefgh"); !thin.Thin() || thin.ThickSnapshot() || thin.Pool != "pool" || thin.Origin != "t1" {
+	if thin := vs.named(t, "xb-t1-abcdefgh"); !thin.Thin() || thin.ThickSnapshot() || thin.Pool != "pool" ||
+		thin.Origin != "t1" {
 		t.Errorf("thin snapshot: %+v", thin)
 	}
 	if pool := vs.named(t, "pool"); pool.Health != "" || pool.DataUsed != 0 {
@@ -95,8 +96,10 @@ func TestParseReportWithAdvice(t *testing.T) {
 	report := captured(t)
 	before := "  WARNING: Not using device /dev/sdb for PV x.\n{devices file is missing}\n[advice]\n"
 	rows := strings.SplitAfter(string(report), "\n")
-	inside := strings.Join(rows[:4], "") + "  Please remove the lvm.conf filter, it is ignored.\n" + strings.Join(rows[4:], "")
-	for _, out := range []string{before + string(report), inside, string(report) + "  WARNING: the end\n", before + inside} {
+	inside := strings.Join(rows[:4], "") + "  Please remove the lvm.conf filter, it is ignored.\n" +
+		strings.Join(rows[4:], "")
+	for _, out := range []string{before + string(report), inside, string(report) + "  WARNING: the end\n",
+		before + inside} {
 		got, err := parseReport([]byte(out))
 		if err != nil || len(got) != 7 {
 			t.Errorf("%d rows, %v of:\n%.300s", len(got), err, out)
@@ -146,7 +149,8 @@ func TestHidden(t *testing.T) {
 
 // A pool may be visible, but no guest uses it.
 func TestOrderOfPrivate(t *testing.T) {
-	vs := volumesOf(t, bytes.Replace(captured(t), []byte(`"lv_name":"vm1"`), []byte(`"lv_name":"[vm1]", "lv_role":"private,raid,image"`), 1))
+	vs := volumesOf(t, bytes.Replace(captured(t), []byte(`"lv_name":"vm1"`),
+		[]byte(`"lv_name":"[vm1]", "lv_role":"private,raid,image"`), 1))
 	_, err := vs.Order([]*Volume{vs.named(t, "vm1")}, 1<<30, "abcdefgh", []string{"x"})
 	if exit.StatusOf(err) != exit.Config || !strings.Contains(err.Error(), "hidden part") {
 		t.Errorf("%v", err)

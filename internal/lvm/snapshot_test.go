@@ -38,13 +38,17 @@ func TestOrderRefuses(t *testing.T) {
 		status int
 		words  string
 	}{
-		{"no room", func(vs *Volumes, v, thin, pool *Volume) { v.VGFree = 17<<22 - 1 }, false, exit.CantCreate, "only 68.0 MiB free"},
-		{"pool health", func(vs *Volumes, v, thin, pool *Volume) { pool.Health = "out_of_data" }, true, exit.CantCreate, "out_of_data"},
+		{"no room", func(vs *Volumes, v, thin, pool *Volume) { v.VGFree = 17<<22 - 1 }, false, exit.CantCreate,
+			"only 68.0 MiB free"},
+		{"pool health", func(vs *Volumes, v, thin, pool *Volume) { pool.Health = "out_of_data" }, true, exit.CantCreate,
+			"out_of_data"},
 		{"no pool", func(vs *Volumes, v, thin, pool *Volume) { pool.Name = "x" }, true, exit.Unavailable, "vg0/pool"},
-		{"snapshot", func(vs *Volumes, v, thin, pool *Volume) { *v = *vs.named(t, "xb-vm1-abcdefgh") }, false, exit.Config, "its origin vg0/vm1"},
+		{"snapshot", func(vs *Volumes, v, thin, pool *Volume) { *v = *vs.named(t, "xb-vm1-abcdefgh") }, false, exit.Config,
+			"its origin vg0/vm1"},
 		{"merge", func(vs *Volumes, v, thin, pool *Volume) { v.Attr = "Owi-aos---" }, false, exit.Busy, "merged"},
 		{"qubes", func(vs *Volumes, v, thin, pool *Volume) { thin.Name = "vm-work-private-snap" }, true, exit.Config, "wyng"},
-		{"xenserver", func(vs *Volumes, v, thin, pool *Volume) { v.VG = "VG_XenStorage-4dea22b3" }, false, exit.Config, "VHD"},
+		{"xenserver", func(vs *Volumes, v, thin, pool *Volume) { v.VG = "VG_XenStorage-4dea22b3" }, false, exit.Config,
+			"VHD"},
 	} {
 		vs := volumesOf(t, captured(t))
 		v, thin := vs.named(t, "vm1"), vs.named(t, "t1")
@@ -139,7 +143,8 @@ func TestSnapshotName(t *testing.T) {
 	if a == b {
 		t.Errorf("both are %s", a)
 	}
-	if _, err := snapshotName(&Volume{VG: strings.Repeat("v", 110), Name: "a", UUID: "aaaaaa"}, "abcdefgh"); exit.StatusOf(err) != exit.Config {
+	long := &Volume{VG: strings.Repeat("v", 110), Name: "a", UUID: "aaaaaa"}
+	if _, err := snapshotName(long, "abcdefgh"); exit.StatusOf(err) != exit.Config {
 		t.Errorf("group with a long name: %v", err)
 	}
 }

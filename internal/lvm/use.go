@@ -69,8 +69,8 @@ func (d *device) check() error {
 	word, _, _ := strings.Cut(d.status(), " ")
 	switch {
 	case d.kind() == "snapshot" && !strings.Contains(word, "/"):
-		return exit.Fail(exit.BadSnapshot, "snapshot %s is lost: %s: what was written since it was taken did not fit into it; "+
-			"a larger one is needed", d.path, strings.ToLower(d.status()))
+		return exit.Fail(exit.BadSnapshot, "snapshot %s is lost: %s: "+
+			"what was written since it was taken did not fit into it; a larger one is needed", d.path, strings.ToLower(d.status()))
 	case d.GivenUp():
 		return blockdev.GivenUp(d.path)
 	case d.kind() == "thin" && (word == "Fail" || word == "Error"):
@@ -108,7 +108,8 @@ func (d *device) poolUse() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("pool: %s, metadata %.1f %%", useOf(p.DataUsed, p.Data), 100*float64(p.MetaUsed)/float64(p.Meta)), nil
+	return fmt.Sprintf("pool: %s, metadata %.1f %%", useOf(p.DataUsed, p.Data),
+		100*float64(p.MetaUsed)/float64(p.Meta)), nil
 }
 
 // pool returns the pool of a thin volume.

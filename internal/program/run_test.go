@@ -37,13 +37,15 @@ func TestRun(t *testing.T) {
 	t.Setenv("LC_ALL", "ja_JP.UTF-8")
 	t.Setenv("LANGUAGE", "ja")
 	for name, c := range map[string]struct{ script, out, err string }{
-		"silent":         {"", "", ""},
-		"answers":        {`echo "$1"; echo noise >&2`, "word\n", ""},
-		"its language":   {"echo $LC_ALL:$LANGUAGE:", "C::\n", ""},
-		"no words":       {"exit 3", "", "tool: exit status 3"},
-		"by a signal":    {"kill -KILL $$", "", "tool: signal: killed"},
-		"virsh's words":  {"printf 'error: failed to connect\\nerror: no socket\\n' >&2; exit 1", "", "tool: failed to connect; no socket"},
-		"LVM's words":    {"printf '  WARNING: old\\n  File descriptor 3 leaked\\n\\n  Cannot do that.\\n' >&2; exit 5", "", "tool: Cannot do that"},
+		"silent":       {"", "", ""},
+		"answers":      {`echo "$1"; echo noise >&2`, "word\n", ""},
+		"its language": {"echo $LC_ALL:$LANGUAGE:", "C::\n", ""},
+		"no words":     {"exit 3", "", "tool: exit status 3"},
+		"by a signal":  {"kill -KILL $$", "", "tool: signal: killed"},
+		"virsh's words": {"printf 'error: failed to connect\\nerror: no socket\\n' >&2; exit 1", "",
+			"tool: failed to connect; no socket"},
+		"LVM's words": {"printf '  WARNING: old\\n  File descriptor 3 leaked\\n\\n  Cannot do that.\\n' >&2; exit 5", "",
+			"tool: Cannot do that"},
 		"warnings alone": {"echo WARNING: old. >&2; exit 5", "", "tool: WARNING: old"},
 	} {
 		for way, run := range ways {
@@ -76,7 +78,8 @@ func TestRun(t *testing.T) {
 func TestNotInstalled(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	for way, run := range ways {
-		if _, err := run(patience, "xb-no-such"); exit.StatusOf(err) != exit.Unavailable || !errors.Is(err, exec.ErrNotFound) {
+		if _, err := run(patience, "xb-no-such"); exit.StatusOf(err) != exit.Unavailable ||
+			!errors.Is(err, exec.ErrNotFound) {
 			t.Errorf("%s: %v", way, err)
 		}
 	}
@@ -109,7 +112,8 @@ func TestAskKills(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			testkit.Programs(t, map[string]string{"tool": c.script})
-			if _, err := Ask(context.Background(), c.limit, "tool"); exit.StatusOf(err) != exit.Unavailable || err.Error() != c.err {
+			if _, err := Ask(context.Background(), c.limit, "tool"); exit.StatusOf(err) != exit.Unavailable ||
+				err.Error() != c.err {
 				t.Errorf("%v", err)
 			}
 			// A killed process may take a moment to go.

@@ -94,13 +94,14 @@ func (d *Device) Lock(run Run) (*Lock, error) {
 // Release gives the lock back.
 func (l *Lock) Release() { l.file.Close() }
 
-// Check tells whether it still keeps others away: where its file was removed or moved, the
+// Check reports whether it still keeps others away: where its file was removed or moved, the
 // next run has locked another one.
 func (l *Lock) Check() error {
 	named, err := os.Stat(l.file.Name())
 	held, heldErr := l.file.Stat()
 	if err != nil || heldErr != nil || !os.SameFile(named, held) {
-		return exit.Fail(exit.Busy, "the lock %s was removed or replaced meanwhile, and another run may be at work", l.file.Name())
+		return exit.Fail(exit.Busy, "the lock %s was removed or replaced meanwhile, and another run may be at work",
+			l.file.Name())
 	}
 	return nil
 }
@@ -169,7 +170,7 @@ func (l *Lock) gate(command int, kind int16) error {
 	return unix.FcntlFlock(l.file.Fd(), command, &unix.Flock_t{Type: kind, Whence: io.SeekStart, Start: 0, Len: 1})
 }
 
-// open tells whether the holder of the lock leaves the gate to others.
+// open reports whether the holder of the lock leaves the gate to others.
 func (l *Lock) open() bool {
 	gate := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: 0, Len: 1}
 	return unix.FcntlFlock(l.file.Fd(), unix.F_OFD_GETLK, &gate) == nil && gate.Type == unix.F_UNLCK
@@ -201,7 +202,8 @@ func (l *Lock) takeOver(d *Device, run Run) error {
 	}
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if err := l.take(); !errors.Is(err, unix.EWOULDBLOCK) {
-			l.Ended = fmt.Sprintf("process %d, which had the lock and was dead: for %s nothing came from %s", pid, theirs.quiet(), theirs.Peer)
+			l.Ended = fmt.Sprintf("process %d, which had the lock and was dead: for %s nothing came from %s", pid,
+				theirs.quiet(), theirs.Peer)
 			return err
 		}
 	}
@@ -209,7 +211,7 @@ func (l *Lock) takeOver(d *Device, run Run) error {
 	return busy()
 }
 
-// deadFor tells whether a run that waits for its delta may be ended by another one: one of
+// deadFor reports whether a run that waits for its delta may be ended by another one: one of
 // the same disk from the same peer, that came by another connection than the one on which
 // nothing comes any more, and at the end of which nobody is. A scan that finds nothing for
 // an hour is silent too, and alive.

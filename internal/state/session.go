@@ -16,7 +16,7 @@ var tables = []string{"/proc/net/tcp", "/proc/net/tcp6"}
 // as listening: some seconds after the first time.
 const unansweredSends = 3
 
-// unanswered tells whether the other end of a session does not acknowledge what is sent to
+// unanswered reports whether the other end of a session does not acknowledge what is sent to
 // it. session is the SSH_CONNECTION that sshd sets: address and port of the client, address
 // and port of the server. A session over which nothing was sent may be as dead, but nobody
 // knows.

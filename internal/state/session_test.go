@@ -42,7 +42,8 @@ func setTables(t *testing.T, text string) {
 
 // TestSessionsOfTheKernel: a live connection, of either kind, is found and is not dead.
 func TestSessionsOfTheKernel(t *testing.T) {
-	for _, listen := range []struct{ network, address string }{{"tcp4", "127.0.0.1:0"}, {"tcp6", "[::1]:0"}, {"tcp", "[::]:0"}} {
+	for _, listen := range []struct{ network, address string }{{"tcp4", "127.0.0.1:0"}, {"tcp6", "[::1]:0"},
+		{"tcp", "[::]:0"}} {
 		session, _, server := connect(t, listen.network, listen.address)
 		if _, err := server.Write([]byte("waiting\n")); err != nil { // which nobody reads, but the kernel acknowledges
 			t.Fatal(err)
@@ -56,7 +57,8 @@ func TestSessionsOfTheKernel(t *testing.T) {
 func TestSessions(t *testing.T) {
 	const head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 	v4 := func(queue, again string) string {
-		return head + "   0: 020200C0:0016 010200C0:0001 01 " + queue + ":00000000 01:00000014 " + again + "     0        0 1 1 ffff\n"
+		return head + "   0: 020200C0:0016 010200C0:0001 01 " + queue + ":00000000 01:00000014 " + again +
+			"     0        0 1 1 ffff\n"
 	}
 	const session = "192.0.2.1 1 192.0.2.2 22"
 	for _, c := range []struct {
@@ -73,7 +75,8 @@ func TestSessions(t *testing.T) {
 		{"another port", "192.0.2.1 2 192.0.2.2 22", v4("00000024", "00000005"), false},
 		{"the other way round", "192.0.2.2 22 192.0.2.1 1", v4("00000024", "00000005"), false},
 		{"none", "", v4("00000024", "00000005"), false},
-		{"no addresses", "a b c d", v4("00000024", "00000005") + "1: zz:1 zz:1 01 00000024:00000000 01:00000014 00000005 0\n", false},
+		{"no addresses", "a b c d", v4("00000024", "00000005") +
+			"1: zz:1 zz:1 01 00000024:00000000 01:00000014 00000005 0\n", false},
 		{"no table", session, "", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

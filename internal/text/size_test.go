@@ -17,8 +17,10 @@ func TestParseSize(t *testing.T) {
 			t.Errorf("%q: %d, %v; want %d", s, n, err, want)
 		}
 	}
-	for _, s := range []string{"", "K", ".", ".K", "-1", "+1", " 1", "1 ", "1 K", "1.5", "1.5b", "1..5K", "1KK", "1KI", "1i", "1bk", "1P", "1E3", "0x10",
-		"1e3K", "1_000", "NaN", "InfK", "9223372036854775808", "8388608T", "9999999999999999999999T", "8388608.5T", "1,5K", "K1"} {
+	for _, s := range []string{"", "K", ".", ".K", "-1", "+1", " 1", "1 ", "1 K", "1.5", "1.5b", "1..5K", "1KK", "1KI",
+		"1i", "1bk", "1P", "1E3", "0x10",
+		"1e3K", "1_000", "NaN", "InfK", "9223372036854775808", "8388608T", "9999999999999999999999T", "8388608.5T", "1,5K",
+		"K1"} {
 		if n, err := ParseSize(s); err == nil {
 			t.Errorf("%q is taken for %d", s, n)
 		} else if !strings.Contains(err.Error(), fmt.Sprintf("%q", s)) {

@@ -103,7 +103,7 @@ func TestMovement(t *testing.T) {
 	p := env.StartProgress("never")
 	defer p.Stop()
 	m := p.Movement()
-	for _, move := range []func(){func() { p.Read.Add(1) }, func() { p.Sent.Add(1) }, func() { p.Changed.Add(1) },
+	for _, move := range []func(){func() { p.Done.Add(1) }, func() { p.Sent.Add(1) }, func() { p.Changed.Add(1) },
 		func() { p.Step("", 0) }, func() { p.Step("", 0) }} {
 		looks := 0
 		for ; looks < 100 && m.Moved(); looks++ { // a page of the program may have to be read

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 // waits for a signal.
 func pendingCommand(env *Env, dir string) error {
 	p := env.StartProgress("auto")
-	p.Read.Store(1 << 20)
+	p.Done.Store(1 << 20)
 	var files []*durable.PendingFile
 	for _, name := range []string{"committed", "discarded", "pending", "replaced"} {
 		f, err := durable.CreatePending(filepath.Join(dir, name))
@@ -262,7 +262,7 @@ func TestProgress(t *testing.T) {
 	env := &Env{Name: "xb-test", Stderr: &stderr}
 	p := env.StartProgress("always")
 	p.Total.Store(100)
-	p.Read.Store(100)
+	p.Done.Store(100)
 	p.Stop()
 	if !strings.HasPrefix(stderr.String(), "xb-test: 100 B of 100 B (100 %), ") ||
 		strings.Count(stderr.String(), "\n") != 1 {
@@ -291,7 +291,7 @@ func TestProgress(t *testing.T) {
 	} {
 		p := &Progress{}
 		p.Total.Store(test.total)
-		p.Read.Store(test.read)
+		p.Done.Store(test.read)
 		p.Changed.Store(test.changed)
 		p.Sent.Store(test.sent)
 		if got := p.line(test.elapsed); got != test.want {

@@ -16,8 +16,8 @@ import (
 // terminal or always is asked for, and once for each SIGUSR1. All counters are
 // in bytes and may be advanced by any goroutine.
 type Progress struct {
-	Total   atomic.Int64 // of Read; 0 if not known
-	Read    atomic.Int64
+	Total   atomic.Int64 // of Done; 0 if not known
+	Done    atomic.Int64
 	Changed atomic.Int64
 	Sent    atomic.Int64
 
@@ -25,7 +25,7 @@ type Progress struct {
 	env      *Env
 	terminal bool
 	stop     chan struct{}
-	done     sync.WaitGroup
+	shown    sync.WaitGroup
 }
 
 // step is a part of a run that has figures of its own.
@@ -55,27 +55,27 @@ func (e *Env) StartProgress(mode string) *Progress {
 	periodic := mode == "always" || mode == "auto" && p.terminal && !e.Quiet
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, syscall.SIGUSR1)
-	p.done.Add(1)
+	p.shown.Add(1)
 	go func() {
-		defer p.done.Done()
+		defer p.shown.Done()
 		defer signal.Stop(asked)
 		p.loop(periodic, asked)
 	}()
 	return p
 }
 
-// Step begins the next part of a run, in which total bytes are read.
+// Step begins the next part of a run, of which total bytes are to be done.
 func (p *Progress) Step(name string, total int64) {
-	p.Read.Store(0)
+	p.Done.Store(0)
 	p.Total.Store(total)
 	p.step.Store(&step{name, time.Now()})
 }
 
 // Reach tells that so much of the step is done.
-func (p *Progress) Reach(n int64) { p.Read.Store(n) }
+func (p *Progress) Reach(n int64) { p.Done.Store(n) }
 
 // Advance tells that so much more of the step is done.
-func (p *Progress) Advance(n int64) { p.Read.Add(n) }
+func (p *Progress) Advance(n int64) { p.Done.Add(n) }
 
 // Change tells that so much more is changed.
 func (p *Progress) Change(n int64) { p.Changed.Add(n) }
@@ -83,11 +83,11 @@ func (p *Progress) Change(n int64) { p.Changed.Add(n) }
 // figures are all that a run's progress shows, to be compared.
 type figures struct {
 	step                       *step
-	total, read, changed, sent int64
+	total, done, changed, sent int64
 }
 
 func (p *Progress) figures() figures {
-	return figures{p.step.Load(), p.Total.Load(), p.Read.Load(), p.Changed.Load(), p.Sent.Load()}
+	return figures{p.step.Load(), p.Total.Load(), p.Done.Load(), p.Changed.Load(), p.Sent.Load()}
 }
 
 func (p *Progress) loop(periodic bool, asked <-chan os.Signal) {
@@ -115,7 +115,7 @@ func (p *Progress) loop(periodic bool, asked <-chan os.Signal) {
 // Stop shows the final figures if there was a periodic display, and ends it.
 func (p *Progress) Stop() {
 	close(p.stop)
-	p.done.Wait()
+	p.shown.Wait()
 }
 
 // show prints one line; inPlace leaves the cursor on it.
@@ -136,14 +136,14 @@ func (p *Progress) show(inPlace bool) {
 }
 
 func (p *Progress) line(elapsed time.Duration) string {
-	read, total := p.Read.Load(), p.Total.Load()
-	rate := float64(read) / max(elapsed.Seconds(), 0.001)
-	line := fmt.Sprintf("%s, %s/s", text.FormatSize(read), text.FormatSize(int64(rate)))
+	done, total := p.Done.Load(), p.Total.Load()
+	rate := float64(done) / max(elapsed.Seconds(), 0.001)
+	line := fmt.Sprintf("%s, %s/s", text.FormatSize(done), text.FormatSize(int64(rate)))
 	if total > 0 {
-		line = fmt.Sprintf("%s of %s (%d %%), %s/s", text.FormatSize(read), text.FormatSize(total),
-			min(100, int64(float64(read)/float64(total)*100)), text.FormatSize(int64(rate)))
+		line = fmt.Sprintf("%s of %s (%d %%), %s/s", text.FormatSize(done), text.FormatSize(total),
+			min(100, int64(float64(done)/float64(total)*100)), text.FormatSize(int64(rate)))
 		const year = 365 * 24 * 3600 // longer says nothing, and may not fit a Duration
-		if left := float64(total-read) / rate; read < total && left < year {
+		if left := float64(total-done) / rate; done < total && left < year {
 			eta := time.Duration(left * float64(time.Second))
 			line += ", " + eta.Round(time.Second).String() + " left"
 		}

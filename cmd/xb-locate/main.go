@@ -132,9 +132,9 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	list := []string{"-c", "--connect", "--exclude", "--all", "--json"}
 	switch {
 	case o.active:
-		return "--active", append(ask, "--final"), tellActive
+		return "--active", append(ask, "--final"), tell
 	case o.known:
-		return "--known", append(ask, "--xl-config"), tellKnown
+		return "--known", append(ask, "--xl-config"), tell
 	case o.document:
 		return "--document", append(ask, "--xl-config", "--bundle"), printDocument
 	case o.store != "":
@@ -166,13 +166,6 @@ func oneName(operands []string) (string, error) {
 		return "", exit.Fail(exit.Usage, "want one DOMAIN")
 	}
 	return operands[0], domain.CheckNames(operands...)
-}
-
-func someNames(operands []string) error {
-	if len(operands) == 0 {
-		return exit.Fail(exit.Usage, "want a DOMAIN")
-	}
-	return domain.CheckNames(operands...)
 }
 
 func newJudge(ctx context.Context, o *options) *domain.Judge {
@@ -256,29 +249,25 @@ func tellStill(ctx context.Context, _ *cli.Env, o *options, operands []string) e
 	return l.Still(ctx, judge, name, before)
 }
 
-// tellActive says of each domain whether it is active here.
-func tellActive(ctx context.Context, env *cli.Env, o *options, names []string) error {
-	if err := someNames(names); err != nil {
+// tell says of each domain whether it is active here, or whether this host knows it.
+func tell(ctx context.Context, env *cli.Env, o *options, names []string) error {
+	if len(names) == 0 {
+		return exit.Fail(exit.Usage, "want a DOMAIN")
+	}
+	if err := domain.CheckNames(names...); err != nil {
 		return err
 	}
 	l, _, err := newLocator(ctx, o)
 	if err != nil {
 		return err
 	}
-	text, failed := domain.Sum(l.SayActive(ctx, names, o.final, env))
-	return cmp.Or(env.Print(text), failed)
-}
-
-// tellKnown says of each domain whether this host knows it.
-func tellKnown(ctx context.Context, env *cli.Env, o *options, names []string) error {
-	if err := someNames(names); err != nil {
-		return err
+	var said []domain.Said
+	if o.active {
+		said = l.SayActive(ctx, names, o.final, env)
+	} else {
+		said = l.SayKnown(ctx, names)
 	}
-	l, _, err := newLocator(ctx, o)
-	if err != nil {
-		return err
-	}
-	text, failed := domain.Sum(l.SayKnown(ctx, names))
+	text, failed := domain.Sum(said)
 	return cmp.Or(env.Print(text), failed)
 }
 

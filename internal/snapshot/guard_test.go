@@ -1,0 +1,95 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/testkit"
+)
+
+// heldBy is a holder of which only the giving up is of interest.
+type heldBy struct{ err error }
+
+func (h *heldBy) remove() error                 { return nil }
+func (h *heldBy) room() (*blockdev.Room, error) { return nil, nil }
+
+func (h *heldBy) giveUp() error {
+	err := h.err
+	h.err = exit.Fail(exit.NoInput, "given up already")
+	return err
+}
+
+// spoken collects what a guard says.
+type spoken []string
+
+func (s *spoken) Warn(format string, args ...any) { *s = append(*s, fmt.Sprintf(format, args...)) }
+func (s *spoken) Info(string, ...any)             {}
+
+// TestGiveUpInOrder: what is missed the least goes first, and what somebody kept goes last.
+func TestGiveUpInOrder(t *testing.T) {
+	const owner = Owner("1.1.00000000") // whoever that is
+	dir := t.TempDir()
+	room, err := blockdev.FileRoom(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	snapshotOf := func(name string, owner Owner, err error) *Snapshot {
+		testkit.Write(t, filepath.Join(dir, name), "x")
+		return &Snapshot{Path: filepath.Join(dir, name), Owner: owner, Kind: file, holder: &heldBy{err}}
+	}
+	all := []*Snapshot{
+		snapshotOf("kept", nobody, nil), snapshotOf("read", owner, nil), snapshotOf("broken", owner, errors.New("no")),
+		snapshotOf("waits", owner, nil), snapshotOf("leftover", "2.2.00000000", nil),
+	}
+	f, err := os.Open(all[1].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	reader := exec.Command("sleep", "1000")
+	reader.Stdin = f
+	if err := reader.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { reader.Process.Kill(); reader.Wait() }()
+	var said spoken
+	var told []string
+	g := &guardian{owner: owner, words: &said, said: make(map[string]bool), tell: func(paths ...string) error {
+		told = append(told, filepath.Base(paths[0]))
+		return errors.New("nobody reads it")
+	}}
+	for range all[1:] {
+		if !g.giveUpOne(&watched{room: room, snapshots: all}) {
+			t.Fatalf("given up after %s", told)
+		}
+	}
+	if want := []string{"leftover", "waits", "read", "kept"}; !slices.Equal(told, want) {
+		t.Errorf("%s, want %s", told, want)
+	}
+	if g.giveUpOne(&watched{room: room, snapshots: all}) {
+		t.Error("more than there is was given up")
+	}
+	if text := strings.Join(said, "\n"); strings.Count(text, "broken: no") != 1 || len(said) != 5 {
+		t.Errorf("it says %s", text)
+	}
+}
+
+// TestPause: the nearer the floor, the sooner the next look.
+func TestPause(t *testing.T) {
+	for margin, want := range map[int64]time.Duration{
+		1 << 40: time.Second, 2 << 30: time.Second, 1 << 30: time.Second / 2, 1 << 20: shortest, 0: shortest, -5: shortest,
+	} {
+		if got := pause(margin); got != want {
+			t.Errorf("%d bytes left: %v, want %v", margin, got, want)
+		}
+	}
+}

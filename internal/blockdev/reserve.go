@@ -6,7 +6,6 @@ package blockdev
 import (
 	"errors"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -60,23 +59,15 @@ func (f *File) Reservation() (*Reservation, error) {
 	return r, nil
 }
 
-// below returns the file below a loop device, and where in it the device begins; "" if it
-// is none, or if what its path leads to is another file by now.
+// below returns the file below a loop device, and where in it the device begins; "" if it is none, or if the file is
+// not to be seen.
 func (f *File) below() (path string, offset int64, err error) {
-	var stat, file unix.Stat_t
+	var stat unix.Stat_t
 	if err := unix.Fstat(int(f.f.Fd()), &stat); err != nil {
 		return "", 0, err
 	}
-	sys, err := filepath.EvalSymlinks(dm.SysDir(stat.Rdev))
-	if err != nil || !dm.Exists(sys+"/loop/backing_file") {
-		return "", 0, nil
-	}
-	info, err := dm.LoopInfo("/dev/" + filepath.Base(sys))
-	path = dm.ReadLine(sys + "/loop/backing_file")
-	if err != nil || unix.Stat(path, &file) != nil || info.Device != file.Dev || info.Inode != file.Ino {
-		return "", 0, nil
-	}
-	return path, int64(info.Offset), nil
+	path, _, from := dm.BackingFile(dm.SysDir(stat.Rdev))
+	return path, int64(from), nil
 }
 
 // Close gives up what only the count needed; what was taken stays.

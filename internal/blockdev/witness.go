@@ -6,7 +6,6 @@ package blockdev
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -171,37 +170,30 @@ func (w *witness) ofDevice(rdev uint64) {
 	}
 }
 
-// ofLoop adds what is below a loop device. Its path in sysfs is as seen by whoever set the device up, and may be
-// another's here, or another's by now: the kernel knows which file it is.
+// ofLoop adds what is below a loop device.
 func (w *witness) ofLoop(sys string) {
-	var stat unix.Stat_t
-	name, err := filepath.EvalSymlinks(sys)
-	if err != nil || unix.Stat(dm.ReadLine(sys+"/loop/backing_file"), &stat) != nil {
+	path, stat, offset := dm.BackingFile(sys)
+	if path == "" {
 		w.add("")
 		return
 	}
-	info, err := dm.LoopInfo("/dev/" + filepath.Base(name))
-	if err != nil || info.Device != stat.Dev || info.Inode != stat.Ino {
-		w.add("")
-		return
-	}
-	w.add(fmt.Sprintf("from %d", info.Offset))
+	w.add(fmt.Sprintf("from %d", offset))
 	w.size = -1
-	w.of(dm.ReadLine(sys+"/loop/backing_file"), &stat)
+	w.of(path, &stat)
 }
 
-// fileWitness tells a state of a regular file from those before and after it.
+// fileWitness tells a state of a regular file from those before and after it, for which it may have to wait.
 func fileWitness(stat *unix.Stat_t) string {
-	settled(stat)
+	waitForNextTick(stat)
 	return fmt.Sprintf("%d:%d %d %d.%09d %d.%09d", stat.Dev, stat.Ino, stat.Size,
 		stat.Mtim.Sec, stat.Mtim.Nsec, stat.Ctim.Sec, stat.Ctim.Nsec)
 }
 
-// settled waits until a later write must show in the times of a regular file: one in the same tick of the file
-// system's clock as the last change does not. The tick is one of the kernel's timer (10 ms at most; since Linux 6.13
-// it matters no more), but 2 s where the file system keeps no fractions of seconds, as ext4 with inodes of 128 bytes.
-// A time that lies ahead is none that a write now would leave.
-func settled(stat *unix.Stat_t) {
+// waitForNextTick waits until a later write must show in the times of a regular file: one in the same tick of the
+// file system's clock as the last change does not. The tick is one of the kernel's timer (10 ms at most; since Linux
+// 6.13 it matters no more), but 2 s where the file system keeps no fractions of seconds, as ext4 with inodes of 128
+// bytes. A time that lies ahead is none that a write now would leave.
+func waitForNextTick(stat *unix.Stat_t) {
 	tick := 20 * time.Millisecond
 	if stat.Ctim.Nsec == 0 {
 		tick = 2 * time.Second

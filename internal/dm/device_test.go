@@ -25,7 +25,7 @@ func askDM(t *testing.T, path string) *Device {
 	return d
 }
 
-func TestNoQuery(t *testing.T) {
+func TestOtherDevices(t *testing.T) {
 	device, _ := testkit.LoopDevice(t, 1<<20)
 	if d, err := Query(testkit.Number(t, device)); d != nil || err != nil {
 		t.Errorf("Query(%s) = %v, %v", device, d, err)

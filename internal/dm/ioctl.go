@@ -27,17 +27,6 @@ func Ioctl[T any](f *os.File, request uint, arg *T) error {
 	return nil
 }
 
-// LoopInfo asks the kernel what is below a loop device. The path in sysfs is as seen by whoever set the device
-// up; the device and inode number are right everywhere.
-func LoopInfo(device string) (*unix.LoopInfo64, error) {
-	f, err := os.Open(device)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return unix.IoctlLoopGetStatus64(int(f.Fd()))
-}
-
 // The interface of /dev/mapper/control: include/uapi/linux/dm-ioctl.h. Integers have the machine's byte order.
 type dmIoctl struct {
 	version     [3]uint32

@@ -9,13 +9,14 @@ import (
 	"strings"
 )
 
-// Major and Minor take apart a device number as stat(2) gives it. The kernel's numbers have 12 bits of major
-// and 20 of minor (include/linux/kdev_t.h).
+// Major returns a part of a device number as stat(2) gives it. The kernel's numbers have 12 bits of major and 20 of
+// minor (include/linux/kdev_t.h).
 func Major(rdev uint64) uint64 { return rdev >> 8 & 0xfff }
-func Minor(rdev uint64) uint64 { return rdev&0xff | rdev>>12&0xfff00 }
+
+func minor(rdev uint64) uint64 { return rdev&0xff | rdev>>12&0xfff00 }
 
 // MajorMinor formats a device number as sysfs does: "253:0".
-func MajorMinor(rdev uint64) string { return fmt.Sprintf("%d:%d", Major(rdev), Minor(rdev)) }
+func MajorMinor(rdev uint64) string { return fmt.Sprintf("%d:%d", Major(rdev), minor(rdev)) }
 
 // ParseMajorMinor reads "253:0" as in sysfs (base 10) or "fd:0" as in xenstore (16).
 func ParseMajorMinor(s string, base int) (rdev uint64, err error) {

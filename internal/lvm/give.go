@@ -53,7 +53,7 @@ func GiveUp(v *Volume, dir string) error {
 		return exit.Fail(exit.Internal, "%s is no thin volume", v.Path())
 	}
 	d := &device{v.Path(), now}
-	pool, err := d.pool()
+	pool, err := d.poolDevice()
 	if err != nil {
 		return err
 	}

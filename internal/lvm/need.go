@@ -67,7 +67,7 @@ func (w *ThinWrites) CheckRoom(dir string) error {
 
 // own returns how many of the bytes lie in blocks that the volume has for itself.
 func (w *ThinWrites) own(dir string) (n int64, err error) {
-	pool, err := w.volume.pool()
+	pool, err := w.volume.poolDevice()
 	if err != nil {
 		return 0, err
 	}

@@ -29,7 +29,7 @@ const thinLimit = 30 * time.Minute
 // thinChanges compares the mappings of two thin snapshots. Where both have the
 // same block they have the same data, because neither is written to.
 func thinChanges(a, b *device, dir string) (*extent.Set, error) {
-	pool, err := a.pool()
+	pool, err := a.poolDevice()
 	if err != nil {
 		return nil, err
 	}

@@ -112,8 +112,8 @@ func (d *device) poolUse() (string, error) {
 		100*float64(p.MetaUsed)/float64(p.Meta)), nil
 }
 
-// pool returns the pool of a thin volume.
-func (d *device) pool() (*device, error) {
+// poolDevice returns the pool of a thin volume.
+func (d *device) poolDevice() (*device, error) {
 	path, err := d.below(0)
 	if err != nil {
 		return nil, err

@@ -4,5 +4,62 @@
 // what is on this host; only a first copy, where there is nothing to lose, has to come again.
 //
 // A run takes named steps, one after another, and the order of them is what keeps the
-// promise: steps.go has the lists.
+// promise: steps.go has the lists. The tables say what a run leaves behind if it is killed
+// after a step, or in the middle of one ("half"); the tests kill it there, and hold what they
+// find against the row.
+//
+// The target is "old", "new", or "mix": anything, because what was written may not have come
+// to the disk; a file that is to be created is old while it is missing or empty. The state
+// is what --state prints: "before" is what it was before the run. The spool is the delta's file
+// in its directory, with "part" at the end of its name until it is whole. Next is the status
+// with which the next run ends, with a fresh delta of the same source; after 0 the target is
+// new, the state clean and the spool gone, and --recover has nothing to do.
+//
+// # An apply
+//
+//	killed after   target  state     spool  next  cure
+//	half received  old     before    part   0     the next run
+//	received       old     before    part   0     the next run
+//	proved         old     before    part   0     the next run
+//	created        old     before    part   0     the next run
+//	guarded        old     before    part   0     the next run
+//	reserved       old     before    part   0     the next run
+//	kept           old     before    whole  0     the next run
+//	recorded       old     applying  whole  83    --recover
+//	half written   mix     applying  whole  83    --recover
+//	written        mix     applying  whole  83    --recover
+//	synced         new     applying  whole  83    --recover
+//	reread         new     applying  whole  83    --recover
+//	clean          new     clean     whole  0     the next run
+//	removed        new     clean     none   0     none
+//
+// # A recovery
+//
+//	killed after   target  state     spool  next  cure
+//	received       mix     applying  whole  83    --recover
+//	created        mix     applying  whole  83    --recover
+//	proved         mix     applying  whole  83    --recover
+//	guarded        mix     applying  whole  83    --recover
+//	half written   mix     applying  whole  83    --recover
+//	written        mix     applying  whole  83    --recover
+//	synced         new     applying  whole  83    --recover
+//	reread         new     applying  whole  83    --recover
+//	clean          new     clean     whole  0     the next run
+//	removed        new     clean     none   0     none
+//
+// # A first copy in place
+//
+// The next run is in place too. It refuses what is clean: then there is something to lose.
+//
+//	killed after   target  state       spool  next  cure
+//	proved         old     before      none   0     the next run
+//	created        old     before      none   0     the next run
+//	guarded        old     before      none   0     the next run
+//	recorded       old     incomplete  none   0     the next run
+//	sized          mix     incomplete  none   0     the next run
+//	half written   mix     incomplete  none   0     the next run
+//	written        mix     incomplete  none   0     the next run
+//	synced         new     incomplete  none   0     the next run
+//	reread         new     incomplete  none   0     the next run
+//	clean          new     clean       none   80    none
 package standby

@@ -106,7 +106,11 @@ func run(env *cli.Env, args []string) error {
 		return exit.Fail(exit.Usage, "--new-signature wants a file: standard output is for the delta")
 	}
 	o.source = operands[0]
-	err = errors.Join(cli.Distinct(o.source, o.newSignature, o.summary), cli.Distinct(o.signature, o.newSignature, o.summary), cli.CheckSummary(o.summary))
+	err = errors.Join(
+		cli.Distinct(o.source, o.newSignature, o.summary),
+		cli.Distinct(o.signature, o.newSignature, o.summary),
+		cli.CheckSummary(o.summary),
+	)
 	if err != nil {
 		return err
 	}

@@ -16,8 +16,8 @@ import (
 	"xen-backup/internal/text"
 )
 
-// Info describes a stream. Sizes are in bytes.
-type Info struct {
+// info describes a stream. Sizes are in bytes.
+type info struct {
 	Kind      string `json:"kind"` // "signature" or "delta"
 	Version   int    `json:"version"`
 	BlockSize int    `json:"block_size"`
@@ -44,9 +44,9 @@ func (i image) MarshalJSON() ([]byte, error) {
 	}{i.Size, stream.Image(i).Digest()})
 }
 
-// Describe reads a signature or delta to its end and describes it. A stream that
+// describe reads a signature or delta to its end and describes it. A stream that
 // is not whole and right is an error.
-func Describe(in io.Reader) (*Info, error) {
+func describe(in io.Reader) (*info, error) {
 	buffered := bufio.NewReader(in)
 	if stream.IsDelta(buffered) {
 		return describeDelta(buffered)
@@ -54,7 +54,7 @@ func Describe(in io.Reader) (*Info, error) {
 	return describeSignature(buffered)
 }
 
-func describeSignature(in io.Reader) (*Info, error) {
+func describeSignature(in io.Reader) (*info, error) {
 	r, err := stream.NewSignatureReader(in)
 	if err != nil {
 		return nil, err
@@ -62,33 +62,33 @@ func describeSignature(in io.Reader) (*Info, error) {
 	if err := rdiff.VerifySignature(r); err != nil {
 		return nil, err
 	}
-	i := describe("signature", r.Header, r.BytesRead())
+	i := newInfo("signature", r.Header, r.BytesRead())
 	i.Image = (*image)(&r.Image)
 	i.Records, i.Hashed, i.Zero = r.Records, &r.Hashed, r.Zero
 	return i, nil
 }
 
-func describeDelta(in io.Reader) (*Info, error) {
+func describeDelta(in io.Reader) (*info, error) {
 	d, err := rdiff.Verify(in, rdiff.Steps{})
 	if err != nil {
 		return nil, err
 	}
-	i := describe("delta", d.Header, d.Bytes)
+	i := newInfo("delta", d.Header, d.Bytes)
 	i.Basis, i.Source = (*image)(&d.Basis), (*image)(&d.Source)
 	i.Records, i.Frames, i.Literal, i.Zero, i.RawBytes = d.Runs, &d.Frames, &d.Literals, d.Zeroes, &d.LiteralBytes
 	return i, nil
 }
 
-func describe(kind string, h stream.Header, bytes int64) *Info {
-	return &Info{Kind: kind, Version: stream.Version, BlockSize: h.BlockSize, Hash: h.Hash.String(), Bytes: bytes}
+func newInfo(kind string, h stream.Header, bytes int64) *info {
+	return &info{Kind: kind, Version: stream.Version, BlockSize: h.BlockSize, Hash: h.Hash.String(), Bytes: bytes}
 }
 
-func (i *Info) String() string {
+func (i *info) String() string {
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "%-15s %s\n", name+":", fmt.Sprintf(format, args...))
 	}
-	describe := func(name string, i *image) {
+	lines := func(name string, i *image) {
 		line(name+" size", "%d bytes (%s)", i.Size, text.FormatSize(i.Size))
 		line(name+" digest", "%s", stream.Image(*i).Digest())
 	}
@@ -97,13 +97,13 @@ func (i *Info) String() string {
 	line("block size", "%d", i.BlockSize)
 	line("hash", "%s", i.Hash)
 	if i.Kind == "signature" {
-		describe("image", i.Image)
+		lines("image", i.Image)
 		line("records", "%d", i.Records)
 		line("blocks", "%d hashed, %d zero", *i.Hashed, i.Zero)
 		return b.String()
 	}
-	describe("basis", i.Basis)
-	describe("source", i.Source)
+	lines("basis", i.Basis)
+	lines("source", i.Source)
 	line("records", "%d in %d frames", i.Records, *i.Frames)
 	line("blocks", "%d literal, %d zero", *i.Literal, i.Zero)
 	line("literal data", "%d bytes", *i.RawBytes)
@@ -112,21 +112,21 @@ func (i *Info) String() string {
 
 // Text describes the stream in words.
 func Text(in io.Reader, out io.Writer) error {
-	info, err := Describe(in)
+	i, err := describe(in)
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(out, info.String())
+	_, err = io.WriteString(out, i.String())
 	return err
 }
 
 // JSON describes the stream as a JSON object.
 func JSON(in io.Reader, out io.Writer) error {
-	info, err := Describe(in)
+	i, err := describe(in)
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(info)
+	text, err := json.Marshal(i)
 	if err != nil {
 		return exit.Fail(exit.Internal, "--info: %w", err)
 	}

@@ -14,14 +14,15 @@ import (
 )
 
 var goldenInfo = map[string]struct {
-	want  Info
+	want  info
 	words []string
 }{
-	"signature-xxh64": {Info{Kind: "signature", Version: 1, BlockSize: 4096, Hash: "xxh64", Bytes: 135,
+	"signature-xxh64": {info{Kind: "signature", Version: 1, BlockSize: 4096, Hash: "xxh64", Bytes: 135,
 		Image: &image{4096, stream.XXH64, 16484, stream.Sum{0x0fc0d4544e37bbc8}}, Records: 3, Hashed: new(int64(3)), Zero: 2},
 		[]string{"signature, version 1, complete", "16484 bytes (16.1 KiB)", "0fc0d4544e37bbc8", "3 hashed, 2 zero"}},
-	"delta-xxh64": {Info{Kind: "delta", Version: 1, BlockSize: 4096, Hash: "xxh64", Bytes: 152,
-		Basis: &image{4096, stream.XXH64, 8192, stream.Sum{0x4ca1f5fb054526ad}}, Source: &image{4096, stream.XXH64, 12291, stream.Sum{0x43a9b8a39ced8c78}},
+	"delta-xxh64": {info{Kind: "delta", Version: 1, BlockSize: 4096, Hash: "xxh64", Bytes: 152,
+		Basis:   &image{4096, stream.XXH64, 8192, stream.Sum{0x4ca1f5fb054526ad}},
+		Source:  &image{4096, stream.XXH64, 12291, stream.Sum{0x43a9b8a39ced8c78}},
 		Records: 3, Frames: new(int64(1)), Literal: new(int64(1)), Zero: 2, RawBytes: new(int64(3))},
 		[]string{"delta, version 1, complete", "4ca1f5fb054526ad", "43a9b8a39ced8c78", "3 in 1 frames", "1 literal, 2 zero"}},
 }

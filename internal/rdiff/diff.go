@@ -89,7 +89,8 @@ func (d *differ) feed(q *ordered.Queue[comparison], b *basis) error {
 		// A hole is compared with one run of the basis at a time, so that a hole of
 		// any size costs one step where the basis has none there either.
 		_, n := b.left()
-		if err := d.src.next(&c.piece, d.h.BlockSize, min(n, stream.MaxImageSize/int64(d.h.BlockSize))*int64(d.h.BlockSize)); err == io.EOF {
+		bs := int64(d.h.BlockSize)
+		if err := d.src.next(&c.piece, d.h.BlockSize, min(n, stream.MaxImageSize/bs)*bs); err == io.EOF {
 			return nil
 		} else if err != nil {
 			return err

@@ -132,7 +132,8 @@ func TestShrinks(t *testing.T) {
 	const size = 8 << 20
 	data := bytes.Repeat([]byte{1}, 1<<20)
 	for name, test := range map[string]struct{ data, cut []int64 }{
-		"all data":            {[]int64{0, 1 << 20, 2 << 20, 3 << 20, 4 << 20, 5 << 20, 6 << 20, 7 << 20}, []int64{0, 1, 5<<20 + 5, size - 1}},
+		"all data": {
+			[]int64{0, 1 << 20, 2 << 20, 3 << 20, 4 << 20, 5 << 20, 6 << 20, 7 << 20}, []int64{0, 1, 5<<20 + 5, size - 1}},
 		"data, holes, data":   {[]int64{0, 7 << 20}, []int64{0, 1, 1 << 20, 5 << 20, size - 1}},
 		"data and then holes": {[]int64{0, 3 << 20}, []int64{0, 1, 2 << 20, 3<<20 + 7}},
 	} {
@@ -259,7 +260,8 @@ func TestNoSpace(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer target.Close()
-	if err := Apply(bytes.NewReader(delta), d, target); !errors.Is(err, syscall.ENOSPC) || exit.StatusOf(err) != exit.IOError {
+	err = Apply(bytes.NewReader(delta), d, target)
+	if !errors.Is(err, syscall.ENOSPC) || exit.StatusOf(err) != exit.IOError {
 		t.Errorf("full disk: %v", err)
 	}
 }
@@ -276,7 +278,8 @@ func TestOutputErrors(t *testing.T) {
 	noLeak(t)
 	for _, room := range []int{0, 10, 40 << 10, 3 << 20} {
 		if room < 60<<10 {
-			if _, err := Sign(FromImage(img), h, stream.NewSignatureWriter(&testkit.FullWriter{Room: room}, h), Options{}); !errors.Is(err, testkit.ErrFull) {
+			full := stream.NewSignatureWriter(&testkit.FullWriter{Room: room}, h)
+			if _, err := Sign(FromImage(img), h, full, Options{}); !errors.Is(err, testkit.ErrFull) {
 				t.Errorf("Sign with room for %d bytes: %v", room, err)
 			}
 			out := Outputs{stream.NewDeltaWriter(io.Discard, h), e, stream.NewSignatureWriter(&testkit.FullWriter{Room: room}, h)}
@@ -303,7 +306,8 @@ func TestOptions(t *testing.T) {
 		t.Errorf("%v, %d bytes done, %d read", err, done, read)
 	}
 
-	if _, err := Sign(FromImage(img), h, nil, Options{Count: func(int64, int64) error { return errBroken }}); err != errBroken {
+	broken := Options{Count: func(int64, int64) error { return errBroken }}
+	if _, err := Sign(FromImage(img), h, nil, broken); err != errBroken {
 		t.Errorf("refused by Count: %v", err)
 	}
 

@@ -16,7 +16,8 @@ func TestRoundTrip(t *testing.T) {
 	for seed := range uint64(100) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		blockSize := []int{4 << 10, 64 << 10, 1 << 20}[seed%3]
-		sizes := []int{0, 1, blockSize - 1, blockSize, blockSize + 1, 3*blockSize + 7, rnd.IntN(2 << 20), 1<<20 + rnd.IntN(2<<20)}
+		sizes := []int{0, 1, blockSize - 1, blockSize, blockSize + 1, 3*blockSize + 7,
+			rnd.IntN(2 << 20), 1<<20 + rnd.IntN(2<<20)}
 		hash := []stream.Hash{stream.XXH64, stream.SHA256}[seed/3%2]
 		basis := randomImage(rnd, sizes[seed%8], blockSize)
 		size := len(basis)
@@ -25,7 +26,8 @@ func TestRoundTrip(t *testing.T) {
 		}
 		share := []float64{0, 0.02, 0.3, 1}[rnd.IntN(4)]
 		source := changed(rnd, basis, size, blockSize, share)
-		name := fmt.Sprintf("seed %d, %v, blocks of %d, %d to %d bytes, %.2f changed", seed, hash, blockSize, len(basis), size, share)
+		name := fmt.Sprintf("seed %d, %v, blocks of %d, %d to %d bytes, %.2f changed",
+			seed, hash, blockSize, len(basis), size, share)
 		t.Run(name, func(t *testing.T) { roundTrip(t, rnd, hash, blockSize, basis, source) })
 	}
 }
@@ -227,7 +229,8 @@ func inPlace(t *testing.T, delta, basis, source []byte) {
 		t.Error("in place: the target is not the source")
 	}
 	if int64(len(begun)) != d.Frames || d.LiteralBytes != counted {
-		t.Errorf("in place: %d writes begun of %d frames, %d bytes counted of %d", len(begun), d.Frames, counted, d.LiteralBytes)
+		t.Errorf("in place: %d writes begun of %d frames, %d bytes counted of %d",
+			len(begun), d.Frames, counted, d.LiteralBytes)
 	}
 }
 

@@ -161,7 +161,8 @@ func ProveRest(delta io.Reader, d Delta, target Image, count func(int64)) error 
 // size bytes.
 func sumRuns(img Image, h stream.Header, size int64, runs []stream.Run, buf []byte) (sum stream.Sum, err error) {
 	var hash [stream.MaxHashSize]byte
-	s := scatter{img: img, bs: int64(h.BlockSize), size: size, buf: buf, skipHoles: func(stream.Run) bool { return true },
+	s := scatter{img: img, bs: int64(h.BlockSize), size: size, buf: buf,
+		skipHoles: func(stream.Run) bool { return true },
 		visit: func(_ stream.Run, off int64, data []byte) error {
 			for i := off / int64(h.BlockSize); len(data) > 0; i++ {
 				block := data[:min(len(data), h.BlockSize)]
@@ -177,7 +178,8 @@ func sumRuns(img Image, h stream.Header, size int64, runs []stream.Run, buf []by
 
 // countRuns returns how many of an image's blocks in runs are not zero.
 func countRuns(img Image, h stream.Header, runs []stream.Run, buf []byte) (n int64, err error) {
-	s := scatter{img: img, bs: int64(h.BlockSize), size: img.Size(), buf: buf, skipHoles: func(stream.Run) bool { return true },
+	s := scatter{img: img, bs: int64(h.BlockSize), size: img.Size(), buf: buf,
+		skipHoles: func(stream.Run) bool { return true },
 		visit: func(_ stream.Run, _ int64, data []byte) error {
 			for len(data) > 0 {
 				block := data[:min(len(data), h.BlockSize)]

@@ -22,7 +22,8 @@ func CheckWritten(delta io.Reader, d Delta, target Image) error {
 
 func (f *frameJob) checkWritten(h stream.Header, target Image, size int64) error {
 	sum := xxhash.New()
-	s := scatter{img: target, bs: int64(h.BlockSize), size: size, buf: f.buffer(), skipHoles: func(r stream.Run) bool { return r.Zero },
+	s := scatter{img: target, bs: int64(h.BlockSize), size: size, buf: f.buffer(),
+		skipHoles: func(r stream.Run) bool { return r.Zero },
 		visit: func(r stream.Run, off int64, data []byte) error {
 			if !r.Zero {
 				sum.Write(data)

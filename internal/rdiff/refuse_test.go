@@ -122,8 +122,8 @@ func TestInPlaceStaysInImage(t *testing.T) {
 		{testBlock, stream.Run{First: 1, Count: 1}, block[:1]},
 		{testBlock, stream.Run{Count: 2, Zero: true}, nil},
 	} {
-		delta := writeDelta(t, header(stream.XXH64, testBlock, test.size), stream.Image{}, stream.Image{Size: test.size}, stream.Sum{},
-			change0{test.run, test.data})
+		delta := writeDelta(t, header(stream.XXH64, testBlock, test.size), stream.Image{}, stream.Image{Size: test.size},
+			stream.Sum{}, change0{test.run, test.data})
 		target := imageFile(t, device, true)
 		// The end record, which shows that it is wrong, comes late.
 		slow := io.MultiReader(bytes.NewReader(delta[:len(delta)-73]), &lateReader{bytes.NewReader(delta[len(delta)-73:])})
@@ -176,7 +176,8 @@ func TestVerify(t *testing.T) {
 	basis := h.NewImage(source.Size, stream.Sum{})
 	blocks := stream.Run{Count: 2}
 
-	if d, err := verify(writeDelta(t, h, basis, source, stream.Sum{}, change0{blocks, data})); err != nil || d.Source != source {
+	right := writeDelta(t, h, basis, source, stream.Sum{}, change0{blocks, data})
+	if d, err := verify(right); err != nil || d.Source != source {
 		t.Errorf("right delta: %+v, %v", d, err)
 	}
 	wrong := source
@@ -193,7 +194,7 @@ func TestVerify(t *testing.T) {
 	testkit.WantStatus(t, "literal block of zeroes", err, exit.BadStream)
 
 	refuse := errors.New("refused")
-	_, err = Verify(io.MultiReader(bytes.NewReader(writeDelta(t, h, basis, source, stream.Sum{}, change0{blocks, data})[:32]), neverReader{t}),
+	_, err = Verify(io.MultiReader(bytes.NewReader(right[:32]), neverReader{t}),
 		Steps{Header: func(stream.Header) error { return refuse }})
 	if err != refuse {
 		t.Errorf("header refused: %v", err)
@@ -252,7 +253,12 @@ func TestDiffRefusesSignature(t *testing.T) {
 		}
 		return b.Bytes()
 	}()
-	streams := map[string][]byte{"cut before the end": sig[:len(sig)-1], "cut early": sig[:100], "without end record": sig[:len(sig)-41], "lying": lying}
+	streams := map[string][]byte{
+		"cut before the end": sig[:len(sig)-1],
+		"cut early":          sig[:100],
+		"without end record": sig[:len(sig)-41],
+		"lying":              lying,
+	}
 	for name, sig := range streams {
 		var delta, newSig bytes.Buffer
 		e, _ := stream.NewEncoder(1, 1)

@@ -50,7 +50,8 @@ func TestSlices(t *testing.T) {
 	if err := ProveOld(in(), d, imageFile(t, basis, true)); err != nil {
 		t.Errorf("right basis: %v", err)
 	}
-	for _, at := range []int{3 * sliceBlock, sliceSize, 2*sliceSize + 9*sliceBlock, 3*sliceSize + 4*sliceBlock, 5 * sliceSize} {
+	places := []int{3 * sliceBlock, sliceSize, 2*sliceSize + 9*sliceBlock, 3*sliceSize + 4*sliceBlock, 5 * sliceSize}
+	for _, at := range places {
 		other := bytes.Clone(basis)
 		other[at]++
 		target := imageFile(t, other, true)

@@ -105,7 +105,8 @@ func loadBasis(o BasisOptions) (*state.Device, *state.Record, error) {
 	device := state.Find(o.StateDir).Device(identity, o.Target)
 	record, err := device.Load()
 	if err == nil && record.Phase == state.Applying {
-		err = exit.Fail(exit.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s", o.Target, text.Operand(o.Target))
+		err = exit.Fail(exit.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s",
+			o.Target, text.Operand(o.Target))
 	}
 	return device, record, err
 }

@@ -65,10 +65,12 @@ func TestBasisMissing(t *testing.T) {
 
 	// A file that was to be created when its apply was interrupted.
 	device := deviceOf(t, states, target)
-	if err := device.Save(&state.Record{Phase: state.Applying, Image: imageOf(1), Spool: device.SpoolFile("")}); err != nil {
+	unfinished := state.Record{Phase: state.Applying, Image: imageOf(1), Spool: device.SpoolFile("")}
+	if err := device.Save(&unfinished); err != nil {
 		t.Fatal(err)
 	}
-	if _, status := signed(t, BasisOptions{Target: target, StateDir: states, Size: -1, MissingOK: true}); status != exit.Unfinished {
+	_, status := signed(t, BasisOptions{Target: target, StateDir: states, Size: -1, MissingOK: true})
+	if status != exit.Unfinished {
 		t.Errorf("missing in an unfinished apply: status %d", status)
 	}
 }
@@ -78,6 +80,7 @@ func TestBasisSize(t *testing.T) {
 	const mib = 1 << 20
 	loop, file := testkit.LoopDevice(t, 4*mib)
 	now := time.Now().UTC()
+	clean := func(size int64) state.Record { return state.Record{Phase: state.Clean, Image: imageOf(size)} }
 	for _, test := range []struct {
 		name       string
 		got        state.Record // the last image that it got
@@ -88,13 +91,14 @@ func TestBasisSize(t *testing.T) {
 	}{
 		{name: "nothing known", size: -1, want: 4 * mib},
 		{name: "a mix", got: state.Record{Phase: state.Incomplete}, size: -1, want: 4 * mib},
-		{name: "got", got: state.Record{Phase: state.Clean, Image: imageOf(mib)}, size: -1, want: mib},
-		{name: "got, asked for more", got: state.Record{Phase: state.Clean, Image: imageOf(mib)}, size: 2 * mib, want: 2 * mib},
-		{name: "got, does not fit", got: state.Record{Phase: state.Clean, Image: imageOf(5 * mib)}, size: -1, wantStatus: exit.BadStream},
+		{name: "got", got: clean(mib), size: -1, want: mib},
+		{name: "got, asked for more", got: clean(mib), size: 2 * mib, want: 2 * mib},
+		{name: "got, does not fit", got: clean(5 * mib), size: -1, wantStatus: exit.BadStream},
 		{name: "sent", sent: 3 * mib, size: -1, want: 3 * mib},
-		{name: "got, then sent", got: state.Record{Phase: state.Clean, Image: imageOf(mib)}, sent: 2 * mib, size: -1, want: 2 * mib},
+		{name: "got, then sent", got: clean(mib), sent: 2 * mib, size: -1, want: 2 * mib},
 		{name: "sent, when it was larger", sent: 5 * mib, size: -1, want: 4 * mib},
-		{name: "unfinished", got: state.Record{Phase: state.Applying, Image: imageOf(mib)}, size: -1, wantStatus: exit.Unfinished},
+		{name: "unfinished", got: state.Record{Phase: state.Applying, Image: imageOf(mib)}, size: -1,
+			wantStatus: exit.Unfinished},
 	} {
 		states := t.TempDir()
 		device := deviceOf(t, states, loop)
@@ -119,7 +123,8 @@ func TestBasisSize(t *testing.T) {
 	if err := deviceOf(t, states, file).Save(&state.Record{Phase: state.Clean, Image: imageOf(mib)}); err != nil {
 		t.Fatal(err)
 	}
-	if size, status := signed(t, BasisOptions{Target: file, StateDir: states, Size: -1}); size != 4*mib || status != exit.OK {
+	size, status := signed(t, BasisOptions{Target: file, StateDir: states, Size: -1})
+	if size != 4*mib || status != exit.OK {
 		t.Errorf("a file that has grown: %d bytes, status %d", size, status)
 	}
 }

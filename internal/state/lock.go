@@ -202,8 +202,8 @@ func (l *Lock) takeOver(d *Device, run Run) error {
 	}
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if err := l.take(); !errors.Is(err, unix.EWOULDBLOCK) {
-			l.Ended = fmt.Sprintf("process %d, which had the lock and was dead: for %s nothing came from %s", pid,
-				theirs.quiet(), theirs.Peer)
+			l.Ended = fmt.Sprintf("process %d, which had the lock and was dead: for %s nothing came from %s",
+				pid, theirs.quiet(), theirs.Peer)
 			return err
 		}
 	}

@@ -42,8 +42,9 @@ func setTables(t *testing.T, text string) {
 
 // TestSessionsOfTheKernel: a live connection, of either kind, is found and is not dead.
 func TestSessionsOfTheKernel(t *testing.T) {
-	for _, listen := range []struct{ network, address string }{{"tcp4", "127.0.0.1:0"}, {"tcp6", "[::1]:0"},
-		{"tcp", "[::]:0"}} {
+	for _, listen := range []struct{ network, address string }{
+		{"tcp4", "127.0.0.1:0"}, {"tcp6", "[::1]:0"}, {"tcp", "[::]:0"},
+	} {
 		session, _, server := connect(t, listen.network, listen.address)
 		if _, err := server.Write([]byte("waiting\n")); err != nil { // which nobody reads, but the kernel acknowledges
 			t.Fatal(err)
@@ -67,9 +68,11 @@ func TestSessions(t *testing.T) {
 	}{
 		{"dead", session, v4("00000024", "00000005"), true},
 		{"dead, and mapped into IPv6", "::ffff:192.0.2.1 1 192.0.2.2 22",
-			head + "0: 0000000000000000FFFF0000020200C0:0016 0000000000000000FFFF0000010200C0:0001 04 00000024:00000000 01:00000014 00000003 0\n", true},
+			head + "0: 0000000000000000FFFF0000020200C0:0016 0000000000000000FFFF0000010200C0:0001 " +
+				"04 00000024:00000000 01:00000014 00000003 0\n", true},
 		{"dead, link-local", "fe80::1%eth0 1 fe80::2%eth0 22",
-			head + "0: 000080FE000000000000000002000000:0016 000080FE000000000000000001000000:0001 01 00000024:00000000 01:00000014 00000009 0\n", true},
+			head + "0: 000080FE000000000000000002000000:0016 000080FE000000000000000001000000:0001 " +
+				"01 00000024:00000000 01:00000014 00000009 0\n", true},
 		{"nothing to be acknowledged", session, v4("00000000", "00000005"), false},
 		{"a loss", session, v4("00000024", "00000002"), false},
 		{"another port", "192.0.2.1 2 192.0.2.2 22", v4("00000024", "00000005"), false},

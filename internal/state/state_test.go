@@ -70,16 +70,17 @@ func applying(d *Device) *Record {
 }
 
 func TestSaveAndLoad(t *testing.T) {
-	for _, identity := range []string{deviceID, "LVM-" + strings.Repeat("a", 64),
-		"/" + strings.Repeat("long/", 400) + "1", "/a", "/A", "/ä/*[x]"} {
+	for _, identity := range []string{
+		deviceID, "LVM-" + strings.Repeat("a", 64), "/" + strings.Repeat("long/", 400) + "1", "/a", "/A", "/ä/*[x]",
+	} {
 		dir, d := newDevice(t, identity)
 		if r, err := d.Load(); err != nil || *r != (Record{Phase: None}) {
 			t.Errorf("nothing saved: %+v, %v", r, err)
 		}
 		for _, phase := range []Phase{Seen, Incomplete, Applying, Clean} {
-			want := Record{Phase: phase,
-				Image: stream.Image{BlockSize: 4096, Hash: stream.XXH64, Size: 1 << 40, Sum: stream.Sum{0x0123456789abcdef}},
-				Peer:  "dom0a", Spool: d.SpoolFile("/var/spool"), Witness: "w"}
+			image := stream.Image{BlockSize: 4096, Hash: stream.XXH64, Size: 1 << 40, Sum: stream.Sum{0x0123456789abcdef}}
+			want := Record{Phase: phase, Image: image,
+				Peer: "dom0a", Spool: d.SpoolFile("/var/spool"), Witness: "w"}
 			start := time.Now().Add(-time.Second)
 			if err := d.Save(&want); err != nil {
 				t.Fatal(err)
@@ -89,8 +90,8 @@ func TestSaveAndLoad(t *testing.T) {
 				t.Errorf("saved %+v, loaded %+v (%v)", want, got, err)
 				continue
 			}
-			if got.Identity != identity || got.Device != "/dev/vg/lv" || got.Time.Before(start) ||
-				got.Time.Location() != time.UTC {
+			if got.Identity != identity || got.Device != "/dev/vg/lv" ||
+				got.Time.Before(start) || got.Time.Location() != time.UTC {
 				t.Errorf("loaded %+v", got)
 			}
 		}
@@ -246,13 +247,17 @@ func TestUnusable(t *testing.T) {
 	bad := map[string]string{
 		"empty": "", "null": "null", "object": "{}", "list": "[]", "zeroes": strings.Repeat("\x00", 300),
 		"future version": replace(`"version": 1`, `"version": 2`), "no version": replace(`"version": 1,`, ``),
-		"unknown phase": replace(`"applying"`, `"dirty"`), "phase none": replace(`"applying"`, `"none"`),
-		"no phase":       replace(`"applying"`, `""`),
-		"another device": replace(`domu1`, `domu2`), "two": string(right) + string(right),
-		"size as text":  replace(`{`, `{"size": "1",`),
-		"negative size": replace(`{`, `{"size": -1,`), "unknown hash": replace(`"xxh64"`, `"md5"`),
-		"no hash":    replace(`"xxh64"`, `""`),
-		"block size": replace(`4096`, `0`), "no digest": replace(`"digest": "`, `"none": "`),
+		"unknown phase":   replace(`"applying"`, `"dirty"`),
+		"phase none":      replace(`"applying"`, `"none"`),
+		"no phase":        replace(`"applying"`, `""`),
+		"another device":  replace(`domu1`, `domu2`),
+		"two":             string(right) + string(right),
+		"size as text":    replace(`{`, `{"size": "1",`),
+		"negative size":   replace(`{`, `{"size": -1,`),
+		"unknown hash":    replace(`"xxh64"`, `"md5"`),
+		"no hash":         replace(`"xxh64"`, `""`),
+		"block size":      replace(`4096`, `0`),
+		"no digest":       replace(`"digest": "`, `"none": "`),
 		"digest":          replace(`"digest": "`, `"digest": "00`),
 		"no hexadecimal":  replace(`"digest": "`, `"digest": "zz`),
 		"another's spool": replace(`/var/spool/`, `/etc/passwd/`+"x"),
@@ -384,8 +389,8 @@ func TestFailedSave(t *testing.T) {
 	if err := d.Save(applying(d)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(string(dir), "filler"), make([]byte, 1<<20), 0o600); !errors.Is(err,
-		syscall.ENOSPC) {
+	err := os.WriteFile(filepath.Join(string(dir), "filler"), make([]byte, 1<<20), 0o600)
+	if !errors.Is(err, syscall.ENOSPC) {
 		t.Fatal(err)
 	}
 	testkit.WantStatus(t, "full disk", d.Save(&Record{Phase: Clean}), exit.CantCreate)

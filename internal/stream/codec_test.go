@@ -41,8 +41,9 @@ func claimed(n uint64) []byte {
 func TestDecode(t *testing.T) {
 	want := literals(1 << 20)
 	for name, f := range map[string]Frame{
-		"one frame of the largest size": {Encoding: Zstd, Payload: rleFrames(1, 8), RawSize: 1 << 20, RawSum: xxhash.Sum64(want)},
-		"stored":                        {Encoding: Stored, Payload: want, RawSize: 1 << 20, RawSum: xxhash.Sum64(want)},
+		"one frame of the largest size": {
+			Encoding: Zstd, Payload: rleFrames(1, 8), RawSize: 1 << 20, RawSum: xxhash.Sum64(want)},
+		"stored": {Encoding: Stored, Payload: want, RawSize: 1 << 20, RawSum: xxhash.Sum64(want)},
 	} {
 		if raw, err := f.Decode(make([]byte, 0, MaxLiteral)); err != nil || !bytes.Equal(raw, want) {
 			t.Errorf("%s: %d bytes, %v", name, len(raw), err)

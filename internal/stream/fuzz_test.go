@@ -36,8 +36,10 @@ func seed(f *testing.F, magic string) {
 	}
 	f.Add(signature(2049*4096, 2048, 1, hashRecord(1024), zeroRecord(1), hashRecord(1024)))
 	f.Add(delta(1<<20, 1, 1, 4, rawFrame{table: table(0, 2, 0, 3, 200, 7), raw: literals(4096)}.bytes()))
-	f.Add(delta(1<<20, 1, 256, 0, rawFrame{encoding: Zstd, table: table(0, 512), raw: literals(1 << 20), payload: rleFrames(1, 8)}.bytes()))
-	f.Add(deltaFrom(0, 1<<40, 2, 0, 1<<28, rawFrame{table: manyRuns(4096)}.bytes(), rawFrame{table: table(1, 1<<29-2*8192-1)}.bytes()))
+	f.Add(delta(1<<20, 1, 256, 0,
+		rawFrame{encoding: Zstd, table: table(0, 512), raw: literals(1 << 20), payload: rleFrames(1, 8)}.bytes()))
+	f.Add(deltaFrom(0, 1<<40, 2, 0, 1<<28,
+		rawFrame{table: manyRuns(4096)}.bytes(), rawFrame{table: table(1, 1<<29-2*8192-1)}.bytes()))
 }
 
 // reseal puts right checksums where a stream has them, so that the fuzzer gets

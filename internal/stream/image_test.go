@@ -23,13 +23,17 @@ func TestImageText(t *testing.T) {
 			t.Errorf("%s: %+v, %v", text, got, err)
 		}
 	}
-	if got := someImages()["xxh64:4096:16484:0fc0d4544e37bbc8"].String(); got != "xxh64 0fc0d4544e37bbc8 of 16484 bytes in blocks of 4096" {
+	image := Image{4096, XXH64, 16484, Sum{0x0fc0d4544e37bbc8}}
+	if got := image.String(); got != "xxh64 0fc0d4544e37bbc8 of 16484 bytes in blocks of 4096" {
 		t.Error(got)
 	}
-	for _, bad := range []string{"", ":::", "xxh64:4096:16484", "xxh64:4096:16484:0fc0d4544e37bbc8:", "md5:4096:1:0fc0d4544e37bbc8",
-		"xxh64:4097:1:0fc0d4544e37bbc8", "xxh64:4096:-1:0fc0d4544e37bbc8", "xxh64:4096:4611686018427387905:0fc0d4544e37bbc8",
-		"xxh64:4096:1:0fc0d4544e37bbc", "xxh64:4096:1:0fc0d4544e37bbcx", "xxh64:4096:1:0FC0D4544E37BBC8", "xxh64:4096:01:0fc0d4544e37bbc8",
-		"sha256:4096:1:0fc0d4544e37bbc8", "xxh64:4096:1K:0fc0d4544e37bbc8", " xxh64:4096:1:0fc0d4544e37bbc8"} {
+	for _, bad := range []string{
+		"", ":::", "xxh64:4096:16484", "xxh64:4096:16484:0fc0d4544e37bbc8:", " xxh64:4096:1:0fc0d4544e37bbc8",
+		"md5:4096:1:0fc0d4544e37bbc8", "sha256:4096:1:0fc0d4544e37bbc8", "xxh64:4097:1:0fc0d4544e37bbc8",
+		"xxh64:4096:-1:0fc0d4544e37bbc8", "xxh64:4096:4611686018427387905:0fc0d4544e37bbc8",
+		"xxh64:4096:01:0fc0d4544e37bbc8", "xxh64:4096:1K:0fc0d4544e37bbc8",
+		"xxh64:4096:1:0fc0d4544e37bbc", "xxh64:4096:1:0fc0d4544e37bbcx", "xxh64:4096:1:0FC0D4544E37BBC8",
+	} {
 		if i, err := ParseImage(bad); err == nil {
 			t.Errorf("%q is %v", bad, i)
 		}
@@ -53,7 +57,11 @@ func TestImageJSON(t *testing.T) {
 	if want := `{"size":16484,"block_size":4096,"hash":"xxh64","digest":"0fc0d4544e37bbc8"}`; string(text) != want {
 		t.Errorf("%s, want %s", text, want)
 	}
-	for _, bad := range []string{`{"size":1}`, `{"size":1,"block_size":4096,"hash":"xxh64"}`, `{"size":-1,"block_size":4096,"hash":"xxh64","digest":"00"}`, `""`} {
+	for _, bad := range []string{
+		`""`, `{"size":1}`, `{"size":1,"block_size":4096,"hash":"xxh64"}`,
+		`{"size":1,"block_size":4096,"hash":"xxh64","digest":"00"}`,
+		`{"size":-1,"block_size":4096,"hash":"xxh64","digest":"0fc0d4544e37bbc8"}`,
+	} {
 		var i Image
 		if err := json.Unmarshal([]byte(bad), &i); err == nil {
 			t.Errorf("%s is %v", bad, i)

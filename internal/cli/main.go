@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
-	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -43,14 +41,6 @@ func Main(name, usage string, run func(*Env, []string) error) {
 	limitMemory()
 	env := &Env{Name: name, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 	os.Exit(env.Run(usage, os.Args[1:], run))
-}
-
-// limitMemory keeps every command below 64 MiB whatever the machine and the options:
-// a Dom0's memory is its guests'. Each core has buffers of its own, so only six are
-// used, and garbage is collected before it adds up to more.
-func limitMemory() {
-	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), 6))
-	debug.SetMemoryLimit(55 << 20)
 }
 
 // Run runs a command and returns its exit status; an error is printed on

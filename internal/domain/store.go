@@ -37,35 +37,24 @@ func NewStore(ctx context.Context, dir state.Dir, uri string) *Store {
 // Keep reads a domain's bundle or document and keeps it. If it fails, what was kept before
 // still is. The words are what was left out and what is missing here.
 func (s *Store) Keep(name string, in io.Reader) (words []string, err error) {
-	if err := CheckNames(name); err != nil {
+	path, err := s.path(name)
+	if err != nil {
 		return nil, err
 	}
-	if strings.HasPrefix(name, ".") || strings.Contains(name, "/") {
-		return nil, exit.Fail(exit.Usage, "bad name of a domain: %q", name)
-	}
-	if err := s.makeDir(); err != nil {
-		return nil, err
-	}
-	path := filepath.Join(s.dir, name)
 	files, err := durable.CreatePending(path + ".files.tar")
 	if err != nil {
 		return nil, err
 	}
 	defer files.Discard()
-	doc, carried, err := readBundle(in, files)
-	switch {
-	case err != nil:
-		return nil, badDocument("standard input", err)
-	case !doc.whole():
-		return nil, exit.Fail(exit.BadStream, "standard input: the configuration is cut, or --document has not printed it")
-	case doc.Domain.Name != name:
-		return nil, exit.Fail(exit.BadStream, "this is the document of %s, not of %s", doc.Domain.Name, name)
+	doc, carried, err := readWhole(name, in, files)
+	if err != nil {
+		return nil, err
 	}
 	words, left, err := doc.fit(s.Places, s.Dropped, s.hasSecret)
 	if err != nil {
 		return nil, err
 	}
-	if carried > 0 {
+	if carried {
 		left = append(left, "Its UEFI variables and TPM are to be put in place before it is defined:",
 			"  tar -C / -xpf "+path+".files.tar")
 	}
@@ -77,7 +66,7 @@ func (s *Store) Keep(name string, in io.Reader) (words []string, err error) {
 		return nil, err
 	}
 	// The files first: without them, or with older ones, the domain may not start.
-	if carried > 0 {
+	if carried {
 		err = files.Commit()
 	} else {
 		err = removeOld(path + ".files.tar")
@@ -98,15 +87,38 @@ func (s *Store) Keep(name string, in io.Reader) (words []string, err error) {
 	return words, nil
 }
 
-// makeDir makes the directory, or keeps others out of the one that is there.
-func (s *Store) makeDir() error {
+// readWhole reads the bundle or document of a domain, all of it. carried reports whether
+// files came with it, which are written to files.
+func readWhole(name string, in io.Reader, files io.Writer) (doc *Document, carried bool, err error) {
+	doc, n, err := readBundle(in, files)
+	switch {
+	case err != nil:
+		return nil, false, badDocument("standard input", err)
+	case !doc.whole():
+		return nil, false, exit.Fail(exit.BadStream,
+			"standard input: the configuration is cut, or --document has not printed it")
+	case doc.Domain.Name != name:
+		return nil, false, exit.Fail(exit.BadStream, "this is the document of %s, not of %s", doc.Domain.Name, name)
+	}
+	return doc, n > 0, nil
+}
+
+// path returns where a domain's documents are, without what tells their kinds, and makes
+// the directory or keeps others out of the one that is there.
+func (s *Store) path(name string) (string, error) {
+	if err := CheckNames(name); err != nil {
+		return "", err
+	}
+	if strings.HasPrefix(name, ".") || strings.Contains(name, "/") {
+		return "", exit.Fail(exit.Usage, "bad name of a domain: %q", name)
+	}
 	if err := durable.MakeDir(s.dir); err != nil {
-		return exit.Fail(exit.CantCreate, "cannot create %s: %w", s.dir, err)
+		return "", exit.Fail(exit.CantCreate, "cannot create %s: %w", s.dir, err)
 	}
 	if err := os.Chmod(s.dir, 0o700); err != nil {
-		return exit.Fail(exit.CantCreate, "cannot keep others out of %s: %w", s.dir, err)
+		return "", exit.Fail(exit.CantCreate, "cannot keep others out of %s: %w", s.dir, err)
 	}
-	return nil
+	return filepath.Join(s.dir, name), nil
 }
 
 // keep puts text in the place of what a file held.

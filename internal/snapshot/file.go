@@ -1,13 +1,11 @@
 package snapshot
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -37,8 +35,6 @@ type fileSnapshot struct {
 	source *os.File
 	clone  *os.File
 }
-
-var recordName = regexp.MustCompile(`^[a-z2-7]{8}-[0-9]+\.json$`)
 
 const nameMax = 255 // bytes, of a file name
 
@@ -70,8 +66,6 @@ func newFile(source *os.File, run string, number int, order Order) (*fileSnapsho
 	}, nil
 }
 
-func recordDir(dir state.Dir) string { return filepath.Join(string(dir), "snapshots") }
-
 // realPath returns a path without links, and absolute.
 func realPath(path string) (string, error) {
 	path, err := filepath.EvalSymlinks(path)
@@ -85,20 +79,10 @@ func realPath(path string) (string, error) {
 }
 
 func (s *fileSnapshot) prepare() error {
-	if err := durable.MakeDir(filepath.Dir(s.record)); err != nil {
-		return exit.Fail(exit.CantCreate, "cannot create the state directory: %w", err)
-	}
-	p, err := durable.CreatePending(s.record)
-	if err != nil {
+	if err := s.remember(); err != nil {
 		return err
 	}
-	defer p.Discard()
-	if err := json.NewEncoder(p).Encode(s); err != nil {
-		return exit.Fail(exit.CantCreate, "cannot write a record of the snapshot: %w", err)
-	}
-	if err := p.Commit(); err != nil {
-		return err
-	}
+	var err error
 	s.clone, err = os.OpenFile(s.Snapshot, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
 	if err != nil {
 		return exit.Fail(exit.CantCreate, "cannot create the snapshot: %w", err)
@@ -221,62 +205,6 @@ func (s *fileSnapshot) snapshot() *Snapshot {
 		shown.Valid = !shown.givenUp
 	}
 	return shown
-}
-
-// forget removes the record, if it is there.
-func (s *fileSnapshot) forget() error {
-	if err := os.Remove(s.record); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return exit.Fail(exit.IOError, "cannot remove the record of a snapshot: %w", err)
-	}
-	return nil
-}
-
-// takenFiles returns all snapshots of files. Even with an error, those that it returns
-// are there.
-func takenFiles(dir state.Dir) (all []*Snapshot, err error) {
-	files, err := fileSnapshots(dir)
-	for _, s := range files {
-		all = append(all, s.snapshot())
-	}
-	return all, err
-}
-
-// fileSnapshots reads all records. A record that can't be read is an error, but
-// keeps nobody from the others.
-func fileSnapshots(dir state.Dir) ([]*fileSnapshot, error) {
-	entries, err := os.ReadDir(recordDir(dir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, exit.Fail(exit.IOError, "cannot read the records: %w", err)
-	}
-	var all []*fileSnapshot
-	var errs []error
-	for _, entry := range entries {
-		if !recordName.MatchString(entry.Name()) { // one being written, or a stranger
-			continue
-		}
-		s, err := readRecord(filepath.Join(recordDir(dir), entry.Name()))
-		if err == nil {
-			all = append(all, s)
-		} else if !errors.Is(err, fs.ErrNotExist) { // else removed just now
-			errs = append(errs, exit.Fail(exit.IOError, "cannot read the record of a snapshot: %w", err))
-		}
-	}
-	return all, errors.Join(errs...)
-}
-
-func readRecord(path string) (*fileSnapshot, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	s := &fileSnapshot{record: path}
-	if err := json.Unmarshal(text, s); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if !filepath.IsAbs(s.Snapshot) || !blockdev.FileSnapshot.MatchString(filepath.Base(s.Snapshot)) {
-		return nil, fmt.Errorf("%s: %q is no name of a snapshot", path, s.Snapshot)
-	}
-	return s, nil
 }
 
 // checkFile describes the snapshot of a file; "" if path is not a file.

@@ -19,12 +19,9 @@ import (
 // delta opens what is to be read, compares, and says what it found.
 func delta(env *cli.Env, o options) error {
 	start := time.Now()
-	var out io.Writer
-	if !o.check {
-		var err error
-		if out, err = env.BinaryOut(); err != nil {
-			return err
-		}
+	out, err := openOutput(env, o)
+	if err != nil {
+		return err
 	}
 	src, err := openSource(env, o)
 	if err != nil {
@@ -52,10 +49,7 @@ func delta(env *cli.Env, o options) error {
 		Count: func(done, data int64) error {
 			progress.Advance(done)
 			read += data
-			if o.check {
-				return nil
-			}
-			return env.CheckReader() // xb-patch may have refused the target
+			return w.checkReader(env)
 		},
 		Changed: progress.Change,
 		// The end record is what makes the delta complete: it must not leave if what was
@@ -76,6 +70,14 @@ func delta(env *cli.Env, o options) error {
 		return err
 	}
 	return answer(env, sig.Blocks(result.Source.Size), result)
+}
+
+// openOutput returns where the delta goes, nil with --check.
+func openOutput(env *cli.Env, o options) (io.Writer, error) {
+	if o.check {
+		return nil, nil
+	}
+	return env.BinaryOut()
 }
 
 // answer is what --check prints.
@@ -173,6 +175,14 @@ func (w *writers) open(out io.Writer, o options, progress *cli.Progress) (err er
 	}
 	w.Signature = stream.NewSignatureWriter(w.newSignature, w.h)
 	return nil
+}
+
+// checkReader finds out early that nobody reads the delta: xb-patch may have refused the target.
+func (w *writers) checkReader(env *cli.Env) error {
+	if w.Delta == nil {
+		return nil
+	}
+	return env.CheckReader()
 }
 
 // commit gives the new signature its name, after the delta is out.

@@ -113,7 +113,8 @@ func TestStrangersDisk(t *testing.T) {
 // TestSeededCopy lets a copy through that came by other means, and what is only garbage.
 func TestSeededCopy(t *testing.T) {
 	h := newHost(t)
-	h.must("truncate -s 16M source && mkfs.ext4 -q -E lazy_itable_init=0 source && cp source seeded && truncate -s 20M larger && dd if=source of=larger conv=notrunc status=none")
+	h.must("truncate -s 16M source && mkfs.ext4 -q -E lazy_itable_init=0 source && cp source seeded && " +
+		"truncate -s 20M larger && dd if=source of=larger conv=notrunc status=none")
 	h.image("garbage", 16*mib, 3)
 	h.change("source", 3, 4)
 	for _, target := range []string{"seeded", "larger", "garbage"} {
@@ -122,7 +123,8 @@ func TestSeededCopy(t *testing.T) {
 		h.sameBytes("source", target)
 	}
 	// Of a device, what is behind the image is not lost and does not count.
-	h.must("cp source disk && truncate -s 24M disk && dd if=/dev/urandom of=disk bs=1M seek=16 count=8 conv=notrunc status=none")
+	h.must("cp source disk && truncate -s 24M disk && " +
+		"dd if=/dev/urandom of=disk bs=1M seek=16 count=8 conv=notrunc status=none")
 	h.change("source", 2, 5)
 	h.sync("source", h.loop("disk"), "").fails(t, 0, "first contact")
 }

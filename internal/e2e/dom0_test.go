@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -34,26 +36,31 @@ const addresses = `127.0.0.1 localhost
 192.0.2.5 dom0e
 `
 
-// boot is the first process of a Dom0. It ends, and with it all of that Dom0, when its
-// standard input does.
-const boot = `
-read -r pid _ </proc/self/stat # as it is seen from outside
-mount -t proc proc /proc
-hostname "$1"
-cd "$2"
-for d in etc root; do mount --bind "$d" "/$d"; done
-mount --bind lib /var/lib
-mount --bind "$3" /usr/local/bin
-mount --bind sbin /usr/local/sbin
-mount -t tmpfs tmpfs /run
-mkdir -m 755 /run/sshd /run/domains
-echo '<node/>' >/run/node.xml
-touch /run/syslog
-mount -o loop xfs /srv
-ip link set lo up
-/usr/sbin/sshd -D -e -f /etc/ssh/test </dev/null 2>>sshd.log &
-echo "$pid" >pid.new && mv pid.new pid
-exec cat >/dev/null
+// pair makes the two Dom0s, and ends them when its standard input ends.
+const pair = `
+dir=$1
+die() { echo "$*" >&2; exit 1; }
+. "$2/hosts/pair.sh"
+make_keys
+for h in dom0a dom0b; do
+	make_host $h 1g
+	cd "$dir/$h"
+	rm -rf etc/xen* etc/profile.d etc/ssh/*_config.d
+	mkdir etc/xen-backup.d
+	cp ../hosts etc/hosts
+	sed -i 's/^[^ ]*/*/' root/.ssh/known_hosts
+	printf '%s\n' 'ListenAddress 0.0.0.0' 'UsePAM no' 'UseDNS no' 'MaxStartups 100' >>etc/ssh/pair
+	echo 'uri_default = "test:///run/node.xml"' >etc/libvirt/libvirt.conf
+	power_on $h
+	on $h mount --bind "$3" /usr/local/bin
+	on $h bash -c "mkdir /run/domains; echo '<node/>' >/run/node.xml; touch /run/syslog"
+done
+cable
+for h in dom0a dom0b; do on $h ip neighbour add 192.0.2.4 lladdr 02:00:00:00:00:04 dev veth0; done
+on dom0b ip address add 192.0.2.5/24 dev veth0
+echo up
+cat >/dev/null
+power_off
 `
 
 // logger stands for logger(1), so that a test leaves nothing in this machine's log.
@@ -101,52 +108,21 @@ func newSite(t *testing.T) *site {
 		}
 	}
 	s := &site{T: t, dir: t.TempDir(), pid: map[string]string{}}
-	s.here("for key in user host; do ssh-keygen -q -t ed25519 -N '' -C test -f $key; done")
-	for _, name := range []string{"dom0a", "dom0b"} {
-		s.build(name)
-		s.start(name)
-	}
-	s.here(fmt.Sprintf("ip link add veth0 netns %s type veth peer name veth0 netns %s", s.pid["dom0a"], s.pid["dom0b"]))
-	for i, name := range []string{"dom0a", "dom0b"} {
-		s.must(name, fmt.Sprintf(`ip address add 192.0.2.%d/24 dev veth0; ip link set veth0 up
-			ip neighbour add 192.0.2.4 lladdr 02:00:00:00:00:04 dev veth0`, i+1))
-	}
-	s.must("dom0b", "ip address add 192.0.2.5/24 dev veth0")
-	eventually(s, "dom0b's sshd", func() bool { return s.on("dom0a", "ssh -o ConnectTimeout=1 dom0b true").status == 0 })
-	eventually(s, "dom0a's sshd", func() bool { return s.on("dom0b", "ssh -o ConnectTimeout=1 dom0a true").status == 0 })
-	return s
-}
-
-// build makes the directories of a Dom0.
-func (s *site) build(name string) {
-	s.Helper()
-	s.here(fmt.Sprintf(`
-mkdir -p %[1]s/root/.ssh %[1]s/lib %[1]s/sbin
-cd %[1]s
-chmod 700 root root/.ssh
-cp -a /etc etc
-sed -i 's|^root:[^:]*:\(.*\):[^:]*$|root:*:\1:/bin/bash|' etc/passwd
-sed -i 's/^root:[^:]*:/root:*:/' etc/shadow # else sshd may take root for locked
-rm -rf etc/xen* etc/profile.d etc/bash.bashrc etc/ssh/*_config.d etc/ssh/ssh_config etc/ssh/sshrc
-mkdir -p etc/xen-backup.d etc/libvirt
-cp ../user root/.ssh/id_ed25519
-cp ../user.pub root/.ssh/authorized_keys
-echo "* $(cut -d' ' -f1,2 ../host.pub)" >root/.ssh/known_hosts
-printf '%%s\n' "HostKey $PWD/../host" 'PermitRootLogin prohibit-password' 'PasswordAuthentication no' 'UsePAM no' \
-	'UseDNS no' 'PidFile none' 'MaxStartups 100' >etc/ssh/test
-echo 'ListenAddress 0.0.0.0' >>etc/ssh/test
-echo 'uri_default = "test:///run/node.xml"' >etc/libvirt/libvirt.conf
-mkfs.xfs -q -m reflink=1 -dfile,name=xfs,size=1g
-`, name))
-	s.write(filepath.Join(name, "etc/hosts"), addresses, 0o644)
 	script, err := os.ReadFile("../../scripts/xen-backup.sh")
-	if err != nil {
-		s.Fatal(err)
+	if err == nil {
+		err = os.Mkdir(filepath.Join(s.dir, "bin"), 0o755)
 	}
-	s.write(filepath.Join(name, "sbin/xen-backup.sh"), string(script), 0o755)
-	s.write(filepath.Join(name, "sbin/logger"), logger, 0o755)
-	s.write(filepath.Join(name, "sbin/virsh"), virshStandIn, 0o755)
-	s.write(filepath.Join(name, "sbin/left"), left, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"xen-backup.sh": string(script), "logger": logger, "virsh": virshStandIn, "left": left,
+	} {
+		s.write("bin/"+name, text, 0o755)
+	}
+	s.write("hosts", addresses, 0o644)
+	s.powerOn()
+	return s
 }
 
 // write makes a file below the site's directory.
@@ -157,39 +133,46 @@ func (s *site) write(name, text string, mode os.FileMode) {
 	}
 }
 
-func (s *site) start(name string) {
+// powerOn starts both Dom0s, for as long as the test runs.
+func (s *site) powerOn() {
 	s.Helper()
-	dir := filepath.Join(s.dir, name)
-	first := exec.Command("unshare", "--mount", "--net", "--uts", "--pid", "--fork", "--kill-child",
-		"bash", "-ec", boot, "boot", name, dir, bin)
-	log, err := os.Create(dir + ".log")
+	scripts, err := filepath.Abs("../../scripts")
 	if err != nil {
 		s.Fatal(err)
 	}
-	defer log.Close()
-	first.Env, first.Stdout, first.Stderr = s.env(), log, log
-	end, err := first.StdinPipe()
-	if err == nil {
-		err = first.Start()
-	}
-	if err != nil {
+	both := exec.Command("bash", "-euc", pair, "pair", s.dir, scripts, bin)
+	var words bytes.Buffer
+	both.Env, both.Stderr = s.env(), &words
+	end, err1 := both.StdinPipe()
+	out, err2 := both.StdoutPipe()
+	if err := errors.Join(err1, err2, both.Start()); err != nil {
 		s.Fatal(err)
 	}
 	s.Cleanup(func() {
 		end.Close()
-		first.Wait()
+		both.Wait()
 		if s.Failed() {
-			for _, file := range []string{dir + ".log", dir + "/sshd.log"} {
-				text, _ := os.ReadFile(file)
-				s.Logf("%s:\n%s", filepath.Base(file), text)
+			for name := range s.pid {
+				text, _ := os.ReadFile(filepath.Join(s.dir, name+".log"))
+				s.Logf("%s:\n%s", name, text)
 			}
 		}
 	})
-	eventually(s, name, func() bool {
-		pid, err := os.ReadFile(dir + "/pid")
+	for _, name := range []string{"dom0a", "dom0b"} {
+		s.pid[name] = ""
+	}
+	if up, err := bufio.NewReader(out).ReadString('\n'); up != "up\n" {
+		end.Close()
+		both.Wait()
+		s.Fatalf("the Dom0s do not start: %v\n%s", err, words.String())
+	}
+	for name := range s.pid {
+		pid, err := os.ReadFile(filepath.Join(s.dir, name+".pid"))
+		if err != nil {
+			s.Fatal(err)
+		}
 		s.pid[name] = strings.TrimSpace(string(pid))
-		return err == nil
-	})
+	}
 }
 
 func (s *site) env() []string {
@@ -274,8 +257,8 @@ func (s *site) domain(name, domain string, runstate int, disks ...string) {
 		if strings.HasPrefix(disk, "/dev/") {
 			kind, attribute = "block", "dev"
 		}
-		fmt.Fprintf(&xml, "<disk type='%s' device='disk'><driver name='qemu' type='raw'/><source %s='%s'/><target dev='xvd%c' bus='xen'/></disk>\n",
-			kind, attribute, disk, 'a'+i)
+		fmt.Fprintf(&xml, "<disk type='%s' device='disk'><driver name='qemu' type='raw'/><source %s='%s'/>"+
+			"<target dev='xvd%c' bus='xen'/></disk>\n", kind, attribute, disk, 'a'+i)
 	}
 	io.WriteString(&xml, "</devices></domain>\n")
 	s.must(name, fmt.Sprintf("cat >/run/domains/%[1]s <<'END'\n%[2]sEND\n"+

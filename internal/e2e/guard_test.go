@@ -29,7 +29,8 @@ func (h *host) fileSystem(kind, dir string) {
 	needRoot(h.T)
 	mkfs := map[string]string{"xfs": "mkfs.xfs -q -m reflink=1", "btrfs": "mkfs.btrfs -q",
 		"ext4": "mkfs.ext4 -q -m 0"}[kind]
-	h.must(fmt.Sprintf("truncate -s 1G %[1]s.fs && %[2]s %[1]s.fs >/dev/null 2>&1 && mkdir %[1]s && mount -o loop %[1]s.fs %[1]s", dir, mkfs))
+	h.must(fmt.Sprintf("truncate -s 1G %[1]s.fs && %[2]s %[1]s.fs >/dev/null 2>&1 && mkdir %[1]s && "+
+		"mount -o loop %[1]s.fs %[1]s", dir, mkfs))
 	h.Cleanup(func() { // somebody may still look into a loop device over one of its files
 		eventually(h, "an unused file system", func() bool { return h.sh("umount "+dir).status == 0 })
 	})
@@ -301,7 +302,8 @@ func TestNoEndAfterGivingUp(t *testing.T) {
 	h := newSnapHost(t)
 	h.fileSystem("xfs", "srv")
 	h.image("srv/disk", 4*mib, 1)
-	h.must("truncate -s 64M srv/disk && sync -f srv && cp srv/disk basis && printf x | dd of=basis bs=1 conv=notrunc status=none && xb-sig basis >sig")
+	h.must("truncate -s 64M srv/disk && sync -f srv && cp srv/disk basis && " +
+		"printf x | dd of=basis bs=1 conv=notrunc status=none && xb-sig basis >sig")
 	h.must("xb-sig srv/disk >sig.same")
 	for _, signature := range []string{"sig", "sig.same"} {
 		sig := h.read(signature)

@@ -192,7 +192,8 @@ func TestHeartbeatOfSlowSync(t *testing.T) {
 	out := h.hear(patch.out)
 	eventually(t, "the apply", h.applying)
 	out.until("waiting")
-	h.must("dd if=" + device + " of=/dev/null bs=4k count=1 skip=15000 iflag=direct status=none") // as LVM does, and whoever looks around
+	// As LVM does, and whoever looks around.
+	h.must("dd if=" + device + " of=/dev/null bs=4k count=1 skip=15000 iflag=direct status=none")
 	if got := out.next(); got != "waiting" {
 		t.Errorf("it says %q while others read, want waiting", got)
 	}

@@ -93,7 +93,8 @@ func TestInPlaceLonger(t *testing.T) {
 	h := newHost(t)
 	for _, size := range []int64{mib, mib + 100, mib + 4096, 3 * mib} {
 		h.image("source", size, 1)
-		h.must("head -c 1M source >target && printf other | dd of=target conv=notrunc status=none && xb-sig target | xb-delta source >delta && echo 'a line' >>target")
+		h.must("head -c 1M source >target && printf other | dd of=target conv=notrunc status=none && " +
+			"xb-sig target | xb-delta source >delta && echo 'a line' >>target")
 		check := h.untouched("target")
 		for range 2 {
 			h.sh("xb-patch -q --in-place target <delta").fails(t, notBasis)

@@ -84,7 +84,8 @@ func TestTerminal(t *testing.T) {
 func TestFullStdout(t *testing.T) {
 	h := twoImages(t)
 	for _, command := range []string{"xb-sig target", "xb-delta source <sig", "xb-delta --level 0 source <sig",
-		"xb-delta --check source <sig", "xb-sig --info sig", "xb-delta --info --json delta", "xb-patch --info delta", "xb-patch --state target",
+		"xb-delta --check source <sig", "xb-sig --info sig", "xb-delta --info --json delta", "xb-patch --info delta",
+		"xb-patch --state target",
 		"xb-patch --dry-run -q target <delta"} {
 		h.sh(command+" >/dev/full").fails(t, ioError, "standard output: no space left on device")
 	}

@@ -86,7 +86,8 @@ func testSummary(h *host, options string) {
 // summary.
 func TestSummaryHoles(t *testing.T) {
 	h := newHost(t)
-	h.must("truncate -s 64M image && printf data | dd of=image bs=1M seek=20 conv=notrunc status=none && xb-sig --summary sum image >sig")
+	h.must("truncate -s 64M image && printf data | dd of=image bs=1M seek=20 conv=notrunc status=none && " +
+		"xb-sig --summary sum image >sig")
 	if s := h.summary("sum"); s.ImageSize != 64*mib || s.BytesRead > mib {
 		t.Errorf("%d bytes of %d read", s.BytesRead, s.ImageSize)
 	}

@@ -101,7 +101,8 @@ func TestDamagedSignature(t *testing.T) {
 func TestOtherBasis(t *testing.T) {
 	h := twoImages(t)
 	delta := h.read("delta")
-	h.must("cp target same && cp target other && cp target larger && echo >>larger && cp target unlike && truncate -s 1M unlike")
+	h.must("cp target same && cp target other && cp target larger && echo >>larger && cp target unlike && " +
+		"truncate -s 1M unlike")
 	h.change("other", 1, 9)
 	for _, basis := range []string{"other", "larger", "unlike", "source"} {
 		h.must("xb-sig " + basis + " | xb-delta source >d")
@@ -147,7 +148,8 @@ func TestChangedMeanwhile(t *testing.T) {
 			if known {
 				h.mustSync("source", "target", "-q")
 			}
-			h.must("printf new | dd of=source bs=1 seek=5000 conv=notrunc status=none && xb-sig target | xb-delta source >delta && cp target before")
+			h.must("printf new | dd of=source bs=1 seek=5000 conv=notrunc status=none && " +
+				"xb-sig target | xb-delta source >delta && cp target before")
 			for _, place := range []int{5002, 500000} { // in the block to be replaced, and elsewhere
 				h.must(fmt.Sprintf("printf changed | dd of=target bs=1 seek=%d conv=notrunc status=none", place))
 				h.refused(fmt.Sprintf("changed at %d", place), h.read("delta"), notBasis)

@@ -122,7 +122,8 @@ func TestNoRoomForImage(t *testing.T) {
 				target = h.loop("srv/target")
 			}
 			h.sync("source", target, "-q --disk domu1/xvda").silent(t)
-			h.must("dd if=/dev/urandom of=source bs=1M seek=10 count=40 conv=notrunc status=none && cp source srv/filler && sync -f srv && rm srv/filler")
+			h.must("dd if=/dev/urandom of=source bs=1M seek=10 count=40 conv=notrunc status=none && " +
+				"cp source srv/filler && sync -f srv && rm srv/filler")
 			h.leave("srv", 20)
 			before := h.digest(target)
 			for range 2 {

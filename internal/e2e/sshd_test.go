@@ -30,7 +30,8 @@ func (h *host) startSSHD(extra string) string {
 	if err != nil {
 		h.Fatal(err)
 	}
-	h.must(fmt.Sprintf("cd %s && ssh-keygen -q -t ed25519 -N '' -f host && ssh-keygen -q -t ed25519 -N '' -f user && cp user.pub authorized", dir))
+	h.must(fmt.Sprintf("cd %s && ssh-keygen -q -t ed25519 -N '' -f host && "+
+		"ssh-keygen -q -t ed25519 -N '' -f user && cp user.pub authorized", dir))
 	port := freePort(h)
 	listen, address, other := "127.0.0.1", "127.0.0.1", "127.0.0.1"
 	if h.far != "" {

@@ -73,7 +73,7 @@ func (s *site) countSSH() {
 // that lets nobody in: each is found dead once, and every DomU still has its copy.
 func TestWrapperDeadDom0s(t *testing.T) {
 	s := newSite(t)
-	s.must("dom0b", `sed "s/ListenAddress.*/Port 2222/" /etc/ssh/test >/etc/ssh/hangs
+	s.must("dom0b", `sed "s/ListenAddress.*/Port 2222/" /etc/ssh/pair >/etc/ssh/hangs
 		printf "#!/bin/sh\nexec sleep 1000\n" >/usr/local/sbin/hang; chmod 755 /usr/local/sbin/hang
 		printf "%s\n" "AuthorizedKeysFile none" "AuthorizedKeysCommandUser root" "AuthorizedKeysCommand /usr/local/sbin/hang" >>/etc/ssh/hangs
 		/usr/sbin/sshd -f /etc/ssh/hangs`)

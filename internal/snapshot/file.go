@@ -177,13 +177,11 @@ func (s *fileSnapshot) giveUp() error {
 		return exit.OpenFailed(err)
 	}
 	defer f.Close()
-	// The record names it, and its name is one of ours: so is the file, unless somebody
-	// has put another one there. Of ours there is one name only, and nobody may write.
 	info, err := f.Stat()
 	if err != nil {
 		return err
 	}
-	if stat := info.Sys().(*syscall.Stat_t); !info.Mode().IsRegular() || info.Mode().Perm() != 0o400 || stat.Nlink > 1 {
+	if !isOurFile(info) {
 		return exit.Fail(exit.Refused, "%s was replaced or changed: it is not emptied", s.Snapshot)
 	}
 	if info.Size() == 0 {

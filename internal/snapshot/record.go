@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"regexp"
 
-	"xen-backup/internal/blockdev"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
@@ -88,7 +87,7 @@ func readRecord(path string) (*fileSnapshot, error) {
 	if err := json.Unmarshal(text, s); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if !filepath.IsAbs(s.Snapshot) || !blockdev.FileSnapshot.MatchString(filepath.Base(s.Snapshot)) {
+	if !isFileName(s.Snapshot) {
 		return nil, fmt.Errorf("%s: %q is no name of a snapshot", path, s.Snapshot)
 	}
 	return s, nil

@@ -1,23 +1,12 @@
 package snapshot
 
 import (
-	"regexp"
-	"slices"
 	"strings"
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/lvm"
 	"xen-backup/internal/state"
 )
-
-// The tags of a logical volume that xb-snap made. Only a snapshot that has both
-// and a name as lvm.Order gives it is ever removed.
-const (
-	tag      = "xen-backup"
-	ownerTag = "xen-backup.owner="
-)
-
-var volumeName = regexp.MustCompile(`^xb-.+-[a-z2-7]{8}$`)
 
 // newVolume is a snapshot of a logical volume that is to be taken.
 type newVolume struct{ order *lvm.Order }
@@ -44,13 +33,6 @@ func (v volume) room() (*blockdev.Room, error) {
 		return nil, nil
 	}
 	return lvm.Room(v.Path())
-}
-
-// isOurs reports whether xb-snap took it. Somebody may use a tag or a name like ours
-// for a volume of his own, so all that it gives a snapshot must be there.
-func isOurs(v *lvm.Volume) bool {
-	hasOwner := slices.ContainsFunc(v.Tags, func(t string) bool { return strings.HasPrefix(t, ownerTag) })
-	return hasOwner && volumeName.MatchString(v.Name) && (v.Thin() || v.ThickSnapshot())
 }
 
 // takenVolumes returns those snapshots among the volumes that xb-snap took.

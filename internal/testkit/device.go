@@ -51,17 +51,23 @@ func Partitioned(t *testing.T) (device, p1, p2 string) {
 	device, _ = LoopDevice(t, 4<<20, "--partscan")
 	Command(t, "", "addpart", device, "1", "2048", "2048")
 	Command(t, "", "addpart", device, "2", "4096", "2048")
-	t.Cleanup(func() { // a busy host may look into them for a moment
-		var err error
-		for i := 0; i < 50; i++ {
-			if err = exec.Command("partx", "--delete", device).Run(); err == nil {
-				return
-			}
-			time.Sleep(100 * time.Millisecond)
-		}
-		t.Errorf("partx --delete %s: %v", device, err)
-	})
+	t.Cleanup(func() { insist(t, "partx", "--delete", device) })
 	return device, device + "p1", device + "p2"
+}
+
+// insist runs a program until it succeeds: a busy host may look into a device for a moment,
+// and a process that another test starts has this one's files until it becomes a program.
+func insist(t *testing.T, name string, args ...string) {
+	t.Helper()
+	var err error
+	var out []byte
+	for range 50 {
+		if out, err = exec.Command(name, args...).CombinedOutput(); err == nil {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Errorf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 }
 
 // NeedDM skips the test where there is no device-mapper.

@@ -2,7 +2,6 @@ package testkit
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 )
@@ -23,6 +22,6 @@ func Mount(t *testing.T, mkfs ...string) string {
 	dir := t.TempDir()
 	Command(t, "", mkfs[0], append(mkfs[1:], image)...)
 	Command(t, "", "mount", "-o", "loop", image, dir)
-	t.Cleanup(func() { exec.Command("umount", dir).Run() })
+	t.Cleanup(func() { insist(t, "umount", dir) })
 	return dir
 }

@@ -29,11 +29,16 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(bin)
-	build := exec.Command("go", "build", "-o", bin, "../../cmd/...", "./testdata/rusage")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
-		return 1
+	for _, args := range [][]string{
+		{"build", "-o", bin, "../../cmd/...", "./testdata/rusage"},
+		{"test", "-c", "-o", bin + "/doomed", "../standby"}, // see killInApply
+	} {
+		build := exec.Command("go", args...)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
+			return 1
+		}
 	}
 	return m.Run()
 }

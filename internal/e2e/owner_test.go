@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -104,7 +103,7 @@ func TestOwnerStays(t *testing.T) {
 	h.wantPhase("target", "incomplete")
 	refused()
 	h.must("xb-sig target | xb-delta --level 0 source >delta")
-	h.interruptApply("target", "delta", syscall.SIGKILL)
+	h.killInApply("target", "delta")
 	refused()
 	h.sh("xb-patch --recover --disk domu2/xvda target").fails(t, notBasis, "standby of domu1/xvda")
 	h.must("xb-patch --recover target")
@@ -112,7 +111,7 @@ func TestOwnerStays(t *testing.T) {
 	refused()
 	h.image("source", 12*mib, 3)
 	h.must("xb-sig target | xb-delta --level 0 source >delta")
-	h.interruptApply("target", "delta", syscall.SIGKILL)
+	h.killInApply("target", "delta")
 	h.must("xb-patch --abandon-apply target")
 	h.wantPhase("target", "incomplete")
 	refused()

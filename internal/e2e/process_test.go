@@ -2,14 +2,14 @@ package e2e
 
 import (
 	"context"
-	"fmt"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // running is a pipeline whose stages can be sent signals.
@@ -134,43 +134,20 @@ func (h *host) applying() bool {
 	return false
 }
 
-// killInApply kills an xb-patch of the delta in the middle of its apply.
+// killInApply leaves an apply of the delta that was killed while it wrote: by the tests of
+// standby, which can end a run at any of its steps. The target then is a mix of the two
+// images, or as good as one.
 func (h *host) killInApply(target, delta string) {
 	h.Helper()
-	h.interruptApply(target, delta, syscall.SIGKILL)
-}
-
-// interruptApply sends a signal to an xb-patch of the delta in its apply, trying
-// until that is what the state says afterwards. The target then is a mix of the
-// two images, or as good as one.
-func (h *host) interruptApply(target, delta string, s syscall.Signal) (said string) {
-	h.Helper()
-	h.must(fmt.Sprintf("cp %s ../notes/old && rm -rf ../notes/state && { test ! -e %s || cp -a %[2]s ../notes/state; }",
-		target, h.state))
-	for range 50 {
-		r := h.start(h.open(delta), "xb-patch "+target)
-		done := make(chan []int)
-		go func() { done <- r.wait() }()
-		var statuses []int
-		for statuses == nil && !h.applying() {
-			select {
-			case statuses = <-done:
-			case <-time.After(time.Millisecond):
-			}
-		}
-		r.signal(0, s)
-		if statuses == nil {
-			statuses = <-done
-		}
-		if h.applying() {
-			return r.said(0)
-		}
-		if statuses[0] != 0 && statuses[0] != 128+int(s) {
-			h.Fatalf("status %d: %s", statuses[0], r.said(0))
-		}
-		h.must(fmt.Sprintf("cp ../notes/old %s && rm -rf %s && { test ! -e ../notes/state || cp -a ../notes/state %[2]s; }",
-			target, h.state))
+	run, err := json.Marshal(map[string]any{"Run": "An apply", "Delta": delta, "After": "half written",
+		"Options": map[string]string{"Target": target, "Toolstack": "auto"}})
+	if err != nil {
+		h.Fatal(err)
 	}
-	h.Fatal("no signal came in the middle of the apply")
-	return ""
+	cmd := exec.Command(bin + "/doomed")
+	cmd.Dir, cmd.Env = h.dir, append(slices.Clone(h.env), "XB_STANDBY_DOOMED="+string(run))
+	out, err := cmd.CombinedOutput()
+	if err == nil || !h.applying() {
+		h.Fatalf("an apply was to be killed: %v\n%s", err, out)
+	}
 }

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // interrupted returns a host on which xb-patch was killed in its apply.
@@ -48,63 +47,20 @@ func TestRecover(t *testing.T) {
 	h.wantPhase("target", "clean")
 }
 
-// TestRecoverKilled kills the recovery too, more than once.
-func TestRecoverKilled(t *testing.T) {
-	h := interrupted(t)
-	for i := range 5 {
-		r := h.start(nil, "xb-patch --recover target")
-		time.Sleep(time.Duration(i*4) * time.Millisecond)
-		r.signal(0, syscall.SIGKILL)
-		if status := r.wait()[0]; status != 128+9 && status != 0 {
-			t.Errorf("status %d: %s", status, r.said(0))
-		}
-	}
-	h.must("xb-patch --recover target")
-	h.sameBytes("source", "target")
-	h.wantPhase("target", "clean")
-}
-
-// TestRecoverSizes kills applies that grow, shrink and create the target.
-func TestRecoverSizes(t *testing.T) {
-	for _, size := range []int64{0, 5*mib + 17, 20*mib + 5} {
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			h := newHost(t)
-			h.image("source", 12*mib+99, 1)
-			h.image("target", size, 2)
-			h.must("xb-sig target | xb-delta source >delta")
-			h.killInApply("target", "delta")
-			if size == 0 { // as if killed before the target was created
-				h.must("rm target")
-			}
-			h.must("xb-patch --recover target")
-			h.sameBytes("source", "target")
-			h.sync("source", "target", "").silent(t)
-		})
-	}
-}
-
-func TestRecoverLoopDevice(t *testing.T) {
-	h := newHost(t)
-	h.image("source", 12*mib+99, 1)
-	h.image("disk", 13*mib, 2)
-	target := h.loop("disk")
-	h.must("xb-sig " + target + " | xb-delta source >delta")
-	h.killInApply(target, "delta")
-	h.sync("source", target, "").fails(t, unfinished, "xb-patch --recover "+target)
-	h.must("xb-patch --recover " + target)
-	h.must("blockdev --flushbufs " + target + fmt.Sprintf(" && cmp -n %d source %s", 12*mib+99, target))
-	h.sync("source", target, "").silent(t)
-}
-
 // TestTerminatedApply demands that a polite signal in the apply tells what is to
-// be done.
+// be done. It is sent as soon as the state says "applying".
 func TestTerminatedApply(t *testing.T) {
 	h := newHost(t)
-	h.image("source", 24*mib, 1)
-	h.image("target", 24*mib, 2)
+	h.image("source", 64*mib, 1)
+	h.image("target", 64*mib, 2)
 	h.must("xb-sig target | xb-delta --level 0 source >delta")
-	said := h.interruptApply("target", "delta", syscall.SIGTERM)
-	if !strings.Contains(said, "xb-patch --recover target") {
+	r := h.start(h.open("delta"), "xb-patch target")
+	eventually(t, "an apply", h.applying)
+	r.signal(0, syscall.SIGTERM)
+	if status := r.wait()[0]; status != 128+int(syscall.SIGTERM) {
+		t.Errorf("status %d: %s", status, r.said(0))
+	}
+	if said := r.said(0); !strings.Contains(said, "xb-patch --recover target") {
 		t.Errorf("it says %q", said)
 	}
 	h.wantPhase("target", "applying")

@@ -123,10 +123,10 @@ chmod 755 slow/thin_delta
 PATH=$PWD/slow:$PATH xb-snap changes --since "$old" "$new" >extents 2>words &
 changes=$!
 until [ -e reading ]; do sleep 0.05; done
-guest 1 & # all of it, for which there is no room
-guest=$!
 xb-snap guard --owner $$ >guarded 2>said &
 guard=$!
+guest 1 & # all of it, for which there is no room
+guest=$!
 wait $guest
 check_is "$new" 82
 check_is "$old" 82

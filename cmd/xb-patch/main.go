@@ -9,8 +9,10 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -19,11 +21,15 @@ import (
 	"xen-backup/internal/inspect"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/standby"
+	"xen-backup/internal/state"
 	"xen-backup/internal/text"
 )
 
 const usage = `Usage: xb-patch [OPTION]... DEV|FILE < DELTA
        xb-patch --dry-run [OPTION]... DEV|FILE < DELTA
+       xb-patch --hold SET --taken TIME --peer HOST --disk DOMU/DISK
+                [OPTION]... DEV|FILE < DELTA
+       xb-patch --commit SET --peer HOST [OPTION]... DEV|FILE...
        xb-patch --recover DEV|FILE
        xb-patch --adopt DOMU/DISK [--uuid UUID] DEV|FILE
        xb-patch --state DEV|FILE
@@ -42,8 +48,16 @@ finished it.
       --owner USER[:GROUP]
                          with --create: whose FILE is to be (default: the caller's)
       --mode MODE        with --create: its permissions, octal (default: 600)
+      --hold SET         prove and keep the delta, and write it when the set of all
+                         disks of the DomU is committed; with --in-place: write it,
+                         as one of the set
+      --taken TIME       with --hold: when the source took the set's snapshots
+                         (2026-11-26T23:47:28Z)
+      --commit SET       make all targets that are held for SET the new images, or
+                         none of them
       --dry-run          write nothing; prove everything and say what it would do
-      --recover          finish the apply that was interrupted on DEV
+      --recover          finish the apply that was interrupted on DEV, and on the
+                         other disks of its set
       --abandon-apply    give an interrupted apply up, and with it the image on
                          DEV: it needs a full copy then
       --force-diverged   overwrite changes on DEV that exist nowhere else
@@ -86,13 +100,16 @@ func run(env *cli.Env, args []string) error {
 	o := standby.Options{Toolstack: "auto", Session: os.Getenv("SSH_CONNECTION")}
 	s := session{Env: env}
 	var mode struct{ dryRun, recover, abandon, state, record, info, json bool }
-	var adopt, summary string
+	var adopt, summary, commit string
 	f := env.Flags()
 	f.Path(&o.Spool, "spool")
 	f.Bool(&o.InPlace, "in-place")
 	f.Bool(&o.Create, "create")
 	f.String(&o.Owner, "owner")
 	f.Func("mode", parseMode(&o.Mode))
+	f.Func("hold", parseSet(&o.Set))
+	f.Func("taken", parseTaken(&o.Taken))
+	f.Func("commit", parseSet(&commit))
 	f.Bool(&mode.dryRun, "dry-run")
 	f.Bool(&mode.recover, "recover")
 	f.Bool(&mode.abandon, "abandon-apply")
@@ -116,7 +133,7 @@ func run(env *cli.Env, args []string) error {
 		return err
 	}
 	modes := 0
-	for _, m := range []bool{mode.dryRun, mode.recover, mode.abandon, adopt != "", mode.state, mode.record, mode.info} {
+	for _, m := range []bool{mode.dryRun, mode.recover, mode.abandon, adopt != "", commit != "", mode.state, mode.record, mode.info} {
 		if m {
 			modes++
 		}
@@ -124,14 +141,16 @@ func run(env *cli.Env, args []string) error {
 	switch {
 	case modes > 1:
 		return exit.Fail(exit.Usage,
-			"--dry-run, --recover, --abandon-apply, --adopt, --state, --record and --info exclude each other")
+			"--dry-run, --commit, --recover, --abandon-apply, --adopt, --state, --record and --info exclude each other")
 	case mode.info && mode.json:
 		return env.PrintInfo(f, operands, inspect.JSON)
 	case mode.info:
 		return env.PrintInfo(f, operands, inspect.Text)
 	case mode.json:
 		return exit.Fail(exit.Usage, "--json goes with --info")
-	case len(operands) != 1:
+	case commit != "" && len(operands) == 0:
+		return exit.Fail(exit.Usage, "--commit wants all targets of the set")
+	case commit == "" && len(operands) != 1:
 		return exit.Fail(exit.Usage, "want one device or file, got %d operands", len(operands))
 	case o.UUID != "" && o.Disk == "" && adopt == "":
 		return exit.Fail(exit.Usage, "--uuid goes with --disk or --adopt")
@@ -141,7 +160,13 @@ func run(env *cli.Env, args []string) error {
 		return exit.Fail(exit.Usage, "--in-place uses no spool")
 	case o.Force && o.InPlace:
 		return exit.Fail(exit.Usage, "--in-place is for first copies: what has diverged is overwritten through a spool")
-	case operands[0] == "-":
+	case commit != "" && o.Peer == "":
+		return exit.Fail(exit.Usage, "--commit needs --peer HOST")
+	case (o.Set == "") != o.Taken.IsZero():
+		return exit.Fail(exit.Usage, "--hold and --taken go together")
+	case o.Set != "" && !mode.dryRun && (o.Peer == "" || o.Disk == ""):
+		return exit.Fail(exit.Usage, "--hold needs --peer HOST and --disk DOMU/DISK")
+	case slices.Contains(operands, "-"):
 		return exit.Fail(exit.Usage, "the target is a device or file, not a stream")
 	}
 	switch {
@@ -149,6 +174,8 @@ func run(env *cli.Env, args []string) error {
 		err = f.Only("--state", "--state-dir")
 	case mode.record:
 		err = f.Only("--record", "--peer", "--state-dir")
+	case commit != "":
+		err = f.Only("--commit", "--peer", "--state-dir", "--progress", "--heartbeat", "--summary")
 	case mode.recover:
 		err = f.Only("--recover", "--peer", "--disk", "--uuid", "--toolstack", "--state-dir", "--progress", "--heartbeat",
 			"--summary")
@@ -157,7 +184,10 @@ func run(env *cli.Env, args []string) error {
 	case mode.abandon:
 		err = f.Only("--abandon-apply", "--state-dir")
 	}
-	if err := errors.Join(err, cli.Distinct(operands[0], summary), cli.CheckSummary(summary)); err != nil {
+	for _, target := range operands {
+		err = errors.Join(err, cli.Distinct(target, summary))
+	}
+	if err := errors.Join(err, cli.CheckSummary(summary)); err != nil {
 		return err
 	}
 	o.Target = operands[0]
@@ -167,6 +197,12 @@ func run(env *cli.Env, args []string) error {
 		return printState(env, o)
 	case mode.record:
 		return record(env, o)
+	case commit != "":
+		deltas, err := standby.Commit(&s, o, commit, operands)
+		if err != nil {
+			return err
+		}
+		return s.summarizeAll(deltas, summary)
 	case mode.recover:
 		d, err := standby.Recover(&s, o)
 		if d == nil || err != nil {
@@ -268,6 +304,23 @@ func parseUUID(p *string) func(string) error {
 	return func(s string) error {
 		if *p = strings.ToLower(s); !uuidForm.MatchString(*p) {
 			return fmt.Errorf("%q is no UUID", s)
+		}
+		return nil
+	}
+}
+
+func parseSet(p *string) func(string) error {
+	return func(s string) error {
+		*p = s
+		return state.CheckSet(s)
+	}
+}
+
+// parseTaken reads a time, of which there is one form only.
+func parseTaken(p *time.Time) func(string) error {
+	return func(s string) (err error) {
+		if *p, err = time.Parse("2006-01-02T15:04:05Z", s); err != nil || p.IsZero() {
+			return fmt.Errorf("%q is no time as 2026-11-26T23:47:28Z", s)
 		}
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"xen-backup/internal/cli"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/standby"
+	"xen-backup/internal/stream"
 )
 
 // session shows whoever started the run what it does: standby.User.
@@ -49,5 +50,17 @@ func (s *session) stop() {
 func (s *session) summarize(d rdiff.Delta, file string) error {
 	summary := s.NewSummary(d.Source, s.start)
 	summary.BytesRead, summary.BytesChanged, summary.BlocksChanged = d.Bytes, d.Changed(), d.Literals+d.Zeroes
+	return summary.Write(file)
+}
+
+// summarizeAll writes one summary of the deltas of a set: there is no digest of several images.
+func (s *session) summarizeAll(deltas []rdiff.Delta, file string) error {
+	summary := s.NewSummary(stream.Image{}, s.start)
+	summary.Hash, summary.Digest = "", ""
+	for _, d := range deltas {
+		summary.ImageSize += d.Source.Size
+		summary.BytesRead, summary.BytesChanged = summary.BytesRead+d.Bytes, summary.BytesChanged+d.Changed()
+		summary.BlocksChanged += d.Literals + d.Zeroes
+	}
 	return summary.Write(file)
 }

@@ -28,6 +28,7 @@ type Reservation struct {
 	copies bool // every write takes new blocks
 	holes  int64
 	copied int64
+	need   int64 // of both, when it was checked
 	taken  []span
 }
 
@@ -93,17 +94,22 @@ func (r *Reservation) Count(off, n int64) error {
 	})
 }
 
-// Check fails unless there is room for all of it. Where guests share the file system, what they need stays free.
-func (r *Reservation) Check() error {
+// Room tells what shares the room from what does not.
+func (r *Reservation) Room() string { return r.room.ID }
+
+// Check fails unless there is room for all of it, and for what was promised to others. Where guests share the file
+// system, what they need stays free.
+func (r *Reservation) Check(promised int64) error {
 	if err := r.room.Update(); err != nil {
 		return err
 	}
-	need, free, left := r.holes+r.copied, r.room.Free, ""
+	r.need = r.holes + r.copied
+	need, free, left := r.need+promised, r.room.Free, ""
 	if r.room.hasGuests(r.file) {
 		free -= r.room.Floor()
 		left = ", " + text.FormatSize(r.room.Floor()) + " for the guests"
 	}
-	if need > max(0, free) && need > 0 {
+	if r.need > 0 && need > max(0, free) {
 		return exit.Fail(exit.CantCreate, "no room for the image on %s: it needs %s more, and there are %s%s",
 			r.room.Name, text.FormatSize(need), text.FormatSize(r.room.Free), left)
 	}
@@ -133,6 +139,18 @@ func (r *Reservation) Take(off, n int64) error {
 		r.taken = append(r.taken, s)
 		return nil
 	})
+}
+
+// HasTaken reports whether there is something to be given back.
+func (r *Reservation) HasTaken() bool { return len(r.taken) > 0 }
+
+// Untaken returns how much of what was checked has not been taken.
+func (r *Reservation) Untaken() int64 {
+	n := r.need
+	for _, s := range r.taken {
+		n -= s.n
+	}
+	return n
 }
 
 // GiveBack makes what was taken holes again, as long as nothing was written.

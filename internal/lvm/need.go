@@ -16,7 +16,10 @@ import (
 type ThinWrites struct {
 	blocks    *extent.Set
 	volume    *device
-	blockSize int64 // of the pool, in bytes
+	pool      string // its name
+	blockSize int64  // of the pool, in bytes
+	owned     int64  // of the blocks, in bytes: those that the volume has for itself, if counted
+	counted   bool
 }
 
 // NewThinWrites returns an empty set; nil if path is no thin volume.
@@ -32,7 +35,7 @@ func NewThinWrites(path string) (*ThinWrites, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ThinWrites{extent.NewSet(pool.BlockSize, d.size()), d, pool.BlockSize}, nil
+	return &ThinWrites{blocks: extent.NewSet(pool.BlockSize, d.size()), volume: d, pool: pool.Name, blockSize: pool.BlockSize}, nil
 }
 
 // Add adds n bytes at off.
@@ -42,23 +45,37 @@ func (w *ThinWrites) Add(off, n int64) error {
 }
 
 // CheckRoom reports whether the pool has the blocks that this takes: one for each block that
-// the volume has not yet, or that a snapshot has too. Only where those that are touched
-// are more than there are free ones the volume's mappings are read; dir is where the lock
-// of the pool's metadata snapshot is kept.
-func (w *ThinWrites) CheckRoom(dir string) error {
+// the volume has not yet, or that a snapshot has too, beside what others take that will be
+// written before. Only where those that are touched are more than there are free ones the
+// volumes' mappings are read; dir is where the lock of the pool's metadata snapshot is kept.
+func (w *ThinWrites) CheckRoom(dir string, others ...*ThinWrites) error {
 	pool, err := w.volume.Pool()
 	if err != nil {
 		return err
 	}
-	free, need := pool.Data-pool.DataUsed, w.blocks.Bytes()
+	all := []*ThinWrites{w}
+	for _, o := range others {
+		if o.pool == w.pool {
+			all = append(all, o)
+		}
+	}
+	free, need := pool.Data-pool.DataUsed, int64(0)
+	for _, o := range all {
+		need += o.blocks.Bytes() - o.owned
+	}
+	for _, o := range all {
+		if need <= free {
+			return nil
+		}
+		if o.counted {
+			continue
+		}
+		if o.owned, err = o.own(dir); err != nil {
+			return err
+		}
+		o.counted, need = true, need-o.owned
+	}
 	if need <= free {
-		return nil
-	}
-	own, err := w.own(dir)
-	if err != nil {
-		return err
-	}
-	if need -= own; need <= free {
 		return nil
 	}
 	return exit.Fail(exit.CantCreate, "no room for the image in the thin pool of %s: it needs %s more, and there are %s",

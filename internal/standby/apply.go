@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 
+	"xen-backup/internal/blockdev"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
@@ -18,25 +19,28 @@ type apply struct {
 	change
 	spool    *spool
 	stranger *stranger // what is in a target that is no standby yet; mostly nil
+	reserved *blockdev.Reservation
+	promised *promises   // of room
+	held     *state.Held // if the delta was held for a set
 }
 
 func newApply(t *target, in io.Reader) *apply {
-	a := new(apply)
+	a := &apply{promised: newPromises()}
 	a.begin(t, in)
 	return a
 }
 
 func (a *apply) close() {
 	a.closeGuard()
+	if a.reserved != nil {
+		a.reserved.Close()
+	}
 	if a.spool != nil {
 		a.spool.discard()
 	}
 }
 
 func (a *apply) run() error {
-	if err := a.checkRecord(); err != nil {
-		return err
-	}
 	if err := walk(a, arriving); err != nil {
 		return err
 	}
@@ -82,7 +86,7 @@ func (a *apply) prove() error {
 	if err := a.judge(); err != nil {
 		return err
 	}
-	if err := a.checkStranger(); err != nil || a.file == nil {
+	if err := a.checkStranger(); err != nil || a.file == nil || a.spool == nil {
 		return err
 	}
 	return a.notBasis(rdiff.ProveOld(a.replay("proving"), a.delta, a.file))
@@ -125,7 +129,8 @@ func (a *apply) keepSpool() error {
 // record has the state say "applying". From then on the target may be a mix, and whoever
 // finds it so can finish it.
 func (a *apply) record() error {
-	return a.remember(&state.Record{Phase: state.Applying, Image: a.delta.Source, Peer: a.peerName(), Spool: a.spool.path})
+	return a.remember(&state.Record{Phase: state.Applying, Image: a.delta.Source, Peer: a.peerName(), Spool: a.spool.path,
+		Set: a.set})
 }
 
 // takeBack undoes what was begun. It does not if the state says "applying" all the same:
@@ -137,8 +142,11 @@ func (a *apply) takeBack(err error) error {
 	if a.spool.kept {
 		a.spool.remove()
 	}
-	return a.uncreate(err)
+	return a.leave(err)
 }
+
+// leave makes the target what it was before the steps of beginning.
+func (a *apply) leave(err error) error { return a.uncreate(errors.Join(err, a.giveBack())) }
 
 func (a *apply) write() error { return rdiff.Apply(a.replay("writing"), a.delta, a.file) }
 
@@ -174,8 +182,13 @@ func (a *apply) setClean() error {
 }
 
 func (a *apply) removeSpool() error {
-	a.spool.remove()
-	return nil
+	if a.spool != nil {
+		a.spool.remove()
+	}
+	if a.held == nil {
+		return nil
+	}
+	return a.device.Unhold()
 }
 
 // disown ends an apply on a file that has lost its name: what has that name now must
@@ -184,15 +197,15 @@ func (a *apply) disown() error {
 	if a.phase() != state.Applying {
 		return nil
 	}
-	if a.before.Phase != state.Clean {
-		return a.forget(a.spool.path)
+	r := a.before
+	if r.Phase != state.Clean {
+		r = a.mix()
 	}
-	a.before.Witness = ""
-	err := a.remember(a.before)
-	if err == nil {
-		a.spool.remove()
+	r.Witness = ""
+	if err := a.remember(r); err != nil {
+		return err
 	}
-	return err
+	return a.removeSpool()
 }
 
 // interrupted says what is left to do when a signal ends the run.

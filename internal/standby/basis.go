@@ -73,7 +73,7 @@ func (t *target) checkDiverged(basis, source stream.Image) error {
 // tellFirstContact says what can't be known of a target of which no sync is remembered.
 func (t *target) tellFirstContact(size int64) {
 	t.warnSectors()
-	if t.file == nil {
+	if t.size() == 0 {
 		return
 	}
 	t.user.Warn("first contact with %s: no sync of it is remembered here, so nothing tells whether it was changed",

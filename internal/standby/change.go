@@ -19,6 +19,7 @@ type change struct {
 	progress Progress
 	input    input // the delta as it arrives
 	delta    rdiff.Delta
+	set      *state.Set      // that the delta came in; nil: it came alone
 	created  bool            // the target, by this run
 	basis    *proof          // of what it held before the first write; nil: it need not be proved
 	guard    *blockdev.Guard // of the writes; nil: none was begun
@@ -85,5 +86,6 @@ func (c *change) notBasis(err error) error {
 // saveClean remembers the target as the delta's source, and the witness of when it was
 // proved. Everything before it must be on the disk.
 func (c *change) saveClean(witness string) error {
-	return c.remember(&state.Record{Phase: state.Clean, Image: c.delta.Source, Peer: c.peerName(), Witness: witness})
+	return c.remember(&state.Record{Phase: state.Clean, Image: c.delta.Source, Peer: c.peerName(), Witness: witness,
+		Set: c.set})
 }

@@ -29,6 +29,9 @@ type firstCopy struct {
 func newFirstCopy(t *target, in io.Reader) *firstCopy {
 	c := new(firstCopy)
 	c.begin(t, in)
+	if t.Set != "" {
+		c.set = &state.Set{ID: t.Set, Taken: t.Taken}
+	}
 	if t.file != nil {
 		c.late.Target = t.file
 	}
@@ -46,9 +49,6 @@ func (c *firstCopy) close() {
 }
 
 func (c *firstCopy) run() error {
-	if err := c.checkRecord(); err != nil {
-		return err
-	}
 	return c.incomplete(walk(c, copying))
 }
 
@@ -165,11 +165,10 @@ func (c *firstCopy) mark() error {
 	return err
 }
 
-// createMissing also makes a target that was missing one that can be written to. Of one that
-// was there other goroutines are reading.
+// createMissing also makes the target one that can be written to.
 func (c *firstCopy) createMissing() error {
 	err := c.change.createMissing()
-	if c.created {
+	if err == nil {
 		c.late.Target = c.file
 	}
 	return err

@@ -9,9 +9,20 @@ import (
 	"xen-backup/internal/state"
 )
 
+// promises are what the disks of a set will take, of those that share it.
+type promises struct {
+	files map[string]int64 // bytes, by file system
+	thin  []*lvm.ThinWrites
+}
+
+func newPromises() *promises { return &promises{files: make(map[string]int64)} }
+
 // reserve makes sure, while the target still is the old image, that there is room for the
 // new one.
 func (a *apply) reserve() error {
+	if a.spool == nil {
+		return nil
+	}
 	if a.file.IsBlock() {
 		if err := a.checkPool(); err != nil {
 			return err
@@ -21,7 +32,7 @@ func (a *apply) reserve() error {
 	if r == nil || err != nil {
 		return err
 	}
-	defer r.Close()
+	a.reserved = r
 	literals := func(do func(off, n int64) error) error {
 		return rdiff.Runs(a.spool.reader(), a.delta, func(off, n int64, zero bool) error {
 			if zero { // that becomes a hole
@@ -33,13 +44,22 @@ func (a *apply) reserve() error {
 	if err := literals(r.Count); err != nil {
 		return err
 	}
-	if err := r.Check(); err != nil {
+	if err := r.Check(a.promised.files[r.Room()]); err != nil {
 		return err
 	}
 	if err := literals(r.Take); err != nil {
-		return errors.Join(err, r.GiveBack(), a.renewWitness())
+		return err
 	}
+	a.promised.files[r.Room()] += r.Untaken()
 	return nil
+}
+
+// giveBack makes what was taken holes again.
+func (a *apply) giveBack() error {
+	if a.reserved == nil || !a.reserved.HasTaken() {
+		return nil
+	}
+	return errors.Join(a.reserved.GiveBack(), a.renewWitness())
 }
 
 // checkPool is the same of a thin volume.
@@ -57,7 +77,11 @@ func (a *apply) checkPool() error {
 	if err != nil {
 		return err
 	}
-	return w.CheckRoom(string(state.Find(a.StateDir)))
+	if err := w.CheckRoom(string(state.Find(a.StateDir)), a.promised.thin...); err != nil {
+		return err
+	}
+	a.promised.thin = append(a.promised.thin, w)
+	return nil
 }
 
 // renewWitness remembers the witness of a clean target whose bytes are as they were, but

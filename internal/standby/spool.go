@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/durable"
@@ -19,8 +20,9 @@ import (
 // spool is a delta that was received whole before any of it is applied.
 type spool struct {
 	*os.File
-	path   string // when it is complete
-	kept   bool   // it has that name
+	path   string        // when it is complete
+	kept   bool          // it has that name
+	sum    xxhash.Digest // of what was spooled
 	cancel func()
 }
 
@@ -42,6 +44,7 @@ func createSpool(device *state.Device, dir string, in io.Reader) (*spool, error)
 		return nil, err
 	}
 	s := &spool{path: path}
+	s.sum.Reset()
 	s.cancel, err = durable.Create(func() (remove func(), err error) {
 		// What is left of a killed run goes; what somebody puts there, in a directory that
 		// others may write to, is not followed, and does not become the spool.
@@ -61,7 +64,9 @@ func openSpool(path string) (*spool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &spool{File: f, path: path, kept: true, cancel: func() {}}, nil
+	s := &spool{File: f, path: path, kept: true, cancel: func() {}}
+	s.sum.Reset()
+	return s, nil
 }
 
 // checkRoom refuses a delta that comes from a file and can't fit.
@@ -110,6 +115,7 @@ func (t *spooler) Read(b []byte) (int, error) {
 	}
 	m, writeErr := t.s.Write(b[:n])
 	t.n += int64(m)
+	t.s.sum.Write(b[:m])
 	if t.n-t.begun >= writeback {
 		unix.SyncFileRange(int(t.s.Fd()), t.begun, t.n-t.begun, unix.SYNC_FILE_RANGE_WRITE)
 		t.begun = t.n

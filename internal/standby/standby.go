@@ -3,6 +3,7 @@ package standby
 import (
 	"io"
 	"os"
+	"time"
 
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
@@ -23,7 +24,9 @@ type Options struct {
 	UUID       string      // that DomU's
 	SectorSize int64       // of the source; 0: not known
 	Toolstack  string
-	Session    string // the connection that the run came by: sshd's SSH_CONNECTION
+	Session    string    // the connection that the run came by: sshd's SSH_CONNECTION
+	Set        string    // that the delta is held for; "": it is applied alone
+	Taken      time.Time // when the source took the snapshots of the set
 }
 
 // User is whoever started the run.
@@ -52,6 +55,9 @@ func Patch(user User, o Options, in io.Reader) (rdiff.Delta, error) {
 		return rdiff.Delta{}, err
 	}
 	defer t.close()
+	if err := t.admit(); err != nil {
+		return rdiff.Delta{}, err
+	}
 	if o.InPlace {
 		c := newFirstCopy(t, in)
 		defer c.close()
@@ -60,18 +66,31 @@ func Patch(user User, o Options, in io.Reader) (rdiff.Delta, error) {
 	}
 	a := newApply(t, in)
 	defer a.close()
-	err = a.run()
+	if o.Set != "" {
+		err = a.hold()
+	} else {
+		err = a.run()
+	}
 	return a.delta, err
 }
 
-// Recover finishes the apply that was interrupted. It returns nil if there is none.
+// Recover finishes the apply that was interrupted, and those of all disks of its set. It
+// returns nil if there is none.
 func Recover(user User, o Options) (*rdiff.Delta, error) {
 	user.Commit()
-	t, err := open(user, o)
+	t, err := find(user, o)
 	if err != nil {
 		return nil, err
 	}
+	if c, err := t.device.ChangeOf(); err != nil {
+		return nil, err
+	} else if c != nil {
+		return recoverSet(t, c)
+	}
 	defer t.close()
+	if err := t.open(); err != nil {
+		return nil, err
+	}
 	if t.before.Phase != state.Applying {
 		user.Info("%s: there is no unfinished apply; nothing to recover", t.Target)
 		return nil, nil
@@ -84,11 +103,19 @@ func Recover(user User, o Options) (*rdiff.Delta, error) {
 // Abandon gives the interrupted apply up, and with it the image on the target: that is a
 // mix, and is remembered as one.
 func Abandon(user User, o Options) error {
-	t, err := open(user, o)
+	t, err := find(user, o)
 	if err != nil {
 		return err
 	}
+	if c, err := t.device.Change(); err != nil {
+		return err
+	} else if c != nil {
+		return abandonMember(t, c)
+	}
 	defer t.close()
+	if err := t.open(); err != nil {
+		return err
+	}
 	if t.before.Phase != state.Applying {
 		user.Info("%s: there is no unfinished apply; nothing to abandon", t.Target)
 		return nil

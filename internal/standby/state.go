@@ -1,6 +1,13 @@
 package standby
 
 import (
+	"cmp"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
@@ -12,17 +19,39 @@ type Memory struct {
 	Changed    *bool           `json:"changed_since,omitempty"` // nil: it can't be told
 	DeviceSize int64           `json:"device_size"`             // now
 	Sent       []*state.Record `json:"sent,omitempty"`          // as the source of syncs, a record for each peer
+
+	Members     []string `json:"members,omitempty"`      // of its set, DOMU/DISK
+	WholeSet    *bool    `json:"whole_set,omitempty"`    // all members have the image of this set; nil: it is of none
+	Held        *held    `json:"held,omitempty"`         // a delta that waits for its set
+	DocumentSet string   `json:"document_set,omitempty"` // that the stored document of its DomU is of
+}
+
+// held is what is told of a delta that is held.
+type held struct {
+	Set   string    `json:"set"`
+	Peer  string    `json:"peer"`
+	Disk  string    `json:"disk"`
+	Taken time.Time `json:"taken"`
+	Spool string    `json:"spool"`
 }
 
 // State returns what is remembered of a target.
 func State(o Options) (*Memory, error) {
+	o.Create = true // so that what is held for a missing file is shown
 	t, err := find(nil, o)
+	if err != nil {
+		return nil, err
+	}
+	h, err := t.device.Held()
 	if err != nil {
 		return nil, err
 	}
 	record, err := t.device.Load()
 	if err != nil {
 		return nil, err
+	}
+	if missing := blockdev.Check(t.Target); missing != nil && record.Phase != state.Applying && h == nil {
+		return nil, missing
 	}
 	if record.Phase == state.None {
 		record = t.device.LoadSeen()
@@ -35,7 +64,47 @@ func State(o Options) (*Memory, error) {
 	if err != nil && !t.missing() {
 		return nil, err
 	}
-	return &Memory{record.Fields(), t.changedSince(record), size, sent}, nil
+	m := &Memory{Fields: record.Fields(), Changed: t.changedSince(record), DeviceSize: size, Sent: sent}
+	if h != nil {
+		m.Held = &held{h.Set, h.Peer, h.Disk, h.Taken, h.Spool}
+	}
+	return m, m.addSet(state.Find(o.StateDir), record)
+}
+
+// addSet tells of the set that the image came in, and of that which the DomU's document is of.
+func (m *Memory) addSet(dir state.Dir, r *state.Record) error {
+	disk := r.Disk
+	if m.Held != nil {
+		disk = cmp.Or(disk, m.Held.Disk)
+	}
+	if name, _, _ := strings.Cut(disk, "/"); name != "" {
+		m.DocumentSet = documentSet(dir, name)
+	}
+	if r.Set == nil || len(r.Set.Members) == 0 {
+		return nil
+	}
+	for _, member := range r.Set.Members {
+		m.Members = append(m.Members, member.Disk)
+	}
+	whole, err := r.Set.IsWhole(dir)
+	m.WholeSet = &whole
+	return err
+}
+
+var setNote = regexp.MustCompile(`(?m)^(?:<!--|#) xen-backup: set ([a-z2-7]{26}), taken `)
+
+// documentSet returns the set that is named in the document from which a DomU would be started here.
+func documentSet(dir state.Dir, domu string) string {
+	for _, suffix := range []string{".xml", ".cfg"} {
+		text, err := os.ReadFile(filepath.Join(string(dir), "xml", domu+suffix))
+		if err != nil {
+			continue
+		}
+		if m := setNote.FindSubmatch(text); m != nil {
+			return string(m[1])
+		}
+	}
+	return ""
 }
 
 // changedSince reports whether the target was changed since its last sync, as far as its

@@ -1,5 +1,7 @@
 package standby
 
+import "slices"
+
 // step is a part of a run: when it has returned, its promise holds, whatever ends the run
 // then. See the tables in the package comment.
 type step[R any] struct {
@@ -17,7 +19,7 @@ func walk[R any](run R, steps []step[R]) error {
 	return nil
 }
 
-// An apply takes the steps of all three lists.
+// An apply takes the steps of arriving, beginning and finishing.
 var (
 	// Nothing of the target is touched.
 	arriving = []step[*apply]{
@@ -25,13 +27,15 @@ var (
 		{"proved", (*apply).prove},     // the target is its basis, and this disk's standby
 	}
 	// The target still is the old image. An error takes all of it back.
-	beginning = []step[*apply]{
+	preparing = []step[*apply]{
 		{"created", (*apply).createMissing}, // the target exists
 		{"guarded", (*apply).guardWrites},   // nobody has it, and who writes to it now is seen
 		{"reserved", (*apply).reserve},      // there is room for the new image
-		{"kept", (*apply).keepSpool},        // the spool is durable
-		{"recorded", (*apply).record},       // so is it that the target may be a mix now
 	}
+	beginning = append(slices.Clip(preparing), []step[*apply]{
+		{"kept", (*apply).keepSpool},  // the spool is durable
+		{"recorded", (*apply).record}, // so is it that the target may be a mix now
+	}...)
 	// From here on the way is forward only.
 	finishing = []step[*apply]{
 		{"written", (*apply).write},
@@ -49,6 +53,39 @@ var resuming = []step[*apply]{
 	{"proved", (*apply).proveRest}, // what the spool leaves alone is as in its basis
 	{"guarded", (*apply).guardWrites},
 }
+
+// A delta that is held for its set takes the steps of arriving, and these.
+var holding = []step[*apply]{
+	{"kept", (*apply).keepSpool},
+	{"held", (*apply).note}, // so is a note of it
+}
+
+// The commit of a set takes these, with those of proving and preparing, of recorded and of
+// finishing for each of its disks.
+var committing = []step[*commit]{
+	{"locked", (*commit).lock},   // nobody else changes any of its disks
+	{"checked", (*commit).check}, // each is the basis of a delta that is held for it, and that is right
+	{"prepared", (*commit).prepare},
+	{"changed", (*commit).change}, // the DomU is the new one: from here on the way is forward only
+	{"recorded", (*commit).record},
+	{"finished", (*commit).finish},
+	{"forgotten", (*commit).forget},
+}
+
+var (
+	// Before the commit.
+	proving = []step[*apply]{
+		{"received", (*apply).reopenHeld},
+		{"proved", (*apply).proveHeld},
+	}
+	// A recovery of a disk that was not recorded.
+	retrying = []step[*apply]{
+		{"received", (*apply).reopenAgain},
+		{"proved", (*apply).proveHeld},
+		{"created", (*apply).createMissing},
+		{"guarded", (*apply).guardWrites},
+	}
+)
 
 // A first copy in place takes these.
 var (

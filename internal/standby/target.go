@@ -28,24 +28,28 @@ type target struct {
 	lock     *state.Lock    // nil: nothing will be written
 }
 
-// open takes the lock on the target's state, opens the target and makes sure that
-// nobody uses it. The phase is left to the caller.
+// open finds the target, takes the lock on its state, opens it and makes sure that nobody
+// uses it. The phase is left to the caller.
 func open(user User, o Options) (*target, error) {
 	t, err := find(user, o)
 	if err != nil {
 		return nil, err
 	}
+	if err := t.open(); err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *target) open() (err error) {
 	if err = t.takeLock(); err == nil && !t.missing() {
 		err = t.openFile()
 	}
 	if err == nil {
 		t.before, err = t.device.Load()
 	}
-	if err != nil {
-		t.close()
-		return nil, err
-	}
-	return t, nil
+	return err
 }
 
 // look opens the target for reading only, and needs no lock.
@@ -161,6 +165,26 @@ func (t *target) checkRecord() error {
 	return t.checkOwner()
 }
 
+// admit refuses what checkRecord does, and forgets a delta that is still held: its set was
+// never committed, and this one takes its place.
+func (t *target) admit() error {
+	if err := t.checkRecord(); err != nil {
+		return err
+	}
+	h, err := t.device.Held()
+	if h == nil || err != nil {
+		return err
+	}
+	if t.Set != "" && h.Set == t.Set && h.Disk != t.Disk {
+		return exit.Fail(exit.NotBasis, "%s: it is held for %s, and cannot be the standby of %s too\n"+
+			"nothing was written; give one of them another place", t.Target, ownerName(h.Disk, h.UUID), ownerName(t.Disk, t.UUID))
+	}
+	if h.Spool != "" {
+		removeDurably(h.Spool)
+	}
+	return t.device.Unhold()
+}
+
 // size returns the target's size, 0 if it doesn't exist.
 func (t *target) size() int64 {
 	if t.file == nil {
@@ -212,11 +236,15 @@ func (t *target) phase() state.Phase {
 
 // forget remembers the target as a mix that no spool leads out of.
 func (t *target) forget(spool string) error {
-	if err := t.remember(&state.Record{Phase: state.Incomplete, Peer: t.before.Peer}); err != nil {
+	if err := t.remember(t.mix()); err != nil {
 		return err
 	}
 	removeDurably(spool)
 	return nil
+}
+
+func (t *target) mix() *state.Record {
+	return &state.Record{Phase: state.Incomplete, Peer: t.before.Peer}
 }
 
 // removeDurably removes a file whose name must not come back after a crash.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -59,6 +60,9 @@ const (
 
 // patience is how long is waited for another process that should be done at once.
 var patience = 30 * time.Second
+
+// lockPatience is how long is waited for the locks of all disks of a set.
+var lockPatience = time.Minute
 
 // Lock takes the device's lock until it is released or the process ends. If another
 // process has it, the error has status Busy and says what is known of that one, unless
@@ -325,12 +329,51 @@ func monotonic() float64 {
 }
 
 // sweep removes the temporary files of runs that were killed while they saved the
-// state; only who has the lock may have one.
+// state, and the change of a set that was killed after it was finished; only who has the
+// lock may have one.
 func (d *Device) sweep() {
-	left, _ := filepath.Glob(filepath.Join(globEscape(string(d.dir)), "."+globEscape(d.base)+".json.*"))
-	for _, name := range left {
-		if !strings.HasPrefix(filepath.Base(name), "."+d.base+".json.json.") { // that of a file called "x.json"
+	for _, suffix := range []string{".json", ".held"} {
+		left, _ := filepath.Glob(filepath.Join(globEscape(string(d.dir)), "."+globEscape(d.base)+suffix+".*"))
+		for _, name := range left {
+			rest := strings.TrimPrefix(filepath.Base(name), "."+d.base+suffix+".")
+			if !strings.Contains(rest, ".") { // else that of a file called "x.json"
+				os.Remove(name)
+			}
+		}
+	}
+	changes, _ := d.changes()
+	for _, c := range changes {
+		if finished, err := c.IsFinished(d.dir); err == nil && finished {
+			d.dir.RemoveChange(c.Set)
+		}
+	}
+	if h, err := d.Held(); err == nil && h != nil {
+		left, _ := filepath.Glob(filepath.Join(globEscape(string(d.dir)), setsDir, "."+h.Set+".json.*"))
+		for _, name := range left {
 			os.Remove(name)
 		}
 	}
+}
+
+// LockAll takes the locks of several devices, in the order of their identities, so that no
+// two runs wait for each other, and waits for each of them until a minute has passed.
+func LockAll(devices []*Device, run Run) (locks map[*Device]*Lock, err error) {
+	locks = make(map[*Device]*Lock)
+	end := time.Now().Add(lockPatience)
+	for _, d := range slices.SortedFunc(slices.Values(devices), func(a, b *Device) int {
+		return strings.Compare(a.base, b.base)
+	}) {
+		l, err := d.Lock(run)
+		for ; exit.StatusOf(err) == exit.Busy && time.Now().Before(end); l, err = d.Lock(run) {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if err != nil {
+			for _, l := range locks {
+				l.Release()
+			}
+			return nil, err
+		}
+		locks[d] = l
+	}
+	return locks, nil
 }

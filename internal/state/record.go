@@ -30,6 +30,7 @@ type Record struct {
 	Peer     string // the other host of the last sync
 	Spool    string // of phase applying: the delta
 	Witness  string // of the device when it had this content
+	Set      *Set   // that the image came in; nil: it was copied alone
 }
 
 const version = 1
@@ -47,12 +48,14 @@ type Fields struct {
 	Peer    string    `json:"peer,omitempty"`
 	Spool   string    `json:"spool,omitempty"`
 	Witness string    `json:"witness,omitempty"`
+	SetFields
 }
 
 // Fields returns the record as it is written. One that was never saved or loaded has no
 // version.
 func (r *Record) Fields() Fields {
-	f := Fields{0, r.Phase, r.Identity, r.Device, r.Disk, r.UUID, r.Image.Fields(), r.Time, r.Peer, r.Spool, r.Witness}
+	f := Fields{0, r.Phase, r.Identity, r.Device, r.Disk, r.UUID, r.Image.Fields(), r.Time, r.Peer, r.Spool, r.Witness,
+		r.Set.fields()}
 	if r.Identity != "" {
 		f.Version = version
 	}
@@ -62,7 +65,8 @@ func (r *Record) Fields() Fields {
 // record returns the record that was written, and says why it has no image.
 func (f *Fields) record() (r *Record, noImage error) {
 	image, noImage := f.Image()
-	return &Record{f.Phase, f.Identity, f.Device, f.Disk, f.UUID, image, f.Time, f.Peer, f.Spool, f.Witness}, noImage
+	return &Record{f.Phase, f.Identity, f.Device, f.Disk, f.UUID, image, f.Time, f.Peer, f.Spool, f.Witness,
+		f.set()}, noImage
 }
 
 func (r Record) MarshalJSON() ([]byte, error) { return json.Marshal(r.Fields()) }

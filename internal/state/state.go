@@ -79,8 +79,22 @@ func (d *Device) SpoolDir() string { return filepath.Join(string(d.dir), "spool"
 
 // Load returns what is remembered; a record with phase None if nothing is. A file
 // that can't be understood is an error with status Config: to take it for "none"
-// would forget an unfinished apply.
-func (d *Device) Load() (*Record, error) { return d.load(d.file(".json")) }
+// would forget an unfinished apply. From the moment at which a set is the new image
+// of its devices, each that it has not reached yet is "applying": see Change.
+func (d *Device) Load() (*Record, error) {
+	own, err := d.LoadOwn()
+	if err != nil {
+		return nil, err
+	}
+	c, err := d.Change()
+	if err != nil || c == nil {
+		return own, err
+	}
+	return c.overlay(d, own)
+}
+
+// LoadOwn returns what the device's own file says.
+func (d *Device) LoadOwn() (*Record, error) { return d.load(d.file(".json")) }
 
 func (d *Device) load(path string) (*Record, error) {
 	text, err := os.ReadFile(path)
@@ -110,6 +124,9 @@ func (d *Device) load(path string) (*Record, error) {
 // check refuses values that no command has written: digests that nothing can equal
 // would pass for divergence, and a spool of another name for one to be removed.
 func (d *Device) check(r *Record, noImage error) error {
+	if r.Set != nil && CheckSet(r.Set.ID) != nil {
+		return fmt.Errorf("its set is %q", r.Set.ID)
+	}
 	switch r.Phase {
 	case Incomplete:
 		return nil
@@ -163,13 +180,18 @@ func (d *Device) save(path string, r *Record) error {
 	if err != nil {
 		return err
 	}
+	return write(path, text)
+}
+
+// write makes a file durable, in place of another one or none.
+func write(path string, text []byte) error {
 	p, err := durable.CreatePending(path)
 	if err != nil {
 		return err
 	}
 	defer p.Discard()
 	if _, err := p.Write(text); err != nil {
-		return exit.Fail(exit.CantCreate, "cannot write the state of %s: %w", d.path, err)
+		return exit.Fail(exit.CantCreate, "cannot write the state: %w", err)
 	}
 	return p.Commit()
 }

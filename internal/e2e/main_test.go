@@ -210,6 +210,7 @@ const (
 	unavailable = exit.Unavailable
 	busy        = exit.Busy
 	notOurs     = exit.NotOurs
+	badConfig   = exit.Config
 	notBasis    = exit.NotBasis
 	unfinished  = exit.Unfinished
 	badSnapshot = exit.BadSnapshot

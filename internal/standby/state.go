@@ -43,14 +43,16 @@ func State(o Options) (*Memory, error) {
 		return nil, err
 	}
 	h, err := t.device.Held()
-	if err != nil {
+	if err != nil && !state.IsUnusable(err) { // that note is worth nothing, and goes with the next delta
 		return nil, err
 	}
 	record, err := t.device.Load()
 	if err != nil {
 		return nil, err
 	}
-	if missing := blockdev.Check(t.Target); missing != nil && record.Phase != state.Applying && h == nil {
+	// A file that is to be created may be missing, and one that was created by an apply. None that is clean may.
+	expected := record.Phase == state.Applying || h != nil && record.Phase != state.Clean
+	if missing := blockdev.Check(t.Target); missing != nil && !expected {
 		return nil, missing
 	}
 	if record.Phase == state.None {

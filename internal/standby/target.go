@@ -172,6 +172,9 @@ func (t *target) admit() error {
 		return err
 	}
 	h, err := t.device.Held()
+	if state.IsUnusable(err) {
+		return t.device.Unhold()
+	}
 	if h == nil || err != nil {
 		return err
 	}

@@ -286,6 +286,9 @@ func (c *Change) Names(d *Device, own *Record) (bool, error) {
 		return true, nil
 	}
 	h, err := d.Held()
+	if IsUnusable(err) {
+		return true, nil // nobody has gone on, and what the note had to say is in the change
+	}
 	return h != nil && h.Set == c.Set, err
 }
 
@@ -365,6 +368,9 @@ func unusable(path string, why error) error {
 	return exit.Fail(exit.Config, "%s cannot be used: %w\nit is of disks that become new images together; "+
 		"if it is lost for good, move it away, and look at all of them with xb-patch --state", path, why)
 }
+
+// IsUnusable reports whether an error is that a note or a change is damaged, or another version's.
+func IsUnusable(err error) bool { return exit.StatusOf(err) == exit.Config }
 
 func remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

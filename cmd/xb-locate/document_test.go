@@ -84,7 +84,23 @@ func TestDocumentTravels(t *testing.T) {
 			t.Errorf("%.60q: %+v, and %.60q is kept", document, r, after)
 		}
 	}
-	for _, args := range [][]string{{"--map", "a"}, {"--map", "a=/b"}, {"--map", "/a=b"},
+	named := []string{"--set", "mfrggzdfmztwq2lkmfrggzdfmq", "--taken", "2026-11-26T23:47:28Z"}
+	for range 2 {
+		if r := store(document, named...); r.status != 0 {
+			t.Errorf("%+v", r)
+		}
+		text, err := os.ReadFile(kept)
+		if err != nil {
+			t.Fatal(err)
+		}
+		document = string(text)
+		const comment = "<!-- xen-backup: set mfrggzdfmztwq2lkmfrggzdfmq, taken 2026-11-26T23:47:28Z -->\n"
+		if !strings.Contains(document, comment) || strings.Count(document, "xen-backup") != 1 {
+			t.Errorf("the set is not named once: %s", document)
+		}
+	}
+	for _, args := range [][]string{named[:2], named[2:], {"--set", "a", "--taken", named[3]},
+		{"--map", "a"}, {"--map", "a=/b"}, {"--map", "/a=b"},
 		{"--map", "/a=/b", "--map", "/a=/c"},
 		{"--map", "/a=/b=/c"}, {"--map", "/a=/c", "--map", "/b=/c"}, {"--map", "/a=file:///%zz"}, {"--drop", ""}, {"domu1"},
 		{"--all"}} {

@@ -26,7 +26,7 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
        xb-locate --document [-c URI] [--toolstack auto|virsh|xl]
                  [--xl-config FILE] [--bundle FILE] DOMAIN
        xb-locate --store DOMAIN [-c URI] [--map A=B]... [--drop TARGET]...
-                 [--state-dir DIR]
+                 [--set SET --taken TIME] [--state-dir DIR]
 
 Print the disks of DOMAIN (a name, UUID or id), one TARGET<TAB>SOURCE a line,
 if it is active on this host; else say why not and exit with status 1. Its
@@ -58,6 +58,9 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
                          of this host; say what is left out or missing here
       --map A=B          the disk A of that host is B here (paths or file: URIs)
       --drop TARGET      leave out the disk TARGET
+      --set SET          say in it that it belongs to the disks of this set, as
+                         xb-patch --hold names it
+      --taken TIME       and when these were frozen: 2026-11-26T23:47:28Z
       --state-dir DIR    (default $XB_STATE_DIR or /var/lib/xen-backup)
   -v, --verbose          say which toolstack answered, and why it is a no
   -q, --quiet            no warnings
@@ -85,6 +88,7 @@ type options struct {
 	store    string // the domain whose document is on standard input
 	places   domain.Places
 	drop     []string
+	set      domain.Set
 	stateDir string
 }
 
@@ -109,6 +113,8 @@ func run(env *cli.Env, args []string) error {
 	f.String(&o.store, "store")
 	f.Func("map", o.places.Add)
 	f.Func("drop", targets(&o.drop))
+	f.String(&o.set.Name, "set")
+	f.String(&o.set.Taken, "taken")
 	f.Path(&o.stateDir, "state-dir")
 	operands, err := f.Parse(args)
 	if err != nil {
@@ -138,7 +144,7 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	case o.document:
 		return "--document", append(ask, "--xl-config", "--bundle"), printDocument
 	case o.store != "":
-		return "--store", []string{"-c", "--connect", "--map", "--drop", "--state-dir"}, storeDocument
+		return "--store", []string{"-c", "--connect", "--map", "--drop", "--set", "--taken", "--state-dir"}, storeDocument
 	case o.still != "":
 		return "--still", append(ask, "--exclude"), tellStill
 	case o.uuid:
@@ -294,7 +300,7 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 		return exit.Fail(exit.Usage, "--store goes without another DOMAIN: the document is on standard input")
 	}
 	store := domain.NewStore(ctx, state.Find(o.stateDir), o.uri)
-	store.Places, store.Dropped = o.places, o.drop
+	store.Places, store.Dropped, store.Set = o.places, o.drop, o.set
 	words, err := store.Keep(o.store, env.Stdin)
 	for _, w := range words {
 		env.Warn("%s: %s", o.store, w)

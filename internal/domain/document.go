@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"regexp"
 	"slices"
 
 	"xen-backup/internal/exit"
@@ -59,6 +60,7 @@ type form interface {
 	eject(disk int) []edit
 	drop(disk int) edit
 	comment(lines []string) edit
+	comments() []span // ours
 }
 
 // readDocument reads a document of at most 4 MiB by which a domain can be started:
@@ -155,6 +157,14 @@ func (d *Document) drop(disk int) {
 // comment adds a comment at the document's begin.
 func (d *Document) comment(lines []string) { d.edits = append(d.edits, d.form.comment(lines)) }
 
+// forget removes the comments that were added on another host, or on an earlier way through
+// this one: they are no longer true.
+func (d *Document) forget() {
+	for _, s := range d.form.comments() {
+		d.edits = append(d.edits, edit{s.from, s.to, ""})
+	}
+}
+
 // Text returns the document with all changes, and proves that it says what it should.
 func (d *Document) Text() ([]byte, error) {
 	text := d.edited()
@@ -178,7 +188,8 @@ func (d *Document) Text() ([]byte, error) {
 }
 
 func (d *Document) edited() []byte {
-	slices.SortStableFunc(d.edits, func(a, b edit) int { return cmp.Compare(a.from, b.from) })
+	// What is added at a place goes before what is removed there.
+	slices.SortStableFunc(d.edits, func(a, b edit) int { return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to)) })
 	var out bytes.Buffer
 	at := 0
 	for _, e := range d.edits {
@@ -188,4 +199,12 @@ func (d *Document) edited() []byte {
 	}
 	out.Write(d.text[at:])
 	return out.Bytes()
+}
+
+// spans returns what a form matches in a text.
+func spans(form *regexp.Regexp, text []byte) (found []span) {
+	for _, m := range form.FindAllIndex(text, -1) {
+		found = append(found, span{m[0], m[1]})
+	}
+	return found
 }

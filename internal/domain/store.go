@@ -20,6 +20,7 @@ import (
 type Store struct {
 	Places  Places   // what the disks are here
 	Dropped []string // targets of disks that are left out
+	Set     Set      // that the document belongs to
 
 	dir       string
 	hasSecret func(Secret) (bool, error) // reports whether libvirt has it on this host
@@ -37,6 +38,9 @@ func NewStore(ctx context.Context, dir state.Dir, uri string) *Store {
 // Keep reads a domain's bundle or document and keeps it. If it fails, what was kept before
 // still is. The words are what was left out and what is missing here.
 func (s *Store) Keep(name string, in io.Reader) (words []string, err error) {
+	if err := s.Set.check(); err != nil {
+		return nil, err
+	}
 	path, err := s.path(name)
 	if err != nil {
 		return nil, err
@@ -57,6 +61,10 @@ func (s *Store) Keep(name string, in io.Reader) (words []string, err error) {
 	if carried {
 		left = append(left, "Its UEFI variables and TPM are to be put in place before it is defined:",
 			"  tar -C / -xpf "+path+".files.tar")
+	}
+	doc.forget()
+	if s.Set != (Set{}) {
+		doc.comment([]string{s.Set.String()})
 	}
 	if left != nil {
 		doc.comment(left)

@@ -151,6 +151,49 @@ missing here: the secret "pool x" of type ceph`
 	}
 }
 
+// What was said on one host is not said on the next one.
+func TestComments(t *testing.T) {
+	set := Set{"mfrggzdfmztwq2lkmfrggzdfmq", "2026-11-26T23:47:28Z"}
+	if err := errors.Join(set.check(), Set{}.check()); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []Set{{"", set.Taken}, {set.Name, ""}, {set.Name + "a", set.Taken}, {"1" + set.Name[1:], set.Taken},
+		{set.Name, "2026-11-26 23:47:28"}, {set.Name, set.Taken + "\n"}} {
+		if bad.check() == nil {
+			t.Errorf("%v is taken for a set", bad)
+		}
+	}
+	const short = "<domain><name>d</name></domain>"
+	for _, text := range []string{guestXML, guestXL, short, "<?xml version='1.0'?>" + short} {
+		first := ""
+		for range 3 {
+			d := read(t, text)
+			d.forget()
+			if got := SetOf([]byte(documentText(t, d))); got != (Set{}) {
+				t.Errorf("%v is still named", got)
+			}
+			d.comment([]string{set.String()})
+			d.comment([]string{"Left out, for this host:", "  disk xvdb: it is excluded"})
+			got := documentText(t, d)
+			if first == "" {
+				first = got
+			}
+			if got != first || SetOf([]byte(got)) != set {
+				t.Errorf("after another store it names %v, and is %s", SetOf([]byte(got)), got)
+			}
+			text = got
+		}
+		again := read(t, text)
+		again.forget()
+		if got := documentText(t, again); strings.Contains(got, "xen-backup") || strings.Contains(got, "xvdb: it is") {
+			t.Errorf("without them it is %s", got)
+		}
+	}
+	if got := SetOf([]byte("<domain><description># xen-backup: " + set.String() + "</description></domain>")); got != (Set{}) {
+		t.Errorf("%v is said by the domain itself", got)
+	}
+}
+
 // A block device for a file, and the other way round.
 func TestFitKind(t *testing.T) {
 	h := newHost(t)

@@ -83,8 +83,11 @@ func readXLConfig(text []byte) (*Document, error) {
 // has a last line that says so.
 const xlEnd = "# end of the configuration\n"
 
-// xlOwn is what we have written into a configuration that came from another host before.
-var xlOwn = regexp.MustCompile(`(?m)^# xen-backup: .*\n(#  .*\n)*|\n?^` + xlEnd)
+// What we have written into a configuration that came from another host before.
+var (
+	xlComments = regexp.MustCompile(`(?m)^# xen-backup: .*\n(#  .*\n)*`)
+	xlOwn      = regexp.MustCompile(xlComments.String() + `|\n?^` + xlEnd)
+)
 
 // endXL makes a configuration one that travels.
 func endXL(text []byte) []byte {
@@ -130,6 +133,8 @@ func (f *xlForm) drop(disk int) edit {
 func (f *xlForm) comment(lines []string) edit {
 	return edit{0, 0, "# xen-backup: " + strings.Join(lines, "\n#   ") + "\n"}
 }
+
+func (f *xlForm) comments() []span { return spans(xlComments, f.text) }
 
 // xlParser reads a configuration file.
 type xlParser struct {

@@ -231,8 +231,16 @@ func (f *xmlForm) comment(lines []string) edit {
 	for strings.Contains(text, "--") { // not allowed in a comment
 		text = strings.ReplaceAll(text, "--", "- -")
 	}
-	return edit{f.root, f.root, "<!-- " + text + "\n-->\n"}
+	end := " -->\n"
+	if len(lines) > 1 {
+		end = "\n-->\n"
+	}
+	return edit{f.root, f.root, "<!-- " + text + end}
 }
+
+var xmlOwn = regexp.MustCompile(`(?s)<!-- xen-backup: .*?-->\n?`)
+
+func (f *xmlForm) comments() []span { return spans(xmlOwn, f.text[:f.root]) }
 
 // xmlAttribute is one attribute in the text of a start tag.
 type xmlAttribute struct {

@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
 	"xen-backup/internal/blockdev"
+	"xen-backup/internal/domain"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
 )
@@ -93,8 +93,6 @@ func (m *Memory) addSet(dir state.Dir, r *state.Record) error {
 	return err
 }
 
-var setNote = regexp.MustCompile(`(?m)^(?:<!--|#) xen-backup: set ([a-z2-7]{26}), taken `)
-
 // documentSet returns the set that is named in the document from which a DomU would be started here.
 func documentSet(dir state.Dir, domu string) string {
 	for _, suffix := range []string{".xml", ".cfg"} {
@@ -102,8 +100,8 @@ func documentSet(dir state.Dir, domu string) string {
 		if err != nil {
 			continue
 		}
-		if m := setNote.FindSubmatch(text); m != nil {
-			return string(m[1])
+		if set := domain.SetOf(text); set.Name != "" {
+			return set.Name
 		}
 	}
 	return ""

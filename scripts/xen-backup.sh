@@ -106,6 +106,7 @@ first_cause() {
 	for status; do
 		case $status in
 		124 | 126 | 127 | 255) status=69 ;; # no answer in time; no such command; ssh
+		64) status=76 ;; # it is older than this script, and does not know what it is asked
 		0 | 65 | 74) ;;
 		*) other=$status ;;
 		esac
@@ -130,7 +131,13 @@ meaning() { # STATUS
 	73) echo "no room, or no permission" ;;
 	74) echo "I/O error" ;;
 	75) echo "somebody else uses the standby or the source" ;;
-	76) echo "the other side sends something else: is its login shell silent, is its version ours?" ;;
+	76)
+		if [[ " ${stages[*]} " = *" 64 "* ]]; then
+			echo "xb-patch there is too old for what it is asked to do: update xen-backup on $dom0"
+		else
+			echo "the other side sends something else: is its login shell silent, is its version ours?"
+		fi
+		;;
 	78) echo "it cannot be done as it is configured" ;;
 	80)
 		if grep -qs " the standby of " "$t"/said{,.xb-patch}; then
@@ -339,14 +346,27 @@ target_of() { # DOM0 SOURCE
 	echo "$name"
 }
 
+# a_disk sets, in a child of its own, what belongs to a disk and its standby.
+a_disk() { # NUMBER
+	source=${sources[$1]} path=${paths[$1]} disk=${disks[$1]} snapshot=${snapshots[$1]:-${sources[$1]}}
+	target=$(target_of "$dom0" "$source") place=$dom0:$target about+=", disk $disk" t+=/$1
+	sig_options=(--state-dir "$STATE_DIR" -b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}")
+}
+
+# state_of prints what a Dom0 remembers of a standby.
+state_of() { # TARGET
+	local limit=(deadline 60)
+	remote "$dom0" xb-patch --state-dir "$STATE_DIR" --state "$1" </dev/null
+}
+
 # prepare_target looks at the standby before anything is sent and sets how it is
 # to be written: patch_options and sig_options; and sets by which status xb-patch
 # would end without a delta. For a missing or small volume it names the command that
 # mends it.
 prepare_target() {
-	local size state status=0 lv=${target##*/} vg=${target%/*} owner mode limit=(deadline 60)
+	local size state status=0 lv=${target##*/} vg=${target%/*} owner mode limit=(deadline 60) verb
 	patch_options=(--state-dir "$STATE_DIR" --peer "$local_dom0" --disk "$DOMU/$disk" ${uuid:+--uuid "$uuid"} ${TOOLSTACK:+--toolstack "$TOOLSTACK"})
-	sig_options=(--state-dir "$STATE_DIR" -b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}") lacks_delta=65
+	lacks_delta=65
 	if [[ -b $path ]]; then
 		size=$(blockdev --getsize64 "$path")
 		patch_options+=(--sector-size "$(blockdev --getss "$path")")
@@ -354,7 +374,7 @@ prepare_target() {
 		size=$(stat -L -c %s "$path")
 		patch_options+=(--sector-size 512)
 	fi
-	state=$(remote "$dom0" xb-patch --state-dir "$STATE_DIR" --state "$target" </dev/null 2>"$t/state") || status=$?
+	state=$(state_of "$target" 2>"$t/state") || status=$?
 	if ((status == 66)); then
 		if [[ $target != /dev/* ]]; then # a file is made on the way
 			patch_options+=(--create) sig_options+=(--missing-ok)
@@ -390,7 +410,13 @@ prepare_target() {
 	*'"phase":"applying"'*)
 		log_mesg info "### remote Dom0 $dom0: ${dry_run:+would }finish the interrupted apply on $target"
 		lacks_delta=83
-		[[ -n $dry_run ]] || watched "cannot finish the apply on $dom0:$target" recover
+		if [[ -z $dry_run ]]; then # once a DomU: that of one disk finishes all of its set, or tells why it cannot
+			[[ ! -e ${t%/*}/unfinished ]] || fail 83 "the apply on $place is not finished either"
+			: >"${t%/*}/unfinished"
+			verb=(--recover "$target")
+			watched "cannot finish the apply on $place" at_once
+			rm "${t%/*}/unfinished"
+		fi
 		;;
 	*'"phase":"incomplete"'*'"sent":'*) ;; # what was sent from there may be newer
 	*'"phase":"incomplete"'*) [[ -n $force ]] || patch_options+=(--in-place) ;;
@@ -425,11 +451,14 @@ same_kind() {
 
 # try_target asks, for --dry-run, whether xb-patch would take the standby as it is.
 try_target() { # DOM0 TARGET
-	local status=0 limit=(deadline 60)
+	local status=0 stages limit=(deadline 60)
 	[[ -n $lacks_delta ]] || return 0 # it is to be created yet
 	remote "$1" xb-patch --dry-run "${patch_options[@]}" "$2" </dev/null >"$t/try" 2>"$t/said" || status=$?
 	if [[ -s $t/try ]]; then
 		fail 76 "$1 answers with something else; is its login shell silent? $(head -n 1 "$t/try")"
+	elif ((status == 64)); then
+		stages=("$status")
+		fail 76 "$1:$2 cannot be written to: $(meaning 76)"
 	elif ((status != lacks_delta)); then
 		fail "$(first_cause "$status")" "$1:$2 cannot be written to" || :
 		in_our_words "$t/said"
@@ -494,7 +523,7 @@ watched() { # WORDS-OF-A-FAILURE FUNCTION: that runs the pipeline and sets stage
 	for said in "$t"/said.{xb-sig,xb-delta,xb-patch}; do
 		[[ -e $said ]] || continue
 		in_our_words "$said"
-		log_file "$level" "#### $about, $dom0:$target: " "$said"
+		log_file "$level" "#### $about, $place: " "$said"
 	done
 	((status == 0)) || return 3
 }
@@ -510,52 +539,106 @@ compare() {
 		stage xb-delta xb-delta --heartbeat --check "$snapshot" >"$t/verify" || stages=("${PIPESTATUS[@]}")
 }
 
-recover() {
-	(stage xb-patch "${there[@]}" xb-patch --heartbeat --state-dir "$STATE_DIR" --recover "$target" </dev/null >>"$t/said.xb-patch") || stages=("$?")
+at_once() {
+	(stage xb-patch "${there[@]}" xb-patch --heartbeat --state-dir "$STATE_DIR" "${verb[@]}" </dev/null >>"$t/said.xb-patch") || stages=("$?")
 }
 
-# sync_disk is a child that brings one standby up to date.
-sync_disk() { # DOM0 NUMBER: of the disk
-	local dom0=$1 source=${sources[$2]} path=${paths[$2]} disk=${disks[$2]} snapshot target t status lacks_delta
-	local there_size='' synced='' # what the standby's state says
-	local about="$about, disk $disk"
-	local -a patch_options sig_options there=(ssh "${ssh_options[@]}" "$dom0")
+# sync_disk is a child that brings one standby up to date. Where the DomU has several, the new
+# image is only held there.
+sync_disk() { # NUMBER: of the disk
+	local status lacks_delta there_size='' patch_options
+	a_disk "$1"
 	! is_dead "$dom0" || fail 69 "remote Dom0 $dom0 cannot be reached"
-	snapshot=${snapshots[$2]:-$source}
-	target=$(target_of "$dom0" "$source")
-	t=$(mktemp -d "$work/sync.XXXXXX") || fail 73 "cannot create a directory in $work"
+	mkdir -p "$t" || fail 73 "cannot create a directory in $work"
 	prepare_target
 	[[ -z ${SPOOL_DIR:-} || " ${patch_options[*]} " = *' --in-place '* ]] || patch_options+=(--spool "$SPOOL_DIR")
+	[[ -z $set ]] || patch_options+=(--hold "$set" --taken "$taken")
 	if [[ -n $dry_run ]]; then
 		try_target "$dom0" "$target"
 		log_mesg info "### would sync $DOMU from $local_dom0 to $dom0: $source to $target"
 		return
 	fi
 	log_mesg info "### sync $DOMU from $local_dom0 to $dom0: $source to $target"
-	watched "$source was not copied to $dom0:$target" copy
+	watched "$source was not copied to $place" copy
+}
+
+# commit is a child that makes the images which are held on a Dom0 its standbys, all or none.
+commit() {
+	local status i verb=(--commit "$set" --peer "$local_dom0")
+	for i in "${sources[@]}"; do verb+=("$(target_of "$dom0" "$i")"); done
+	log_mesg info "### commit $DOMU on $dom0: ${disks[*]}, of $taken"
+	watched "its disks on $dom0 did not become the new ones together" at_once
+}
+
+# confirm is a child that remembers, tells and verifies what a standby has now.
+confirm() { # NUMBER: of the disk
+	local status
+	a_disk "$1"
 	xb-patch --state-dir "$STATE_DIR" --record "$source" --peer "$dom0" <"$t/summary" || fail $? "cannot remember what $dom0 has of $source"
-	log_mesg info "#### $dom0:$target: $(sed -E 's/.*"bytes_changed":([0-9]+),"bytes_sent":([0-9]+).*/\1 bytes changed, \2 sent/' "$t/summary")"
+	log_mesg info "#### $place: $(sed -E 's/.*"bytes_changed":([0-9]+),"bytes_sent":([0-9]+).*/\1 bytes changed, \2 sent/' "$t/summary")"
 	if [[ -n $verify ]]; then
-		watched "$dom0:$target was compared with its source" compare
-		log_mesg info "#### $dom0:$target: verified, $(<"$t/verify")"
+		watched "$place was compared with its source" compare
+		log_mesg info "#### $place: verified, $(<"$t/verify")"
 	fi
 }
 
+# standby_time says of when the standby of a DomU is: one set, or each disk.
+standby_time() {
+	local i state status when first='' all=''
+	for i in "${!sources[@]}"; do
+		status=69
+		if ! is_dead "$dom0"; then
+			status=0
+			# what is in braces was sent from there, or is held
+			state=$(state_of "$(target_of "$dom0" "${sources[i]}")" 2>/dev/null | sed -E 's/(.)\{[^{}]*\}/\1/g') || status=$?
+		fi
+		case $status in
+		0) when=$(member phase "$state") ;;
+		69 | 124 | 255) echo "cannot be asked of when it is" && return ;;
+		*) when=missing state='' ;;
+		esac
+		if [[ $when = clean ]]; then when=$(member taken "$state") when=${when:-$(member time "$state")}; fi
+		all+=", ${disks[i]} $when"
+		[[ $state = *'"whole_set":true'* && $when = "${first:=$when}" ]] || first=none
+	done
+	if [[ $first = none ]]; then echo "is of no one set: ${all#, }"; else echo "is of $first"; fi
+}
 
 # sync_to is a child that brings one Dom0 up to date: every disk, and when all are there the
-# document by which the DomU starts from them.
+# document by which the DomU starts from them. The disks of a DomU of several become the new
+# ones together, or none does.
 sync_to() { # DOM0
-	local dom0=$1 i
+	local dom0=$1 place=$1 t=$work/sync.$1 i set='' lost=() path='' synced='' there=(ssh "${ssh_options[@]}" "$1")
+	rm -rf "$t"
+	if ((${#sources[@]} > 1)); then
+		set=$(head -c 16 /dev/urandom | base32) set=${set,,} set=${set%%=*}
+	fi
 	for i in "${!sources[@]}"; do
-		sync_disk "$dom0" "$i" &
+		failed=0 # whatever happened to other Dom0s
+		sync_disk "$i" &
 		await "$!" "disk ${disks[i]} to $dom0"
+		((failed == 0)) || lost+=("${disks[i]}")
 	done
-	((failed)) || [[ -n $dry_run || ! -s $work/document ]] || store_document "$dom0"
+	failed=${#lost[@]}
+	[[ -z $dry_run ]] || exit $((failed ? 3 : 0))
+	if [[ -n $set ]] && ((failed == 0)); then
+		commit &
+		await "$!" "the commit on $dom0"
+	fi
+	if ((failed == 0)); then
+		[[ ! -s $work/document ]] || store_document "$dom0"
+		for i in "${!sources[@]}"; do
+			confirm "$i" &
+			await "$!" "disk ${disks[i]} on $dom0"
+		done
+	elif [[ -n $set ]]; then
+		log_mesg err "### $about: ${lost[*]:+failed: ${lost[*]}; }its standby on $dom0 $(standby_time)"
+	fi
 	exit $((failed ? 3 : 0))
 }
 
 store_document() { # DOM0
-	local i target status=0 options=() limit=(deadline 300) bundle=$work/bundle
+	local i target status=0 options=(${set:+--set "$set" --taken "$taken"}) limit=(deadline 300) bundle=$work/bundle
 	[[ -s $bundle ]] || bundle=$work/document
 	for i in "${!sources[@]}"; do
 		target=$(target_of "$1" "${sources[i]}")
@@ -961,7 +1044,7 @@ backup_domu() { # CONF
 	read_conf "$1"
 	local dom0 status=0 disk path jobs=()
 	# not local, for they are of use to the trap when "set -e" has left all functions
-	disks=() sources=() paths=() snapshots=() remotes=() reachable=() local_dom0='' watchdog='' document='' uuid=''
+	disks=() sources=() paths=() snapshots=() remotes=() reachable=() local_dom0='' watchdog='' document='' uuid='' taken=''
 	((${#only[@]} == 0)) || [[ " ${only[*]} " = *" $DOMU "* ]] || finish
 	echo "$DOMU" >>"$work/found"
 	log_mesg info "## checking DomU $DOMU"
@@ -1007,6 +1090,7 @@ backup_domu() { # CONF
 	ask_dom0s
 	((${#reachable[@]})) || finish
 
+	taken=$(date -u +%FT%TZ)
 	if [[ -n $final ]]; then
 		:
 	elif [[ -z $dry_run ]]; then

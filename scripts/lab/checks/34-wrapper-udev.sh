@@ -16,6 +16,7 @@ for _ in 1 2; do
 	equal "$(cat mail)" "" "cron's mail"
 	same /dev/xblab0/vm1
 	same /dev/xblab0/vm2
+	onb 'xb-patch --state /dev/xblab0/vm1 | grep "\"whole_set\":true"'
 	nothing_left
 	mount /dev/xblab0/vm2 /mnt
 	head -c 100000 /dev/urandom >/mnt/file

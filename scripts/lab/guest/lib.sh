@@ -233,9 +233,11 @@ logged() {
 	fail "not in the log of $1: $2"
 }
 
-# nothing_left: no snapshot, process, connection, file in /run or paused domain on dom0a, no process or cut spool on dom0b.
+# nothing_left: no snapshot, process, connection, file in /run or paused domain on dom0a, no process on dom0b and no spool
+# there but what is held, which goes with the next copy.
 nothing_left() {
-	local left b='pgrep -ax "xb-.*" || true; ls /var/lib/xen-backup/spool 2>/dev/null || true'
+	local left b='pgrep -ax "xb-.*" || true; cd /var/lib/xen-backup/spool 2>/dev/null || exit 0
+		for f in *; do [ ! -e "$f" ] || [ -e "../${f%.delta}.held" ] || echo "$f"; done'
 	for _ in {1..50}; do # they notice the end of their input, or a signal, in a moment
 		left=$(onb "$b")
 		left+=$(pgrep -ax 'xb-.*' || true

@@ -16,7 +16,7 @@ const notCommitted = -1
 
 func (c *setCampaign) faults() []setFault {
 	f := []setFault{killHold, killHold, killCommit, killCommit, killCommit, killCommit, cutHold, damageHeld, damageHeld,
-		otherHold, divergeTarget, useTarget, loseTarget, runsAtOnce, commitsAtOnce, commitAgain, oneAlone}
+		otherHold, divergeTarget, useTarget, loseTarget, runsAtOnce, commitsAtOnce, commitAgain, oneAlone, firstCopies}
 	if c.small {
 		f = append(f, fillState, fillStore, limitFiles)
 	}
@@ -62,17 +62,31 @@ func killHold(c *setCampaign, set string) (string, int) {
 	return [...]string{"xb-sig", "xb-delta", "xb-patch"}[stage] + " killed", c.commitIf(held, set)
 }
 
-// killCommit kills the commit at any time, or when the set's record exists; then what it left
-// may be damaged as well.
+// killCommit kills the commit; then what it left may be damaged as well.
 func killCommit(c *setCampaign, set string) (string, int) {
 	if !c.holdAll(set) {
 		c.Fatal("the set is not held")
 	}
-	what := "commit killed"
+	what, status := c.killedCommit(set)
+	if status != 0 {
+		switch c.random.IntN(6) {
+		case 0:
+			what += ", " + c.damage("sets/*.json", "*.held", "spool/*")
+		case 1:
+			what += ", " + c.loseOne()
+		}
+	}
+	return what, status
+}
+
+// killedCommit kills or ends a commit at any time, or when the set's record exists.
+func (c *setCampaign) killedCommit(set string) (what string, status int) {
+	c.Helper()
+	what = "commit killed"
 	r := c.start(nil, c.committing(set))
 	done := make(chan int, 1)
 	go func() { done <- r.wait()[0] }()
-	status := notCommitted
+	status = notCommitted
 	if c.random.IntN(3) > 0 {
 		what = "commit killed after its record"
 		for !exists(c.state+"/sets/*.json") && status == notCommitted {
@@ -85,17 +99,9 @@ func killCommit(c *setCampaign, set string) (string, int) {
 	} else {
 		time.Sleep(c.moment(c.commit))
 	}
-	r.signal(0, syscall.SIGKILL)
+	r.signal(0, [...]syscall.Signal{syscall.SIGKILL, syscall.SIGKILL, syscall.SIGTERM}[c.random.IntN(3)])
 	if status == notCommitted {
 		status = <-done
-	}
-	if status != 0 {
-		switch c.random.IntN(6) {
-		case 0:
-			what += ", " + c.damage("sets/*.json", "*.held", "spool/*")
-		case 1:
-			what += ", " + c.loseOne()
-		}
 	}
 	return what, status
 }
@@ -341,6 +347,27 @@ func oneAlone(c *setCampaign, set string) (string, int) {
 		c.Error("the check takes a pair of which one disk was copied alone")
 	}
 	return "one disk alone", c.commitIf(held, set)
+}
+
+// firstCopies forgets both targets, and copies each anew, in place or not; a copy may be
+// killed, or the commit.
+func firstCopies(c *setCampaign, set string) (string, int) {
+	c.must("rm -rf " + c.state + "/*")
+	victim := c.random.IntN(6)
+	held := true
+	for i := range c.targets {
+		r := c.start(nil, c.holding(i, set, [...]string{"", "--in-place"}[c.random.IntN(2)])...)
+		if i == victim {
+			time.Sleep(c.moment(c.whole))
+			r.signal(c.random.IntN(3), syscall.SIGKILL)
+		}
+		held = r.wait()[2] == 0 && held
+	}
+	if !held || c.random.IntN(2) == 0 {
+		return "first copies", c.commitIf(held, set)
+	}
+	what, status := c.killedCommit(set)
+	return "first copies, " + what, status
 }
 
 // fillState leaves only a little room for states and spools, from some moment on.

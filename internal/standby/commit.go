@@ -25,7 +25,8 @@ type commit struct {
 	set     *state.Change
 	members []*apply
 	todo    []*apply // those of them for which something is to be done
-	done    bool     // an earlier commit has done all of it
+	failed  failures // what is not done
+	done    bool     // there is nothing to do (any more)
 }
 
 // Commit makes the targets that are held for a set the new images together, and returns their deltas.
@@ -47,17 +48,27 @@ func Commit(user User, o Options, id string, targets []string) ([]rdiff.Delta, e
 	}
 	c.todo = c.members
 	defer durable.OnSignal(c.interrupted)()
-	if err := walk(c, committing); err != nil {
-		return nil, c.unfinished(err)
+	if err := c.walk(committing); err != nil || c.done {
+		return nil, err
 	}
 	var deltas []rdiff.Delta
 	for _, m := range c.members {
-		if c.done {
-			break
-		}
 		deltas = append(deltas, m.delta)
 	}
 	return deltas, nil
+}
+
+// walk takes one step after another, as long as there is something to do.
+func (c *commit) walk(steps []step[*commit]) error {
+	for _, s := range steps {
+		if err := s.do(c); err != nil {
+			return c.unfinished(err)
+		}
+		if c.done {
+			return nil
+		}
+	}
+	return c.unfinished(c.failed.err())
 }
 
 func newCommit(user User, o Options, id string) *commit {
@@ -152,11 +163,11 @@ func (c *commit) take(m *apply) (err error) {
 		return exit.Fail(exit.Busy, "%s: nothing is held for it of set %s from %s (any more): "+
 			"another run has come between; copy again", m.Target, c.id, c.options.Peer)
 	}
+	m.asHeld(m.held)
 	if first := c.members[0].held; !m.held.Taken.Equal(first.Taken) {
 		return exit.Fail(exit.Busy, "%s: its snapshot was taken at %s, and that of %s at %s: copy again",
 			m.Target, m.held.Taken, first.Disk, first.Taken)
 	}
-	m.asHeld(m.held)
 	return nil
 }
 
@@ -219,9 +230,6 @@ func (a *apply) enter() error {
 
 // prepare takes the last steps before the first write of any target. An error takes all of them back.
 func (c *commit) prepare() error {
-	if c.done {
-		return nil
-	}
 	if err := c.checkApart(); err != nil {
 		return err
 	}
@@ -255,9 +263,6 @@ func (c *commit) takeBack(err error) error {
 
 // change is the moment at which the DomU becomes the new one.
 func (c *commit) change() error {
-	if c.done {
-		return nil
-	}
 	set := &state.Change{Peer: c.options.Peer, SetFields: state.SetFields{Set: c.id, Taken: c.members[0].set.Taken,
 		Members: c.members[0].set.Members}}
 	for _, m := range c.members {
@@ -279,9 +284,6 @@ func (c *commit) change() error {
 // record has the state of each member say "applying", before the first byte of any is written: what does not know
 // of sets must not take one for the old image.
 func (c *commit) record() error {
-	if c.done {
-		return nil
-	}
 	return c.each((*apply).recordMember)
 }
 
@@ -294,14 +296,21 @@ func (a *apply) recordMember() error {
 
 // finish takes each member to its end. What one can't reach is no reason to leave the others behind.
 func (c *commit) finish() error {
-	if c.done {
-		return nil
-	}
-	var all failures
+	c.try((*apply).finish)
+	return nil
+}
+
+// try takes a step of each member, and goes on with those that could.
+func (c *commit) try(do func(*apply) error) {
+	var able []*apply
 	for _, m := range c.todo {
-		all.add(named(m, m.finish()))
+		if err := do(m); err != nil {
+			c.failed = append(c.failed, named(m, err))
+		} else {
+			able = append(able, m)
+		}
 	}
-	return all.err()
+	c.todo = able
 }
 
 func (a *apply) finish() error {
@@ -316,9 +325,6 @@ func (a *apply) finish() error {
 
 // forget removes the change when nothing is to be done by it any more.
 func (c *commit) forget() error {
-	if c.done {
-		return nil
-	}
 	finished, err := c.set.IsFinished(c.dir)
 	if err == nil && finished {
 		err = c.dir.RemoveChange(c.id)
@@ -336,7 +342,7 @@ func (c *commit) interrupted() {
 
 // unfinished adds to an error that there are disks which are neither the old image nor the new one, and the cure.
 func (c *commit) unfinished(err error) error {
-	if err == nil || exit.StatusOf(err) == exit.Unfinished {
+	if changed, loadErr := c.dir.LoadChange(c.id); err == nil || changed == nil && loadErr == nil {
 		return err
 	}
 	for _, m := range c.members {
@@ -350,12 +356,6 @@ func (c *commit) unfinished(err error) error {
 
 // failures are errors of several disks: the first one's status is that of all.
 type failures []error
-
-func (f *failures) add(err error) {
-	if err != nil {
-		*f = append(*f, err)
-	}
-}
 
 func (f failures) err() error {
 	if len(f) == 0 {

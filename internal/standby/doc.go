@@ -33,6 +33,59 @@
 //	clean          new     clean     whole  0     the next run
 //	removed        new     clean     none   0     none
 //
+// # A hold
+//
+// It is the next run of any kind that takes its place.
+//
+//	killed after   target  state     spool  next  cure
+//	half received  old     before    part   0     the next run
+//	received       old     before    part   0     the next run
+//	proved         old     before    part   0     the next run
+//	kept           old     before    whole  0     the next run
+//	held           old     before    whole  0     the next run
+//
+// # The commit of a set
+//
+// What is in a row is true of all disks of the set; "part" is that they differ: one is the old
+// image and one a mix, or one is new and clean, and the others are applying. Next is the same commit again.
+//
+// The moment between "prepared" and "changed" is the rename of one file, which lists the disks and
+// what is held for each: the set's record. Before it nothing of any target is touched but that a missing one
+// is an empty file, and the notes of what is held mean nothing: the next run removes them. After it each
+// disk that its note or own state still gives to this set is "applying", whatever else its own state says,
+// until that is clean of this set; so nobody takes one for whole while another is not, and there
+// is, proved and durable, a spool for each, until the state that makes it needless is. The own states follow before the first byte
+// is written, for programs that know no sets. The record goes last: where it stays behind, no disk has a part in it any more,
+// and who takes the lock of one removes it.
+//
+//	killed after   target  state     spool  next  cure
+//	locked         old     before    whole  0     the next run
+//	checked        old     before    whole  0     the next run
+//	prepared       old     before    whole  0     the next run
+//	changed        old     applying  whole  83    --recover
+//	half recorded  old     applying  whole  83    --recover
+//	recorded       old     applying  whole  83    --recover
+//	half written   part    applying  whole  83    --recover
+//	half finished  part    part      part   83    --recover
+//	finished       new     clean     none   0     the next run
+//	forgotten      new     clean     none   0     none
+//
+// # The recovery of a set
+//
+// Killed is a recovery of any of its disks, after a commit that was killed in any of these rows.
+//
+//	killed after   target  state     spool  next  cure
+//	locked         part    applying  whole  83    --recover
+//	reloaded       part    applying  whole  83    --recover
+//	judged         part    applying  whole  83    --recover
+//	ready          part    applying  whole  83    --recover
+//	half recorded  part    applying  whole  83    --recover
+//	recorded       part    applying  whole  83    --recover
+//	half written   part    applying  whole  83    --recover
+//	half finished  part    part      part   83    --recover
+//	finished       new     clean     none   0     the next run
+//	forgotten      new     clean     none   0     none
+//
 // # A recovery
 //
 //	killed after   target  state     spool  next  cure

@@ -5,35 +5,27 @@ import (
 	"slices"
 
 	"xen-backup/internal/blockdev"
+	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
 )
 
-// recoverSet finishes the set that a target has a part in: what is left of it for any disk. A disk that cannot be finished
-// stays "applying"; the others are.
+// recoverSet finishes the set that a target has a part in: what is left of it for any disk.
 func recoverSet(t *target, changed *state.Change) (*rdiff.Delta, error) {
-	c := newCommit(t.user, t.Options, changed.Set)
+	c := reopenCommit(t, changed)
 	defer c.close()
-	if err := c.reopen(changed, t); err != nil || c.set == nil {
-		return nil, err
+	defer durable.OnSignal(c.interrupted)()
+	err := c.walk(recovering)
+	if m := c.member(t); m != nil && m.delta.BlockSize > 0 {
+		return &m.delta, err
 	}
-	if gone, err := c.rollBack(); gone || err != nil {
-		return nil, err
-	}
-	var delta *rdiff.Delta
-	err := c.resume()
-	for _, m := range c.members {
-		if m.identity == t.identity && m.delta.BlockSize > 0 {
-			delta = &m.delta
-		}
-	}
-	return delta, c.unfinished(err)
+	return nil, err
 }
 
-// reopen takes the locks of all disks of a change, and reads it again: another run may have finished it. t is the one
-// whose path is known to be right.
-func (c *commit) reopen(changed *state.Change, t *target) (err error) {
+// reopenCommit returns the commit that has made a change. t is the one of its targets whose path is known to be right.
+func reopenCommit(t *target, changed *state.Change) *commit {
+	c := newCommit(t.user, t.Options, changed.Set)
 	for i := range changed.Deltas {
 		h := &changed.Deltas[i]
 		o := c.options
@@ -43,14 +35,27 @@ func (c *commit) reopen(changed *state.Change, t *target) (err error) {
 		m := c.add(&target{user: c.user, Options: o, identity: h.Identity, device: c.dir.Device(h.Identity, o.Target)})
 		m.asHeld(h)
 	}
-	if err := c.lock(); err != nil {
-		return err
+	return c
+}
+
+// member returns the member of the commit that a target is; nil if it is none.
+func (c *commit) member(t *target) *apply {
+	for _, m := range c.members {
+		if m.identity == t.identity {
+			return m
+		}
 	}
+	return nil
+}
+
+// reload reads the change again, now that nobody else can do anything about it, and what is remembered of its disks.
+func (c *commit) reload() (err error) {
 	if c.set, err = c.dir.LoadChange(c.id); err != nil {
 		return err
 	}
 	if c.set == nil {
-		c.user.Info("%s: another run has finished its set; nothing to recover", t.Target)
+		c.user.Info("set %s: another run has finished it", c.id)
+		c.done = true
 		return nil
 	}
 	for _, m := range c.members {
@@ -58,54 +63,47 @@ func (c *commit) reopen(changed *state.Change, t *target) (err error) {
 			return err
 		}
 		m.set, m.held = c.set.SetOf(), c.set.Delta(m.device)
-	}
-	return nil
-}
-
-// rollBack drops the change where one disk has gone on without it and none has reached it: then all are the old images.
-func (c *commit) rollBack() (bool, error) {
-	left := 0
-	for _, m := range c.members {
-		names, err := c.set.Names(m.device, m.before)
-		if err != nil || m.before.HasReached(m.set) || m.before.IsReaching(m.set) {
-			return false, err
-		}
-		if m.held != nil && !names {
-			left++
-		}
-	}
-	if left == 0 {
-		return false, nil
-	}
-	c.user.Warn("set %s is given up, because not all of its disks are what they were: all of them stay the old images", c.id)
-	return true, c.dir.RemoveChange(c.id)
-}
-
-// resume does what is left to be done.
-func (c *commit) resume() error {
-	var all failures
-	for _, m := range c.members {
 		unfinished, err := c.set.Unfinished(m.device)
-		all.add(named(m, err))
+		if err != nil {
+			return err
+		}
 		if unfinished && m.held != nil {
 			c.todo = append(c.todo, m)
 		}
 	}
-	c.begin()
-	c.keep(&all, (*apply).reenter)
-	c.keep(&all, (*apply).recordMember)
-	all.add(c.finish())
-	all.add(c.forget())
-	return all.err()
+	return nil
 }
 
-// keep takes a step of each member, and goes on with those that could.
-func (c *commit) keep(all *failures, do func(*apply) error) {
-	c.todo = slices.DeleteFunc(c.todo, func(m *apply) bool {
-		err := named(m, do(m))
-		all.add(err)
-		return err != nil
-	})
+// judge drops the change where one disk has gone on without it and none has reached it: then all are the old images, and
+// stay so.
+func (c *commit) judge() error {
+	left := false
+	for _, m := range c.members {
+		names, err := c.set.Names(m.device, m.before)
+		if err != nil || m.before.HasReached(m.set) || m.before.IsReaching(m.set) {
+			return err
+		}
+		left = left || m.held != nil && !names
+	}
+	if !left {
+		return nil
+	}
+	c.user.Warn("set %s is given up, because one of its disks has got another image meanwhile: the others stay the old ones", c.id)
+	c.done = true
+	return c.dir.RemoveChange(c.id)
+}
+
+// reenterAll makes ready what can be finished.
+func (c *commit) reenterAll() error {
+	c.begin()
+	c.try((*apply).reenter)
+	return nil
+}
+
+// recordAgain is record, of those that it had not come to.
+func (c *commit) recordAgain() error {
+	c.try((*apply).recordMember)
+	return nil
 }
 
 // reenter makes a member of a set ready to be finished.
@@ -127,24 +125,18 @@ func (a *apply) reenter() error {
 
 // abandonMember gives up a target alone, and takes it out of its set.
 func abandonMember(t *target, changed *state.Change) error {
-	c := newCommit(t.user, t.Options, changed.Set)
+	c := reopenCommit(t, changed)
 	defer c.close()
-	if err := c.reopen(changed, t); err != nil || c.set == nil {
+	if err := walk(c, recovering[:2]); err != nil || c.done {
 		return err
 	}
-	for _, m := range c.members {
-		if m.identity == t.identity {
-			return c.abandon(m)
-		}
+	if m := c.member(t); slices.Contains(c.todo, m) {
+		return c.abandon(m)
 	}
 	return nil
 }
 
 func (c *commit) abandon(m *apply) error {
-	unfinished, err := c.set.Unfinished(m.device)
-	if err != nil || !unfinished || m.held == nil {
-		return err
-	}
 	spool := m.held.Spool
 	c.set.GiveUp(m.device)
 	finished, err := c.set.IsFinished(c.dir)

@@ -72,6 +72,17 @@ var committing = []step[*commit]{
 	{"forgotten", (*commit).forget},
 }
 
+// The recovery of a set takes these. What it cannot finish is no reason to leave the rest behind.
+var recovering = []step[*commit]{
+	{"locked", (*commit).lock},
+	{"reloaded", (*commit).reload},
+	{"judged", (*commit).judge}, // all disks go forward, or all stay the old images
+	{"ready", (*commit).reenterAll},
+	{"recorded", (*commit).recordAgain},
+	{"finished", (*commit).finish},
+	{"forgotten", (*commit).forget},
+}
+
 var (
 	// Before the commit.
 	proving = []step[*apply]{

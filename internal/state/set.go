@@ -175,6 +175,9 @@ func (d Dir) deviceOf(h *Held) *Device { return d.Device(h.Identity, h.Target) }
 // SaveChange makes a set the new image of its devices: all locks must be held.
 func (d Dir) SaveChange(c *Change) error {
 	c.Version = version
+	for i := range c.Deltas {
+		c.Deltas[i].Version = version
+	}
 	text, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
 		return exit.Fail(exit.Internal, "state: %w", err)

@@ -91,3 +91,22 @@ func TestDamagedNote(t *testing.T) {
 		})
 	}
 }
+
+// TestForeignFiles has files among the changes of sets that are none, and a change that is damaged: only that one is in
+// the way, and says what to do.
+func TestForeignFiles(t *testing.T) {
+	h := twoDisks(t)
+	h.must("mkdir -p " + h.state + "/sets/a.json && echo '{' >" + h.state + "/sets/b.json")
+	h.wantPair("old-", oldSet)
+	damaged := h.state + "/sets/cccccccccccccccccccccccccc.json"
+	h.must("echo '{' >" + damaged)
+	for _, command := range []string{"xb-patch --state data", "xb-patch --recover data", "xb-sig data >/dev/null",
+		"xb-patch data <new-data"} {
+		h.sh(command).fails(t, badConfig, damaged, "move it away")
+	}
+	h.commit(newSet).fails(t, badConfig, damaged, "move it away")
+	h.must("rm " + damaged)
+	h.wantPair("old-", oldSet)
+	h.commit(newSet).silent(t)
+	h.wantPair("new-", newSet)
+}

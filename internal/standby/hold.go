@@ -64,8 +64,7 @@ func (a *apply) reopenHeld() (err error) {
 		return exit.Fail(exit.NoInput, "%s: no such device or file", a.Target)
 	}
 	if h.Spool == "" { // the target has the image already
-		a.delta = rdiff.Delta{Header: stream.Header{BlockSize: h.Source.BlockSize, Hash: h.Source.Hash},
-			DeltaEnd: stream.DeltaEnd{Basis: h.Source, Source: h.Source}}
+		a.delta = noDelta(h.Source)
 		return nil
 	}
 	if a.spool, err = openSpool(h.Spool); err != nil {
@@ -79,6 +78,12 @@ func (a *apply) reopenHeld() (err error) {
 		return exit.Fail(exit.BadStream, "%s: the delta that was held for it, %s, is damaged: %w", a.Target, h.Spool, err)
 	}
 	return a.checkSize(a.delta.Source.Size)
+}
+
+// noDelta is one that changes nothing.
+func noDelta(image stream.Image) rdiff.Delta {
+	return rdiff.Delta{Header: stream.Header{BlockSize: image.BlockSize, Hash: image.Hash},
+		DeltaEnd: stream.DeltaEnd{Basis: image, Source: image}}
 }
 
 // proveHeld demands what was proved when the delta was held; again, unless nothing has happened since.
@@ -96,6 +101,10 @@ func (a *apply) proveHeld() error {
 
 // reopenAgain is reopenHeld after the commit: what the set needs is lost.
 func (a *apply) reopenAgain() error {
+	if a.before.Phase == state.Clean && a.before.Image == a.held.Source {
+		a.delta = noDelta(a.held.Source) // an xen-backup that knows no sets has applied it
+		return nil
+	}
 	err := a.reopenHeld()
 	status := exit.StatusOf(err)
 	switch status {

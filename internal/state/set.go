@@ -212,10 +212,16 @@ func (d Dir) checkChange(c *Change, set string) error {
 	case c.Set != set || !setForm.MatchString(set):
 		return fmt.Errorf("it is that of set %q", c.Set)
 	}
+	seen := make(map[string]bool)
 	for i := range c.Deltas {
-		if err := d.deviceOf(&c.Deltas[i]).checkHeld(&c.Deltas[i]); err != nil {
+		h := &c.Deltas[i]
+		if err := d.deviceOf(h).checkHeld(h); err != nil {
 			return err
 		}
+		if seen[h.Identity] {
+			return fmt.Errorf("it has %q twice", h.Identity)
+		}
+		seen[h.Identity] = true
 	}
 	return nil
 }
@@ -256,6 +262,9 @@ func (d *Device) changes() (changes []*Change, err error) {
 		return nil, exit.Fail(exit.Internal, "state: %w", err)
 	}
 	for _, name := range names {
+		if !setForm.MatchString(nameOf(name)) {
+			continue // it is nothing of ours
+		}
 		c, err := d.dir.LoadChange(nameOf(name))
 		if err != nil {
 			return nil, err

@@ -4,25 +4,14 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"regexp"
-	"slices"
-	"strconv"
-	"strings"
-	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/inspect"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/standby"
-	"xen-backup/internal/state"
-	"xen-backup/internal/text"
 )
 
 const usage = `Usage: xb-patch [OPTION]... DEV|FILE < DELTA
@@ -97,146 +86,65 @@ diverged, 83 an apply is unfinished: recover first. See xb-patch(1).
 func main() { cli.Main("xb-patch", usage, run) }
 
 func run(env *cli.Env, args []string) error {
-	o := standby.Options{Toolstack: "auto", Session: os.Getenv("SSH_CONNECTION")}
-	s := session{Env: env}
-	var mode struct{ dryRun, recover, abandon, state, record, info, json bool }
-	var adopt, summary, commit string
-	f := env.Flags()
-	f.Path(&o.Spool, "spool")
-	f.Bool(&o.InPlace, "in-place")
-	f.Bool(&o.Create, "create")
-	f.String(&o.Owner, "owner")
-	f.Func("mode", parseMode(&o.Mode))
-	f.Func("hold", parseSet(&o.Set))
-	f.Func("taken", parseTaken(&o.Taken))
-	f.Func("commit", parseSet(&commit))
-	f.Bool(&mode.dryRun, "dry-run")
-	f.Bool(&mode.recover, "recover")
-	f.Bool(&mode.abandon, "abandon-apply")
-	f.Bool(&o.Force, "force-diverged")
-	f.Func("disk", parseDisk(&o.Disk))
-	f.Func("uuid", parseUUID(&o.UUID))
-	f.Func("sector-size", parseSectorSize(&o.SectorSize))
-	f.Func("toolstack", cli.OneOf(&o.Toolstack, "auto", "virsh", "xl"))
-	f.Func("adopt", parseDisk(&adopt))
-	f.Bool(&mode.state, "state")
-	f.Bool(&mode.record, "record")
-	f.String(&o.Peer, "peer")
-	f.Path(&o.StateDir, "state-dir")
-	f.Bool(&mode.info, "info")
-	f.Bool(&mode.json, "json")
-	f.ProgressFlag(&s.mode)
-	f.Bool(&s.heartbeat, "heartbeat")
-	f.Path(&summary, "summary")
-	operands, err := f.ParsePaths(args)
+	c, err := parse(env, args)
 	if err != nil {
 		return err
 	}
-	modes := 0
-	for _, m := range []bool{mode.dryRun, mode.recover, mode.abandon, adopt != "", commit != "", mode.state, mode.record, mode.info} {
-		if m {
-			modes++
-		}
-	}
+	defer c.stop()
 	switch {
-	case modes > 1:
-		return exit.Fail(exit.Usage,
-			"--dry-run, --commit, --recover, --abandon-apply, --adopt, --state, --record and --info exclude each other")
-	case mode.info && mode.json:
-		return env.PrintInfo(f, operands, inspect.JSON)
-	case mode.info:
-		return env.PrintInfo(f, operands, inspect.Text)
-	case mode.json:
-		return exit.Fail(exit.Usage, "--json goes with --info")
-	case commit != "" && len(operands) == 0:
-		return exit.Fail(exit.Usage, "--commit wants all targets of the set")
-	case commit == "" && len(operands) != 1:
-		return exit.Fail(exit.Usage, "want one device or file, got %d operands", len(operands))
-	case o.UUID != "" && o.Disk == "" && adopt == "":
-		return exit.Fail(exit.Usage, "--uuid goes with --disk or --adopt")
-	case (o.Owner != "" || o.Mode != 0) && !o.Create:
-		return exit.Fail(exit.Usage, "--owner and --mode go with --create")
-	case o.Spool != "" && o.InPlace:
-		return exit.Fail(exit.Usage, "--in-place uses no spool")
-	case o.Force && o.InPlace:
-		return exit.Fail(exit.Usage, "--in-place is for first copies: what has diverged is overwritten through a spool")
-	case commit != "" && o.Peer == "":
-		return exit.Fail(exit.Usage, "--commit needs --peer HOST")
-	case (o.Set == "") != o.Taken.IsZero():
-		return exit.Fail(exit.Usage, "--hold and --taken go together")
-	case o.Set != "" && !mode.dryRun && (o.Peer == "" || o.Disk == ""):
-		return exit.Fail(exit.Usage, "--hold needs --peer HOST and --disk DOMU/DISK")
-	case slices.Contains(operands, "-"):
-		return exit.Fail(exit.Usage, "the target is a device or file, not a stream")
-	}
-	switch {
-	case mode.state:
-		err = f.Only("--state", "--state-dir")
-	case mode.record:
-		err = f.Only("--record", "--peer", "--state-dir")
-	case commit != "":
-		err = f.Only("--commit", "--peer", "--state-dir", "--progress", "--heartbeat", "--summary")
-	case mode.recover:
-		err = f.Only("--recover", "--peer", "--disk", "--uuid", "--toolstack", "--state-dir", "--progress", "--heartbeat",
-			"--summary")
-	case adopt != "":
-		err = f.Only("--adopt", "--uuid", "--state-dir")
-	case mode.abandon:
-		err = f.Only("--abandon-apply", "--state-dir")
-	}
-	for _, target := range operands {
-		err = errors.Join(err, cli.Distinct(target, summary))
-	}
-	if err := errors.Join(err, cli.CheckSummary(summary)); err != nil {
-		return err
-	}
-	o.Target = operands[0]
-	defer s.stop()
-	switch {
-	case mode.state:
-		return printState(env, o)
-	case mode.record:
-		return record(env, o)
-	case commit != "":
-		deltas, err := standby.Commit(&s, o, commit, operands)
+	case c.info && c.json:
+		return env.PrintInfo(c.flags, c.operands, inspect.JSON)
+	case c.info:
+		return env.PrintInfo(c.flags, c.operands, inspect.Text)
+	case c.state:
+		return c.printState()
+	case c.record:
+		return c.recordSent()
+	case c.commit != "":
+		deltas, err := standby.Commit(c, c.Options, c.commit, c.operands)
 		if err != nil {
 			return err
 		}
-		return s.summarizeAll(deltas, summary)
-	case mode.recover:
-		d, err := standby.Recover(&s, o)
+		return c.summarizeAll(deltas, c.summary)
+	case c.recover:
+		d, err := standby.Recover(c, c.Options)
 		if d == nil || err != nil {
 			return err
 		}
-		return s.summarize(*d, summary)
-	case mode.abandon:
-		return standby.Abandon(&s, o)
-	case adopt != "":
-		o.Disk = adopt
-		return standby.Adopt(&s, o)
+		return c.summarize(*d, c.summary)
+	case c.abandon:
+		return standby.Abandon(c, c.Options)
+	case c.adopt != "":
+		c.Disk = c.adopt
+		return standby.Adopt(c, c.Options)
 	}
-	in, err := env.BinaryIn()
+	return c.patch()
+}
+
+// patch applies, holds or, with --dry-run, only proves the delta on standard input.
+func (c *command) patch() error {
+	in, err := c.BinaryIn()
 	if err != nil {
 		return err
 	}
 	var d rdiff.Delta
-	if mode.dryRun {
-		if d, err = standby.DryRun(&s, o, in); err == nil {
-			err = env.Print(fmt.Sprintf("%s: would write %d blocks and zero %d of %d bytes each; image size %d, now %d\n",
-				o.Target, d.Literals, d.Zeroes, d.BlockSize, d.Source.Size, d.Basis.Size))
+	if c.dryRun {
+		if d, err = standby.DryRun(c, c.Options, in); err == nil {
+			err = c.Print(fmt.Sprintf("%s: would write %d blocks and zero %d of %d bytes each; image size %d, now %d\n",
+				c.Target, d.Literals, d.Zeroes, d.BlockSize, d.Source.Size, d.Basis.Size))
 		}
 	} else {
-		d, err = standby.Patch(&s, o, in)
+		d, err = standby.Patch(c, c.Options, in)
 	}
 	if err != nil {
 		return err
 	}
-	return s.summarize(d, summary)
+	return c.summarize(d, c.summary)
 }
 
 // printState is --state.
-func printState(env *cli.Env, o standby.Options) error {
-	m, err := standby.State(o)
+func (c *command) printState() error {
+	m, err := standby.State(c.Options)
 	if err != nil {
 		return err
 	}
@@ -244,15 +152,15 @@ func printState(env *cli.Env, o standby.Options) error {
 	if err != nil {
 		return exit.Fail(exit.Internal, "state: %w", err)
 	}
-	return env.Print(string(text) + "\n")
+	return c.Print(string(text) + "\n")
 }
 
-// record is --record.
-func record(env *cli.Env, o standby.Options) error {
-	if o.Peer == "" {
+// recordSent is --record.
+func (c *command) recordSent() error {
+	if c.Peer == "" {
 		return exit.Fail(exit.Usage, "--record needs --peer HOST")
 	}
-	in, err := env.BinaryIn()
+	in, err := c.BinaryIn()
 	if err != nil {
 		return err
 	}
@@ -271,67 +179,5 @@ func record(env *cli.Env, o standby.Options) error {
 	if err != nil {
 		return exit.Fail(exit.BadStream, "standard input is no summary of xb-delta: %w", err)
 	}
-	return standby.Record(o, image)
-}
-
-func parseMode(p *os.FileMode) func(string) error {
-	return func(s string) error {
-		n, err := strconv.ParseUint(s, 8, 9)
-		if err != nil || n&0o600 != 0o600 {
-			return fmt.Errorf("%q is no mode of a file that its owner can read and write, as 640 is", s)
-		}
-		*p = os.FileMode(n)
-		return nil
-	}
-}
-
-// parseDisk takes DOMU/DISK apart, just to see that it is one.
-func parseDisk(p *string) func(string) error {
-	return func(s string) error {
-		domu, disk, _ := strings.Cut(s, "/")
-		odd := func(r rune) bool { return !unicode.IsGraphic(r) }
-		if domu == "" || disk == "" || strings.Contains(disk, "/") || !utf8.ValidString(s) || strings.ContainsFunc(s, odd) {
-			return fmt.Errorf("%q is not DOMU/DISK, as in domu1/xvda", s)
-		}
-		*p = s
-		return nil
-	}
-}
-
-var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-
-func parseUUID(p *string) func(string) error {
-	return func(s string) error {
-		if *p = strings.ToLower(s); !uuidForm.MatchString(*p) {
-			return fmt.Errorf("%q is no UUID", s)
-		}
-		return nil
-	}
-}
-
-func parseSet(p *string) func(string) error {
-	return func(s string) error {
-		*p = s
-		return state.CheckSet(s)
-	}
-}
-
-// parseTaken reads a time, of which there is one form only.
-func parseTaken(p *time.Time) func(string) error {
-	return func(s string) (err error) {
-		if *p, err = time.Parse("2006-01-02T15:04:05Z", s); err != nil || p.IsZero() {
-			return fmt.Errorf("%q is no time as 2026-11-26T23:47:28Z", s)
-		}
-		return nil
-	}
-}
-
-// parseSectorSize reads the argument of --sector-size.
-func parseSectorSize(size *int64) func(string) error {
-	return func(s string) (err error) {
-		if *size, err = text.ParseSize(s); err == nil && (*size < 512 || *size&(*size-1) != 0) {
-			err = exit.Fail(exit.Usage, "%q is no sector size", s)
-		}
-		return err
-	}
+	return standby.Record(c.Options, image)
 }

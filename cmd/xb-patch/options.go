@@ -1,0 +1,217 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/standby"
+	"xen-backup/internal/state"
+	"xen-backup/internal/text"
+)
+
+// command is what the user asks for.
+type command struct {
+	session
+	standby.Options
+	flags    *cli.Flags
+	operands []string
+
+	// What is to be done, if it is not to apply or hold a delta. At most one is given.
+	dryRun, recover, abandon, state, record, info bool
+	commit, adopt                                 string
+
+	json    bool
+	summary string
+}
+
+// parse reads the command line, and refuses what means nothing.
+func parse(env *cli.Env, args []string) (*command, error) {
+	c := &command{session: session{Env: env}, flags: env.Flags(),
+		Options: standby.Options{Toolstack: "auto", Session: os.Getenv("SSH_CONNECTION")}}
+	c.define()
+	var err error
+	if c.operands, err = c.flags.ParsePaths(args); err != nil {
+		return nil, err
+	}
+	if err := cmp.Or(c.checkModes(), c.checkOptions()); err != nil || c.info {
+		return c, err
+	}
+	c.Target = c.operands[0]
+	for _, target := range c.operands {
+		err = errors.Join(err, cli.Distinct(target, c.summary))
+	}
+	return c, errors.Join(err, cli.CheckSummary(c.summary))
+}
+
+// define tells the parser of all options.
+func (c *command) define() {
+	f := c.flags
+	f.Path(&c.Spool, "spool")
+	f.Bool(&c.InPlace, "in-place")
+	f.Bool(&c.Create, "create")
+	f.String(&c.Owner, "owner")
+	f.Func("mode", parseMode(&c.Mode))
+	f.Func("hold", parseSet(&c.Set))
+	f.Func("taken", parseTaken(&c.Taken))
+	f.Func("commit", parseSet(&c.commit))
+	f.Bool(&c.dryRun, "dry-run")
+	f.Bool(&c.recover, "recover")
+	f.Bool(&c.abandon, "abandon-apply")
+	f.Bool(&c.Force, "force-diverged")
+	f.Func("disk", parseDisk(&c.Disk))
+	f.Func("uuid", parseUUID(&c.UUID))
+	f.Func("sector-size", parseSectorSize(&c.SectorSize))
+	f.Func("toolstack", cli.OneOf(&c.Toolstack, "auto", "virsh", "xl"))
+	f.Func("adopt", parseDisk(&c.adopt))
+	f.Bool(&c.state, "state")
+	f.Bool(&c.record, "record")
+	f.String(&c.Peer, "peer")
+	f.Path(&c.StateDir, "state-dir")
+	f.Bool(&c.info, "info")
+	f.Bool(&c.json, "json")
+	f.ProgressFlag(&c.session.mode)
+	f.Bool(&c.heartbeat, "heartbeat")
+	f.Path(&c.summary, "summary")
+}
+
+// modes are the options that say what is to be done, each with those that go with it; nil:
+// that is left to its rules.
+func (c *command) modes() []mode {
+	all := []mode{
+		{"--dry-run", c.dryRun, nil},
+		{"--commit", c.commit != "", []string{"--peer", "--state-dir", "--progress", "--heartbeat", "--summary"}},
+		{"--recover", c.recover, []string{"--peer", "--disk", "--uuid", "--toolstack", "--state-dir", "--progress",
+			"--heartbeat", "--summary"}},
+		{"--abandon-apply", c.abandon, []string{"--state-dir"}},
+		{"--adopt", c.adopt != "", []string{"--uuid", "--state-dir"}},
+		{"--state", c.state, []string{"--state-dir"}},
+		{"--record", c.record, []string{"--peer", "--state-dir"}},
+		{"--info", c.info, nil},
+	}
+	return slices.DeleteFunc(all, func(m mode) bool { return !m.given })
+}
+
+type mode struct {
+	option  string
+	given   bool
+	allowed []string
+}
+
+// checkModes refuses two modes, and operands and options that do not go with one.
+func (c *command) checkModes() error {
+	modes := c.modes()
+	switch {
+	case len(modes) > 1:
+		return exit.Fail(exit.Usage,
+			"--dry-run, --commit, --recover, --abandon-apply, --adopt, --state, --record and --info exclude each other")
+	case c.info:
+		return nil
+	case c.json:
+		return exit.Fail(exit.Usage, "--json goes with --info")
+	case c.commit != "" && len(c.operands) == 0:
+		return exit.Fail(exit.Usage, "--commit wants all targets of the set")
+	case c.commit == "" && len(c.operands) != 1:
+		return exit.Fail(exit.Usage, "want one device or file, got %d operands", len(c.operands))
+	case slices.Contains(c.operands, "-"):
+		return exit.Fail(exit.Usage, "the target is a device or file, not a stream")
+	case c.commit != "" && c.Peer == "":
+		return exit.Fail(exit.Usage, "--commit needs --peer HOST")
+	case len(modes) == 1 && modes[0].allowed != nil:
+		return c.flags.Only(modes[0].option, modes[0].allowed...)
+	}
+	return nil
+}
+
+// checkOptions refuses options that do not go together.
+func (c *command) checkOptions() error {
+	switch {
+	case c.info:
+		return nil
+	case c.UUID != "" && c.Disk == "" && c.adopt == "":
+		return exit.Fail(exit.Usage, "--uuid goes with --disk or --adopt")
+	case (c.Owner != "" || c.Mode != 0) && !c.Create:
+		return exit.Fail(exit.Usage, "--owner and --mode go with --create")
+	case c.Spool != "" && c.InPlace:
+		return exit.Fail(exit.Usage, "--in-place uses no spool")
+	case c.Force && c.InPlace:
+		return exit.Fail(exit.Usage, "--in-place is for first copies: what has diverged is overwritten through a spool")
+	case (c.Set == "") != c.Taken.IsZero():
+		return exit.Fail(exit.Usage, "--hold and --taken go together")
+	case c.Set != "" && !c.dryRun && (c.Peer == "" || c.Disk == ""):
+		return exit.Fail(exit.Usage, "--hold needs --peer HOST and --disk DOMU/DISK")
+	}
+	return nil
+}
+
+func parseMode(p *os.FileMode) func(string) error {
+	return func(s string) error {
+		n, err := strconv.ParseUint(s, 8, 9)
+		if err != nil || n&0o600 != 0o600 {
+			return fmt.Errorf("%q is no mode of a file that its owner can read and write, as 640 is", s)
+		}
+		*p = os.FileMode(n)
+		return nil
+	}
+}
+
+// parseDisk takes DOMU/DISK apart, just to see that it is one.
+func parseDisk(p *string) func(string) error {
+	return func(s string) error {
+		domu, disk, _ := strings.Cut(s, "/")
+		odd := func(r rune) bool { return !unicode.IsGraphic(r) }
+		if domu == "" || disk == "" || strings.Contains(disk, "/") || !utf8.ValidString(s) || strings.ContainsFunc(s, odd) {
+			return fmt.Errorf("%q is not DOMU/DISK, as in domu1/xvda", s)
+		}
+		*p = s
+		return nil
+	}
+}
+
+var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
+func parseUUID(p *string) func(string) error {
+	return func(s string) error {
+		if *p = strings.ToLower(s); !uuidForm.MatchString(*p) {
+			return fmt.Errorf("%q is no UUID", s)
+		}
+		return nil
+	}
+}
+
+func parseSet(p *string) func(string) error {
+	return func(s string) error {
+		*p = s
+		return state.CheckSet(s)
+	}
+}
+
+// parseTaken reads a time, of which there is one form only.
+func parseTaken(p *time.Time) func(string) error {
+	return func(s string) (err error) {
+		if *p, err = time.Parse("2006-01-02T15:04:05Z", s); err != nil || p.IsZero() {
+			return fmt.Errorf("%q is no time as 2026-11-26T23:47:28Z", s)
+		}
+		return nil
+	}
+}
+
+// parseSectorSize reads the argument of --sector-size.
+func parseSectorSize(size *int64) func(string) error {
+	return func(s string) (err error) {
+		if *size, err = text.ParseSize(s); err == nil && (*size < 512 || *size&(*size-1) != 0) {
+			err = exit.Fail(exit.Usage, "%q is no sector size", s)
+		}
+		return err
+	}
+}

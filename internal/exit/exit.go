@@ -27,7 +27,7 @@ const (
 	Config      = 78 // configuration
 	NotBasis    = 80 // not the basis, diverged
 	Elsewhere   = 81 // the domain runs elsewhere too
-	BadSnapshot = 82 // snapshot invalid
+	BadSnapshot = 82 // snapshot invalid, full or given up: lvm/use.go, blockdev/frozen.go
 	Unfinished  = 83 // an apply is unfinished: recover first
 )
 

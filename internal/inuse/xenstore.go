@@ -1,111 +1,142 @@
-// xenstore: "no such entry" is an answer, everything else that is no value is an error.
+// Xen's domains. In a Dom0 whose xenstore cannot be read nothing is known to be free.
 
 package inuse
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
-	"time"
+
+	"xen-backup/internal/dm"
 )
 
-// xenstore is a connection to xenstored. It is spoken to directly since it is the only way that has one answer for
-// "no such entry" and another for "cannot ask": xenstore-ls has status 1 for both, and need not be installed.
-//
-// A request and its reply each are a header of four integers in the machine's byte order (type, request, transaction,
-// length of what follows) and up to 4096 bytes (docs/misc/xenstore.txt and xen/include/public/io/xs_wire.h in Xen).
-type xenstore struct {
-	connection
-	request uint32
-}
-
-type connection interface {
-	io.ReadWriteCloser
-	SetDeadline(time.Time) error
-}
-
-const (
-	xsDirectory  = 1
-	xsRead       = 2
-	xsError      = 16
-	xsMaxPayload = 4096
-)
-
-// dialXenstore connects to the first of paths that can be: a daemon's socket, or
-// a device by which the kernel passes requests on to wherever xenstored runs. All
-// requests together may take 5 s, as nobody answers the device if the daemon died.
-func dialXenstore(paths []string) (*xenstore, error) {
-	cause := fmt.Errorf("none of %s: %w", strings.Join(paths, ", "), os.ErrNotExist)
-	for _, path := range paths {
-		c, err := dialXenstorePath(path)
-		if err == nil {
-			c.SetDeadline(time.Now().Add(5 * time.Second))
-			return &xenstore{connection: c}, nil
-		}
-		if !errors.Is(err, os.ErrNotExist) {
-			cause = err
-		}
-	}
-	return nil, cause
-}
-
-func dialXenstorePath(path string) (connection, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, err
-	case info.Mode()&os.ModeSocket != 0:
-		return net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
-	}
-	return os.OpenFile(path, os.O_RDWR, 0)
-}
-
-// directory lists the entries below path; none if there is no such path. A path
-// without a leading slash is below this domain's own /local/domain/ID.
-func (x *xenstore) directory(path string) ([]string, error) {
-	text, err := x.ask(xsDirectory, path)
-	if text = strings.TrimSuffix(text, "\x00"); text == "" {
+// domains are the Xen domains that have the target as a disk. Two sources are read, and either one's yes counts: the
+// kernel's own list of what xen-blkback serves, and xenstore, where a disk also stands that is served by a QEMU or
+// whose domain is just being started.
+func (h *host) domains(t *target) ([]string, error) {
+	nodes, err := h.blkback(t)
+	if err != nil {
 		return nil, err
 	}
-	return strings.Split(text, "\x00"), err
+	var store *xenstore // nil outside a Dom0: whoever isn't the backend of others has no such tree
+	if dom0, err := h.isDom0(); err != nil {
+		return nil, err
+	} else if dom0 {
+		if store, err = dialXenstore(h.xenstore); err != nil {
+			return nil, fmt.Errorf("cannot read xenstore: %w", err)
+		}
+		defer store.Close()
+		found, err := store.disks(t)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read xenstore: %w", err)
+		}
+		for node := range found {
+			nodes[node] = true
+		}
+	}
+	var users []string
+	for node := range nodes {
+		users = append(users, describeDisk(store, node))
+	}
+	slices.Sort(users)
+	return users, nil
 }
 
-// read returns the value at path, "" if there is none.
-func (x *xenstore) read(path string) (string, error) { return x.ask(xsRead, path) }
+// isDom0 reports whether this host may be serving disks to Xen domains. There are two signs, of which either may be
+// missing: xenfs, at /proc/xen, may not be mounted, and the kernel may have no /sys/hypervisor
+// (CONFIG_XEN_SYS_HYPERVISOR).
+func (h *host) isDom0() (bool, error) {
+	if strings.Contains(dm.ReadLine(h.proc+"/xen/capabilities"), "control_d") {
+		return true, nil
+	}
+	hypervisor, err := os.ReadFile(h.sys + "/hypervisor/type")
+	if errors.Is(err, os.ErrNotExist) || err == nil && strings.TrimSpace(string(hypervisor)) != "xen" {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	const featureDom0 = 1 << 11 // XENFEAT_dom0, xen/include/public/features.h
+	features, err := strconv.ParseUint(dm.ReadLine(h.sys+"/hypervisor/properties/features"), 16, 64)
+	if err != nil {
+		return false, fmt.Errorf("cannot tell whether this is a Dom0: %w", err)
+	}
+	return features&featureDom0 != 0, nil
+}
 
-func (x *xenstore) ask(kind uint32, path string) (string, error) {
-	x.request++
-	body := path + "\x00"
-	message := make([]byte, 0, 16+len(body))
-	for _, v := range []uint32{kind, x.request, 0, uint32(len(body))} {
-		message = binary.NativeEndian.AppendUint32(message, v)
-	}
-	if _, err := x.Write(append(message, body...)); err != nil {
-		return "", err
-	}
-	var header [16]byte
-	if _, err := io.ReadFull(x, header[:]); err != nil {
-		return "", err
-	}
-	answered := binary.NativeEndian.Uint32(header[0:])
-	request := binary.NativeEndian.Uint32(header[4:])
-	length := binary.NativeEndian.Uint32(header[12:])
-	if request != x.request || answered != kind && answered != xsError || length > xsMaxPayload {
-		return "", fmt.Errorf("%s: bad reply", path)
-	}
-	reply := make([]byte, length)
-	if _, err := io.ReadFull(x, reply); err != nil {
-		return "", err
-	}
-	if answered == xsError {
-		if reason := strings.TrimSuffix(string(reply), "\x00"); reason != "ENOENT" {
-			return "", fmt.Errorf("%s: %s", path, reason)
+// blkback returns the xenstore nodes, as backend/vbd/DOMID/DISK, of the disks
+// for which the kernel's xen-blkback has the target open.
+func (h *host) blkback(t *target) (map[string]bool, error) {
+	nodes := make(map[string]bool)
+	devices, err := filepath.Glob(h.sys + "/bus/xen-backend/devices/vbd-*")
+	for _, dir := range devices {
+		rdev, err := dm.ParseMajorMinor(dm.ReadLine(dir+"/physical_device"), 16)
+		if _, found := t.devices[rdev]; err == nil && found {
+			nodes[dm.ReadLine(dir+"/nodename")] = true
 		}
-		return "", nil
 	}
-	return string(reply), nil
+	return nodes, err
+}
+
+// disks returns the nodes of the disks that are the target.
+func (x *xenstore) disks(t *target) (map[string]bool, error) {
+	nodes := make(map[string]bool)
+	for _, kind := range []string{"backend/vbd", "backend/qdisk"} {
+		domains, err := x.directory(kind)
+		if err != nil {
+			return nil, err
+		}
+		for _, domain := range domains {
+			disks, err := x.directory(kind + "/" + domain)
+			if err != nil {
+				return nil, err
+			}
+			for _, disk := range disks {
+				node := kind + "/" + domain + "/" + disk
+				if is, err := x.isDisk(node, t); err != nil {
+					return nil, err
+				} else if is {
+					nodes[node] = true
+				}
+			}
+		}
+	}
+	return nodes, nil
+}
+
+// isDisk looks at a disk's number, which the hotplug script writes, and at its
+// path, which is there from the first: "/dev/vg/lv" or, for a QEMU, "raw:/dev/vg/lv".
+func (x *xenstore) isDisk(node string, t *target) (bool, error) {
+	number, err := x.read(node + "/physical-device")
+	if err != nil {
+		return false, err
+	}
+	if rdev, err := dm.ParseMajorMinor(number, 16); err == nil {
+		if _, found := t.devices[rdev]; found {
+			return true, nil
+		}
+	}
+	params, err := x.read(node + "/params")
+	_, path, _ := strings.Cut(params, ":")
+	return t.isPath(params) || t.isPath(path), err
+}
+
+// describeDisk names a disk and its domain as well as the store, if there is one, knows them.
+func describeDisk(store *xenstore, node string) string {
+	parts := strings.Split(node+"///", "/") // backend, kind, domain, disk
+	kind, domain, disk := parts[1], parts[2], parts[3]
+	by := map[string]string{"vbd": "xen-blkback", "qdisk": "qemu"}[kind]
+	if store == nil {
+		return fmt.Sprintf("disk %s of domain %s (%s)", disk, domain, by)
+	}
+	if dev, err := store.read(node + "/dev"); err == nil && dev != "" {
+		disk = dev
+	}
+	if name, err := store.read("/local/domain/" + domain + "/name"); err == nil && name != "" {
+		by = name + ", " + by
+	}
+	return fmt.Sprintf("disk %s of domain %s (%s)", disk, domain, by)
 }

@@ -54,14 +54,6 @@ func (f *Frame) Literals() (n int64) {
 	return n
 }
 
-// DeltaEnd is the end record of a delta.
-type DeltaEnd struct {
-	Basis, Source    Image
-	Old              Sum // of all replaced and dropped blocks of the basis
-	Frames           int64
-	Literals, Zeroes int64 // blocks
-}
-
 // DeltaWriter writes a delta.
 type DeltaWriter struct {
 	*writer
@@ -114,21 +106,6 @@ func (w *DeltaWriter) Flush() error {
 		w.err = w.out.Flush()
 	}
 	return w.err
-}
-
-// End completes the delta between two images, whose block size and hash are the
-// header's; old is the sum over all blocks of the basis that are replaced or dropped.
-func (w *DeltaWriter) End(basis, source Image, old Sum) error {
-	h := w.Header.Hash
-	b := []byte{tagEnd}
-	b = binary.LittleEndian.AppendUint64(b, uint64(basis.Size))
-	b = h.appendSum(b, basis.Sum)
-	b = binary.LittleEndian.AppendUint64(b, uint64(source.Size))
-	b = h.appendSum(b, source.Sum)
-	b = h.appendSum(b, old)
-	b = binary.LittleEndian.AppendUint64(b, uint64(w.end.Frames))
-	b = binary.LittleEndian.AppendUint64(b, uint64(w.end.Literals))
-	return w.writer.end(binary.LittleEndian.AppendUint64(b, uint64(w.end.Zeroes)))
 }
 
 // DeltaReader reads a delta.
@@ -290,43 +267,6 @@ func (r *DeltaReader) wasFull(run Run) bool {
 	return !extends && r.runs == MaxRuns
 }
 
-func (r *DeltaReader) endRecord() error {
-	n := r.Hash.Size()
-	b := make([]byte, 40+3*n)
-	if err := r.full(b); err != nil {
-		return err
-	}
-	basis, source := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8+n:])
-	counts := b[16+3*n:]
-	if binary.LittleEndian.Uint64(counts) != uint64(r.End.Frames) ||
-		binary.LittleEndian.Uint64(counts[8:]) != uint64(r.End.Literals) ||
-		binary.LittleEndian.Uint64(counts[16:]) != uint64(r.End.Zeroes) {
-		return r.bad("its end record does not match its frames")
-	}
-	if basis > MaxImageSize || source > MaxImageSize || r.Size >= 0 && uint64(r.Size) != source ||
-		r.prev.End() > r.Blocks(int64(source)) || r.imageEnd > int64(source) || r.short && r.imageEnd != int64(source) {
-		return r.bad("the image size in its end record is not that of its blocks")
-	}
-	if !r.whole(int64(basis), int64(source)) {
-		return r.bad("it lacks blocks that its basis has not")
-	}
-	r.End.Basis = r.NewImage(int64(basis), r.Hash.sum(b[8:]))
-	r.End.Source = r.NewImage(int64(source), r.Hash.sum(b[16+n:]))
-	r.End.Old = r.Hash.sum(b[16+2*n:])
-	if err := r.checksum(); err != nil {
-		return err
-	}
-	return r.finish()
-}
-
-// whole reports whether all blocks are there that the basis has not, or not at that
-// length. The sums can't tell where those blocks are zero: without them, what a
-// device held there would become part of the image.
-func (r *DeltaReader) whole(basis, source int64) bool {
-	first, end := min(basis, source)/int64(r.BlockSize), r.Blocks(source)
-	return basis == source || first == end || r.tail <= first && r.prev.End() == end
-}
-
 // uvarint reads an unsigned LEB128 number in its shortest form.
 func uvarint(b []byte) (uint64, []byte, bool) {
 	v, n := binary.Uvarint(b)
@@ -334,24 +274,6 @@ func uvarint(b []byte) (uint64, []byte, bool) {
 		return 0, nil, false
 	}
 	return v, b[n:], true
-}
-
-// CheckSum demands that the source's sum is what the delta makes of the basis;
-// literals is the sum of the terms of all literal blocks.
-func (e *DeltaEnd) CheckSum(h Hash, literals Sum) error {
-	if h.Add(h.Sub(e.Basis.Sum, e.Old), literals) != e.Source.Sum {
-		return errMismatch("delta")
-	}
-	return nil
-}
-
-// CheckSum demands that sum, over all blocks of the signature, is the one in its
-// end record.
-func (r *SignatureReader) CheckSum(sum Sum) error {
-	if sum != r.Image.Sum {
-		return errMismatch("signature")
-	}
-	return nil
 }
 
 var errBadPayload = exit.Fail(exit.BadStream, "bad delta: a frame's payload does not decode to its literal data")

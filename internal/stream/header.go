@@ -193,31 +193,6 @@ func (r *reader) full(b []byte) error {
 	return nil
 }
 
-// checksum reads a checksum and compares it with that of all before it.
-func (r *reader) checksum() error {
-	want := r.sum.Sum64()
-	var b [8]byte
-	if err := r.full(b[:]); err != nil {
-		return err
-	}
-	if binary.LittleEndian.Uint64(b[:]) != want {
-		return r.bad("wrong checksum of the stream")
-	}
-	return nil
-}
-
-// finish demands the end of the input.
-func (r *reader) finish() error {
-	switch _, err := r.in.ReadByte(); err {
-	case io.EOF:
-		return nil
-	case nil:
-		return r.bad("there is more after its end record")
-	default:
-		return err
-	}
-}
-
 // writer writes a stream and keeps its checksum. Its first error sticks.
 type writer struct {
 	out *bufio.Writer
@@ -239,16 +214,6 @@ func (w *writer) write(b []byte) {
 		w.sum.Write(b)
 		w.n += int64(len(b))
 	}
-}
-
-// end writes the end record, to which it adds the checksum, and flushes.
-func (w *writer) end(record []byte) error {
-	w.write(record)
-	w.write(binary.LittleEndian.AppendUint64(nil, w.sum.Sum64()))
-	if w.err == nil {
-		w.err = w.out.Flush()
-	}
-	return w.err
 }
 
 // Written returns the bytes written so far.

@@ -50,17 +50,6 @@ func (w *SignatureWriter) Zeroes(n int64) error {
 	return w.err
 }
 
-// End completes the signature of an image, whose block size and hash are the header's.
-func (w *SignatureWriter) End(i Image) error {
-	w.flushHashes()
-	w.flushZeroes()
-	b := []byte{tagEnd}
-	b = binary.LittleEndian.AppendUint64(b, uint64(i.Size))
-	b = binary.LittleEndian.AppendUint64(b, uint64(w.hashed))
-	b = binary.LittleEndian.AppendUint64(b, uint64(w.zero))
-	return w.end(w.Header.Hash.appendSum(b, i.Sum))
-}
-
 func (w *SignatureWriter) flushHashes() {
 	if len(w.hashes) == 0 {
 		return
@@ -173,25 +162,6 @@ func (r *SignatureReader) count(err error) error {
 		return r.bad("it describes more than 2^62 bytes")
 	}
 	return err
-}
-
-func (r *SignatureReader) end() error {
-	b := make([]byte, 24+r.Hash.Size())
-	if err := r.full(b); err != nil {
-		return err
-	}
-	size := binary.LittleEndian.Uint64(b)
-	switch {
-	case size > MaxImageSize || r.Blocks(int64(size)) != r.Hashed+r.Zero ||
-		binary.LittleEndian.Uint64(b[8:]) != uint64(r.Hashed) ||
-		binary.LittleEndian.Uint64(b[16:]) != uint64(r.Zero):
-		return r.bad("its end record does not match its blocks")
-	}
-	r.Image = r.NewImage(int64(size), r.Hash.sum(b[24:]))
-	if err := r.checksum(); err != nil {
-		return err
-	}
-	return r.finish()
 }
 
 // errMismatch is for a sum that an end record gives and the content does not.

@@ -291,27 +291,36 @@ func TestWrapperSetUnheard(t *testing.T) {
 }
 
 // TestWrapperSetKilled kills all of a run when both disks are held: the old images stand, and
-// the next run does it.
+// the next run does it. In the end the files are gone, and are held without being made.
 func TestWrapperSetKilled(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	s.backup("dom0a").silent(t)
 	set := s.renewed("", xvda, xvdb)
-	s.changeAll(xvda, xvdb)
-	before := s.sums("dom0b", xvda, xvdb)
-	s.around(`if [[ " $* " = *" --commit "* ]]; then : >/run/committing; sleep 1000; exit 1; fi`)
-	run := s.begin("dom0a", cron())
-	eventually(s, "the commit", func() bool { return s.on("dom0b", "ls /run/committing").status == 0 })
-	s.must("dom0a", "pkill -KILL -x xen-backup.sh; pkill -KILL -x ssh || :")
-	run.end()
-	if s.usable("dom0b", xvda, xvdb) != set || s.sums("dom0b", xvda, xvdb) != before {
-		t.Error("dom0b's standby is not that of the run before")
+	for _, words := range []string{"", "--force-diverged domu1"} {
+		s.changeAll(xvda, xvdb)
+		before := s.sums("dom0b", xvda, xvdb)
+		if words != "" {
+			s.must("dom0b", "rm /srv/*.img")
+			set, before = "", ""
+		}
+		s.around(`if [[ " $* " = *" --commit "* ]]; then : >/run/committing; sleep 1000; exit 1; fi`)
+		run := s.begin("dom0a", cron(strings.Fields(words)...))
+		eventually(s, "the commit", func() bool { return s.on("dom0b", "rm /run/committing").status == 0 })
+		s.must("dom0a", "pkill -KILL -x xen-backup.sh; pkill -KILL -x ssh || :")
+		run.end()
+		if now := s.on("dom0b", "sha256sum "+xvda+" "+xvdb+" 2>/dev/null").out; now != before {
+			t.Errorf("dom0b's standby is not that of the run before: %s", now)
+		}
+		if before != "" && s.usable("dom0b", xvda, xvdb) != set {
+			t.Error("dom0b's standby is not of the set of the run before")
+		}
+		s.must("dom0b", "rm /usr/local/sbin/xb-patch; pkill -x sleep")
+		if r := s.backup("dom0a", strings.Fields(words)...); r.status != 0 {
+			t.Errorf("status %d\n%s", r.status, r.err)
+		}
+		set = s.renewed(set, xvda, xvdb)
 	}
-	s.must("dom0b", "rm /usr/local/sbin/xb-patch; pkill -x sleep")
-	if r := s.backup("dom0a"); r.status != 0 {
-		t.Errorf("status %d\n%s", r.status, r.err)
-	}
-	s.renewed(set, xvda, xvdb)
 }
 
 // TestWrapperSetUnfinished kills the commit behind its point of no return: the next run finishes

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
@@ -166,7 +167,7 @@ func (c *commit) take(m *apply) (err error) {
 	m.asHeld(m.held)
 	if first := c.members[0].held; !m.held.Taken.Equal(first.Taken) {
 		return exit.Fail(exit.Busy, "%s: its snapshot was taken at %s, and that of %s at %s: copy again",
-			m.Target, m.held.Taken, first.Disk, first.Taken)
+			m.Target, m.held.Taken.Format(time.RFC3339), first.Disk, first.Taken.Format(time.RFC3339))
 	}
 	return nil
 }

@@ -106,6 +106,13 @@ func (a *apply) reopenAgain() error {
 		return nil
 	}
 	err := a.reopenHeld()
+	if r := a.before; exit.StatusOf(err) == exit.Busy && r.Phase == state.Clean && r.Image == a.held.Source {
+		// A program that knows no sets has finished the apply.
+		h := *a.held
+		h.Spool, h.Basis, h.Phase, h.Before, h.Witness, h.Missing = "", r.Image, r.Phase, r.Image, r.Witness, false
+		a.held = &h
+		return a.reopenHeld()
+	}
 	status := exit.StatusOf(err)
 	switch status {
 	case exit.Busy:

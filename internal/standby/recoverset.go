@@ -88,7 +88,7 @@ func (c *commit) judge() error {
 	if !left {
 		return nil
 	}
-	c.user.Warn("set %s is given up, because one of its disks has got another image meanwhile: the others stay the old ones", c.id)
+	c.user.Warn("set %s is given up, because one of its disks has got another image meanwhile: none of them gets a new one by it", c.id)
 	c.done = true
 	return c.dir.RemoveChange(c.id)
 }

@@ -99,7 +99,7 @@ func (t *target) newest(known []*state.Record) *state.Record {
 // tellFirstContact says what can't be known of a target of which no sync is remembered.
 func (t *target) tellFirstContact(size int64) {
 	t.warnSectors()
-	if t.size() == 0 {
+	if t.file == nil {
 		return
 	}
 	t.user.Warn("first contact with %s: no sync of it is remembered here, so nothing tells whether it was changed",

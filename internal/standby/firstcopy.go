@@ -165,10 +165,11 @@ func (c *firstCopy) mark() error {
 	return err
 }
 
-// createMissing also makes the target one that can be written to.
+// createMissing also makes a target that was missing one that can be written to. Of one that
+// was there other goroutines are reading.
 func (c *firstCopy) createMissing() error {
 	err := c.change.createMissing()
-	if err == nil {
+	if c.created {
 		c.late.Target = c.file
 	}
 	return err

@@ -198,7 +198,7 @@ func newScene(t *testing.T, kind, after string) *scene {
 		size = 24 << 20
 	}
 	s := &scene{T: t, user: new(quiet), new: randomBytes(size, 2)}
-	s.options = Options{Target: filepath.Join(t.TempDir(), "target"), StateDir: t.TempDir(), Toolstack: "auto"}
+	s.options = Options{Target: filepath.Join(t.TempDir(), "target"), StateDir: testkit.MemoryDir(t), Toolstack: "auto"}
 	s.image = digestOf(t, s.new)
 	switch kind {
 	case file:

@@ -54,3 +54,15 @@ func (w *FullWriter) Write(b []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// MemoryDir returns a directory of the test's own, in memory where there is such a place: a
+// test that kills processes needs no sync that takes its time.
+func MemoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "xb-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}

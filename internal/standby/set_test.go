@@ -35,7 +35,7 @@ type machine struct {
 // newMachine makes standbys of old images, of these kinds, that came in one set.
 func newMachine(t *testing.T, after string, kinds ...string) *machine {
 	testkit.Programs(t, map[string]string{"virsh": "echo"})
-	m := &machine{T: t, options: Options{StateDir: testkit.MemoryDir(t), Peer: "dom0a", Toolstack: "virsh"}}
+	m := &machine{T: t, options: Options{StateDir: t.TempDir(), Peer: "dom0a", Toolstack: "virsh"}}
 	for i, kind := range kinds {
 		s := newScene(t, kind, after)
 		s.options.StateDir, s.options.Peer, s.options.Toolstack = m.options.StateDir, m.options.Peer, m.options.Toolstack

@@ -106,13 +106,6 @@ func (a *apply) reopenAgain() error {
 		return nil
 	}
 	err := a.reopenHeld()
-	if r := a.before; exit.StatusOf(err) == exit.Busy && r.Phase == state.Clean && r.Image == a.held.Source {
-		// A program that knows no sets has finished the apply.
-		h := *a.held
-		h.Spool, h.Basis, h.Phase, h.Before, h.Witness, h.Missing = "", r.Image, r.Phase, r.Image, r.Witness, false
-		a.held = &h
-		return a.reopenHeld()
-	}
 	status := exit.StatusOf(err)
 	switch status {
 	case exit.Busy:
@@ -121,6 +114,6 @@ func (a *apply) reopenAgain() error {
 	default:
 		return err
 	}
-	return exit.Fail(status, "%w\nif it is lost for good: xb-patch --abandon-apply %s, which leaves the old image there", err,
+	return exit.Fail(status, "%w\nif it is lost for good: xb-patch --abandon-apply %s, which leaves there what is there", err,
 		text.Operand(a.Target))
 }

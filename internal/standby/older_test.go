@@ -2,10 +2,12 @@ package standby
 
 import (
 	"os"
+	"strings"
 	"testing"
 	"time"
 
 	"xen-backup/internal/blockdev"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
 )
 
@@ -36,4 +38,53 @@ func TestOlderRecovery(t *testing.T) {
 	_, err := Recover(new(quiet), m.disks[1].options)
 	m.must(err)
 	m.wantNewSet(setA)
+}
+
+// TestFinishedByAnOlderProgram: one that knows no sets recovers a disk as it always did, and so does it for the set.
+func TestFinishedByAnOlderProgram(t *testing.T) {
+	m := newMachine(t, "", file, loopDevice)
+	m.hold(setA)
+	m.kill(doomed{Run: aCommit, After: "recorded"}, m.disks[0])
+	s := m.disks[0]
+	device := m.device(0)
+	r, err := device.LoadOwn()
+	m.must(err)
+	m.must(os.WriteFile(s.options.Target, s.new, 0o600))
+	m.must(os.Remove(r.Spool))
+	r.Phase, r.Spool, r.Set = state.Clean, "", nil
+	m.must(device.Save(r))
+	_, err = Recover(new(quiet), s.options)
+	m.must(err)
+	m.wantNewSet(setA)
+}
+
+// TestAbandonedByAnOlderProgram: one that knows no sets gives up the apply of a disk that was written to. Nobody may
+// call that the old image.
+func TestAbandonedByAnOlderProgram(t *testing.T) {
+	m := newMachine(t, halfWritten, file, loopDevice)
+	m.hold(setA)
+	m.kill(doomed{Run: aCommit, After: halfWritten}, m.disks[0])
+	mix, other := m.disks[0], m.disks[1]
+	device := m.device(0)
+	r, err := device.LoadOwn()
+	m.must(err)
+	m.must(os.Remove(r.Spool))
+	m.must(device.Save(&state.Record{Phase: state.Incomplete, Disk: r.Disk, Peer: r.Peer}))
+
+	_, err = Recover(new(quiet), mix.options)
+	if exit.StatusOf(err) != exit.Unfinished || !strings.Contains(err.Error(), "--abandon-apply") ||
+		strings.Contains(err.Error(), "old image there") {
+		t.Errorf("a recovery says %v", err)
+	}
+	other.wantTarget(row{target: "new"})
+	if is := other.memory(); is.Phase != state.Clean || *is.WholeSet {
+		t.Errorf("the other disk is %+v", is)
+	}
+	m.must(Abandon(new(quiet), mix.options))
+	if is := mix.memory(); is.Phase != state.Incomplete {
+		t.Errorf("the disk that was given up is %+v", is)
+	}
+	m.hold(setC)
+	m.must(m.commit(setC))
+	m.wantNewSet(setC)
 }

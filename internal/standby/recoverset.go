@@ -152,7 +152,7 @@ func (c *commit) abandon(m *apply) error {
 	if err == nil && m.before.IsReaching(m.set) {
 		err = m.remember(m.mix())
 	} else if err == nil {
-		c.user.Info("%s: nothing of the set was written to it; it stays the old image", m.Target)
+		c.user.Info("%s: it is out of set %s, and stays what it was: %s", m.Target, c.id, m.before.Phase)
 	}
 	if err != nil {
 		return err

@@ -540,21 +540,3 @@ func TestLeftRecord(t *testing.T) {
 		t.Errorf("the other's is %+v", is)
 	}
 }
-
-// TestFinishedByAnOlderProgram: one that knows no sets recovers a disk as it always did, and so does it for the set.
-func TestFinishedByAnOlderProgram(t *testing.T) {
-	m := newMachine(t, "", file, loopDevice)
-	m.hold(setA)
-	m.kill(doomed{Run: aCommit, After: "recorded"}, m.disks[0])
-	s := m.disks[0]
-	device := m.device(0)
-	r, err := device.LoadOwn()
-	m.must(err)
-	m.must(os.WriteFile(s.options.Target, s.new, 0o600))
-	m.must(os.Remove(r.Spool))
-	r.Phase, r.Spool, r.Set = state.Clean, "", nil
-	m.must(device.Save(r))
-	_, err = Recover(new(quiet), s.options)
-	m.must(err)
-	m.wantNewSet(setA)
-}

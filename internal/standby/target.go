@@ -109,7 +109,7 @@ func isMissing(path string) bool {
 	return errors.Is(err, os.ErrNotExist)
 }
 
-// mayCreate tells whether the missing target can be one that --create made: below
+// mayCreate reports whether the missing target can be one that --create made: below
 // /dev a missing device is missing, and a file in its place would fill the RAM.
 func (t *target) mayCreate() bool {
 	if _, err := os.Lstat(t.Target); err == nil {

@@ -130,10 +130,12 @@ type watched struct {
 	own       bool // one of them is the owner's
 }
 
-// post has the rooms watched in which the owner has snapshots, and no others any more.
+// post has the rooms watched in which the owner has snapshots, or had some, as long as any can
+// be given up there: that the owner's are given up helps no guest while others hold the same
+// bytes.
 func (g *guardian) post(found map[string]*watched) {
 	for id, p := range g.posts {
-		if w := found[id]; w == nil || !w.own {
+		if found[id] == nil {
 			p.Store(nil)
 			delete(g.posts, id)
 		}
@@ -141,10 +143,9 @@ func (g *guardian) post(found map[string]*watched) {
 	for id, w := range found {
 		p := g.posts[id]
 		switch {
-		case !w.own:
 		case p != nil:
 			p.Store(w)
-		default:
+		case w.own:
 			p = new(post)
 			p.Store(w)
 			g.posts[id] = p
@@ -168,7 +169,7 @@ func pause(margin int64) time.Duration {
 	return max(shortest, time.Duration(seconds*float64(time.Second)))
 }
 
-// watch watches a room as long as the owner has snapshots in it.
+// watch watches a room until its post is given up.
 func (g *guardian) watch(p *post) {
 	for w := p.Load(); w != nil; w = p.Load() {
 		err := w.room.Update()

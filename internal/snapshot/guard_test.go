@@ -83,6 +83,31 @@ func TestGiveUpInOrder(t *testing.T) {
 	}
 }
 
+// TestPostIsKept: when the owner's snapshots are given up, others that hold the same bytes still
+// can be, as long as there are any.
+func TestPostIsKept(t *testing.T) {
+	room, err := blockdev.FileRoom(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &guardian{words: new(spoken), posts: make(map[string]*post), said: make(map[string]bool)}
+	find := func(own bool) map[string]*watched { return map[string]*watched{room.ID: {room: room, own: own}} }
+	g.post(find(false))
+	if len(g.posts) != 0 {
+		t.Error("a room is watched in which the owner has nothing")
+	}
+	g.post(find(true))
+	p := g.posts[room.ID]
+	g.post(find(false))
+	if p == nil || p.Load() == nil || g.posts[room.ID] != p {
+		t.Error("a room is left although a snapshot in it can be given up")
+	}
+	g.post(nil)
+	if p.Load() != nil || len(g.posts) != 0 {
+		t.Error("a room is still watched in which there is nothing")
+	}
+}
+
 // TestPause: the nearer the floor, the sooner the next look.
 func TestPause(t *testing.T) {
 	for margin, want := range map[int64]time.Duration{

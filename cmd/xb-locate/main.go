@@ -61,7 +61,8 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --set SET          say in it that it belongs to the disks of this set, as
                          xb-patch --hold names it
       --taken TIME       and when these were frozen: 2026-11-26T23:47:28Z
-      --state-dir DIR    (default $XB_STATE_DIR or /var/lib/xen-backup)
+      --state-dir DIR    (default: $XB_STATE_DIR, or STATE_DIR of
+                         /etc/xen-backup/host.conf, or /var/lib/xen-backup)
   -v, --verbose          say which toolstack answered, and why it is a no
   -q, --quiet            no warnings
   -h, --help             this text
@@ -299,7 +300,11 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	if len(operands) > 0 {
 		return exit.Fail(exit.Usage, "--store goes without another DOMAIN: the document is on standard input")
 	}
-	store := domain.NewStore(ctx, state.Find(o.stateDir), o.uri)
+	places, err := state.Find(o.stateDir)
+	if err != nil {
+		return err
+	}
+	store := domain.NewStore(ctx, places.Dir, o.uri)
 	store.Places, store.Dropped, store.Set = o.places, o.drop, o.set
 	words, err := store.Keep(o.store, env.Stdin)
 	for _, w := range words {

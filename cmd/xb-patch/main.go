@@ -30,7 +30,8 @@ target holds the old image or the new one, or is flagged until --recover has
 finished it.
 
       --spool DIR        keep the delta in DIR until it is applied
-                         (default: below the state directory)
+                         (default: SPOOL_DIR of /etc/xen-backup/host.conf,
+                         or below the state directory)
       --in-place         write while the delta arrives, without a spool; only for
                          a first copy, where there is nothing to lose
       --create           create FILE if it does not exist; never below /dev
@@ -66,7 +67,8 @@ finished it.
       --peer HOST        the other host: what was sent to a third one is newer
                          than what it brings, and not overwritten
       --state-dir DIR    where this host remembers its devices
-                         (default $XB_STATE_DIR or /var/lib/xen-backup)
+                         (default: $XB_STATE_DIR, or STATE_DIR of host.conf,
+                         or /var/lib/xen-backup)
       --info             describe the signature or delta in FILE or on stdin
       --json             with --info: as a JSON object
       --progress[=WHEN]  show progress: always, auto (default) or never

@@ -51,7 +51,14 @@ func parse(env *cli.Env, args []string) (*command, error) {
 	for _, target := range c.operands {
 		err = errors.Join(err, cli.Distinct(target, c.summary))
 	}
-	return c, errors.Join(err, cli.CheckSummary(c.summary))
+	return c, errors.Join(err, cli.CheckSummary(c.summary), c.findPlaces())
+}
+
+// findPlaces completes where the state and the spools are.
+func (c *command) findPlaces() error {
+	places, err := state.Find(c.StateDir)
+	c.StateDir, c.Spool = string(places.Dir), cmp.Or(c.Spool, places.Spool)
+	return err
 }
 
 // define tells the parser of all options.

@@ -8,6 +8,7 @@ import (
 	"xen-backup/internal/exit"
 	"xen-backup/internal/inspect"
 	"xen-backup/internal/standby"
+	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
 	"xen-backup/internal/text"
 )
@@ -23,7 +24,8 @@ hash a block, to standard output, for xb-delta.
       --size SIZE        sign only the first SIZE bytes
       --missing-ok       a target that does not exist has a signature of size 0
       --state-dir DIR    where this host remembers its devices
-                         (default $XB_STATE_DIR or /var/lib/xen-backup)
+                         (default: $XB_STATE_DIR, or STATE_DIR of
+                         /etc/xen-backup/host.conf, or /var/lib/xen-backup)
       --info             describe the signature or delta in FILE or on stdin
       --json             with --info: as a JSON object
       --progress[=WHEN]  show progress: always, auto (default) or never
@@ -96,6 +98,10 @@ func run(env *cli.Env, args []string) error {
 	if operands[0] == "-" {
 		return signInput(env, out, o)
 	}
-	o.basis.Target = operands[0]
+	places, err := state.Find(o.basis.StateDir)
+	if err != nil {
+		return err
+	}
+	o.basis.Target, o.basis.StateDir = operands[0], string(places.Dir)
 	return signTarget(env, out, o)
 }

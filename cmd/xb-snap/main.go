@@ -43,7 +43,8 @@ with reflinks (XFS, btrfs).
       --dry-run          create nothing; the status tells whether it could be done
       --since OLD      the older snapshot
       --json           list as JSON
-      --state-dir DIR  where records are kept (XB_STATE_DIR, /var/lib/xen-backup)
+      --state-dir DIR  where records are kept (default: $XB_STATE_DIR, or STATE_DIR
+                       of /etc/xen-backup/host.conf, or /var/lib/xen-backup)
   -v, --verbose        say what is done
   -q, --quiet          no warnings
   -h, --help           show this help
@@ -83,6 +84,15 @@ func snapFlags(env *cli.Env, dir *string) *cli.Flags {
 	return flags
 }
 
+// withState does what needs the state directory.
+func withState(flag string, do func(state.Dir) error) error {
+	places, err := state.Find(flag)
+	if err != nil {
+		return err
+	}
+	return do(places.Dir)
+}
+
 // noOperands parses the arguments of a subcommand that takes none but flags.
 func noOperands(flags *cli.Flags, args []string, command string) error {
 	operands, err := flags.Parse(args)
@@ -117,8 +127,10 @@ func create(env *cli.Env, args []string) error {
 	if order.Owner, err = snapshot.FindOwner(owner); err != nil {
 		return err
 	}
-	order.State = state.Find(dir)
-	return snapshot.Create(sources, order, env, printer(env))
+	return withState(dir, func(dir state.Dir) error {
+		order.State = dir
+		return snapshot.Create(sources, order, env, printer(env))
+	})
 }
 
 func remove(env *cli.Env, args []string) error {
@@ -130,7 +142,7 @@ func remove(env *cli.Env, args []string) error {
 	if len(paths) == 0 {
 		return exit.Fail(exit.Usage, "remove needs at least one SNAP")
 	}
-	return snapshot.Remove(paths, state.Find(dir))
+	return withState(dir, func(dir state.Dir) error { return snapshot.Remove(paths, dir) })
 }
 
 func list(env *cli.Env, args []string) error {
@@ -141,7 +153,11 @@ func list(env *cli.Env, args []string) error {
 	if err := noOperands(flags, args, "list"); err != nil {
 		return err
 	}
-	all, err := snapshot.List(state.Find(dir))
+	places, err := state.Find(dir)
+	if err != nil {
+		return err
+	}
+	all, err := snapshot.List(places.Dir)
 	var text strings.Builder
 	if asJSON {
 		json.NewEncoder(&text).Encode(append([]*snapshot.Snapshot{}, all...)) // [] if there is none
@@ -158,7 +174,7 @@ func prune(env *cli.Env, args []string) error {
 	if err := noOperands(snapFlags(env, &dir), args, "prune"); err != nil {
 		return err
 	}
-	return snapshot.Prune(state.Find(dir), printer(env))
+	return withState(dir, func(dir state.Dir) error { return snapshot.Prune(dir, printer(env)) })
 }
 
 func guard(env *cli.Env, args []string) error {
@@ -172,7 +188,7 @@ func guard(env *cli.Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	return snapshot.Guard(owner, state.Find(dir), env, printer(env))
+	return withState(dir, func(dir state.Dir) error { return snapshot.Guard(owner, dir, env, printer(env)) })
 }
 
 func check(env *cli.Env, args []string) error {
@@ -184,7 +200,11 @@ func check(env *cli.Env, args []string) error {
 	if len(operands) != 1 {
 		return exit.Fail(exit.Usage, "check needs one SNAP")
 	}
-	use, err := snapshot.Check(operands[0], state.Find(dir))
+	places, err := state.Find(dir)
+	if err != nil {
+		return err
+	}
+	use, err := snapshot.Check(operands[0], places.Dir)
 	if err != nil {
 		return err
 	}
@@ -202,7 +222,11 @@ func changes(env *cli.Env, args []string) error {
 	if len(operands) != 1 || since == "" {
 		return exit.Fail(exit.Usage, "changes needs --since OLD and one NEW")
 	}
-	extents, err := snapshot.Changes(since, operands[0], state.Find(dir))
+	places, err := state.Find(dir)
+	if err != nil {
+		return err
+	}
+	extents, err := snapshot.Changes(since, operands[0], places.Dir)
 	if err != nil {
 		return err
 	}

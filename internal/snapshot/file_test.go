@@ -31,7 +31,7 @@ func take(t *testing.T, records state.Dir, owner Owner, sources ...string) (snap
 
 // What is given up must be what xb-snap made.
 func TestGiveUpOnlyOurs(t *testing.T) {
-	dir, records := testkit.Mount(t, "mkfs.btrfs", "-q"), state.Find(t.TempDir())
+	dir, records := testkit.Mount(t, "mkfs.btrfs", "-q"), state.Dir(t.TempDir())
 	a := filepath.Join(dir, "a")
 	testkit.Write(t, a, "precious")
 	for what, replace := range map[string]func(snap string) error{
@@ -67,7 +67,7 @@ func TestGiveUpOnlyOurs(t *testing.T) {
 
 // Somebody prunes while a snapshot is being taken for an owner that is dead by now.
 func TestPrunedWhileTaken(t *testing.T) {
-	dir, records := testkit.Mount(t, "mkfs.xfs", "-q", "-m", "reflink=1"), state.Find(t.TempDir())
+	dir, records := testkit.Mount(t, "mkfs.xfs", "-q", "-m", "reflink=1"), state.Dir(t.TempDir())
 	a := filepath.Join(dir, "a")
 	testkit.Write(t, a, "a")
 	left := func() string { return testkit.Names(t, dir) + " " + testkit.Names(t, recordDir(records)) }

@@ -73,7 +73,7 @@ func (c *commit) walk(steps []step[*commit]) error {
 }
 
 func newCommit(user User, o Options, id string) *commit {
-	return &commit{user: user, options: o, id: id, dir: state.Find(o.StateDir)}
+	return &commit{user: user, options: o, id: id, dir: state.Dir(o.StateDir)}
 }
 
 func (c *commit) add(t *target) *apply {

@@ -8,7 +8,6 @@ import (
 
 	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
-	"xen-backup/internal/state"
 )
 
 // DryRun receives a delta and proves it and the target. It takes no lock and writes nothing.
@@ -44,7 +43,7 @@ func DryRun(user User, o Options, in io.Reader) (rdiff.Delta, error) {
 
 // checkPlaces demands that the state, the spool and a missing target could be created.
 func (t *target) checkPlaces() error {
-	dirs := []string{string(state.Find(t.StateDir))}
+	dirs := []string{t.StateDir}
 	if t.file == nil {
 		dirs = append(dirs, filepath.Dir(t.Target))
 	}

@@ -15,7 +15,7 @@ import (
 func TestOlderRecovery(t *testing.T) {
 	m := newMachine(t, "", file, loopDevice)
 	m.hold(setA)
-	dir := state.Find(m.options.StateDir)
+	dir := state.Dir(m.options.StateDir)
 	change := &state.Change{Peer: "dom0a", SetFields: state.SetFields{Set: setA, Taken: taken}}
 	var devices []*state.Device
 	for _, s := range m.disks {

@@ -49,7 +49,7 @@ func (t *target) checkOtherNames() error {
 	if t.file == nil || t.Disk == "" {
 		return nil
 	}
-	all, err := state.Find(t.StateDir).Records()
+	all, err := state.Dir(t.StateDir).Records()
 	if err != nil {
 		return err
 	}

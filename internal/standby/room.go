@@ -77,7 +77,7 @@ func (a *apply) checkPool() error {
 	if err != nil {
 		return err
 	}
-	if err := w.CheckRoom(string(state.Find(a.StateDir)), a.promised.thin...); err != nil {
+	if err := w.CheckRoom(a.StateDir, a.promised.thin...); err != nil {
 		return err
 	}
 	a.promised.thin = append(a.promised.thin, w)

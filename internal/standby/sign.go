@@ -26,9 +26,9 @@ type Basis struct {
 // BasisOptions say what is to be signed.
 type BasisOptions struct {
 	Target    string
-	StateDir  string // as state.Find takes it
-	Size      int64  // bytes; negative: all of a file, and of a device the image of its last sync
-	MissingOK bool   // a target that does not exist has a size of 0
+	StateDir  string
+	Size      int64 // bytes; negative: all of a file, and of a device the image of its last sync
+	MissingOK bool  // a target that does not exist has a size of 0
 }
 
 // OpenBasis opens a target to be signed.
@@ -102,7 +102,7 @@ func loadBasis(o BasisOptions) (*state.Device, *state.Record, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	device := state.Find(o.StateDir).Device(identity, o.Target)
+	device := state.Dir(o.StateDir).Device(identity, o.Target)
 	record, err := device.Load()
 	if err == nil && record.Phase == state.Applying {
 		err = exit.Fail(exit.Unfinished, "%s: an apply is unfinished; finish it first: xb-patch --recover %s",

@@ -53,7 +53,7 @@ func createSpool(device *state.Device, dir string, in io.Reader) (*spool, error)
 		return func() { os.Remove(path + ".part") }, err
 	})
 	if err != nil {
-		return nil, exit.Fail(exit.CantCreate, "cannot create the spool (see --spool): %w", err)
+		return nil, exit.Fail(exit.CantCreate, "cannot create the spool (see --spool, and SPOOL_DIR in "+state.HostConf+"): %w", err)
 	}
 	return s, nil
 }
@@ -92,7 +92,8 @@ func checkRoom(dir string, in io.Reader) error {
 
 func noRoom(dir, what string) error {
 	return exit.Fail(exit.CantCreate,
-		"no room for the spool in %s: %s; make room, or name another directory with --spool", dir, what)
+		"no room for the spool in %s: %s; make room, or name another directory: SPOOL_DIR in %s, or --spool",
+		dir, what, state.HostConf)
 }
 
 // tee returns a reader that passes on what it reads from in and spools it.

@@ -70,7 +70,7 @@ func State(o Options) (*Memory, error) {
 	if h != nil {
 		m.Held = &held{h.Set, h.Peer, h.Disk, h.Taken, h.Spool}
 	}
-	return m, m.addSet(state.Find(o.StateDir), record)
+	return m, m.addSet(state.Dir(o.StateDir), record)
 }
 
 // addSet tells of the set that the image came in, and of that which the DomU's document is of.

@@ -81,7 +81,7 @@ func find(user User, o Options) (*target, error) {
 	if t.identity, err = blockdev.Identity(t.Target); err != nil {
 		return nil, err
 	}
-	t.device = state.Find(t.StateDir).Device(t.identity, t.Target)
+	t.device = state.Dir(t.StateDir).Device(t.identity, t.Target)
 	if missing != nil && !t.Create {
 		if r, err := t.device.Load(); err == nil && r.Phase != state.Applying {
 			return nil, missing

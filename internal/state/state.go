@@ -3,7 +3,6 @@
 package state
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -21,18 +20,8 @@ import (
 	"xen-backup/internal/stream"
 )
 
-// DefaultDir is where the state is kept unless --state-dir or XB_STATE_DIR say
-// otherwise.
-const DefaultDir = "/var/lib/xen-backup"
-
 // Dir is a state directory.
 type Dir string
-
-// Find returns the directory to use: flag if it is not empty, else XB_STATE_DIR,
-// else DefaultDir.
-func Find(flag string) Dir {
-	return Dir(cmp.Or(flag, os.Getenv("XB_STATE_DIR"), DefaultDir))
-}
 
 // Make creates the directory if it is missing.
 func (d Dir) Make() error { return makeDir(string(d)) }

@@ -360,18 +360,6 @@ func TestNoDirectory(t *testing.T) {
 	testkit.WantStatus(t, "Save", d.Save(&Record{Phase: Clean}), exit.CantCreate)
 	_, err = d.Load()
 	testkit.WantStatus(t, "Load", err, exit.IOError)
-
-	t.Setenv("XB_STATE_DIR", "")
-	if d := Find(""); d != DefaultDir {
-		t.Error(d)
-	}
-	t.Setenv("XB_STATE_DIR", "/from/env")
-	if d := Find(""); d != "/from/env" {
-		t.Error(d)
-	}
-	if d := Find("/from/flag"); d != "/from/flag" {
-		t.Error(d)
-	}
 }
 
 // TestFailedSave: the old state stays if the new one can't be written.

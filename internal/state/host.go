@@ -1,0 +1,104 @@
+// Where a host keeps what it remembers is its own business: whoever sends to it need not know.
+
+package state
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"xen-backup/internal/exit"
+)
+
+// DefaultDir is where the state is kept unless --state-dir, XB_STATE_DIR or HostConf say otherwise.
+const DefaultDir = "/var/lib/xen-backup"
+
+// HostConf is the file that says where this host keeps its state and its spools.
+const HostConf = "/etc/xen-backup/host.conf"
+
+var hostConf = HostConf // of another name in tests
+
+// Places are where a host keeps what it remembers.
+type Places struct {
+	Dir   Dir
+	Spool string // the directory of spools; "": below Dir
+}
+
+// Find returns the places to use. The state directory is flag if that is not empty, else XB_STATE_DIR, else what
+// HostConf says, else DefaultDir. The file is of the host's own state directory: with another one it is not read.
+func Find(flag string) (Places, error) {
+	if dir := cmp.Or(flag, os.Getenv("XB_STATE_DIR")); dir != "" {
+		return Places{Dir: Dir(dir)}, nil
+	}
+	text, err := os.ReadFile(hostConf)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Places{}, exit.Fail(exit.Config, "cannot read where this host keeps its state: %w", err)
+	}
+	p := Places{Dir: DefaultDir}
+	number := 0
+	for line := range strings.Lines(string(text)) {
+		number++
+		if err := p.set(strings.TrimSpace(line)); err != nil {
+			return Places{}, exit.Fail(exit.Config, "%s: line %d: %w", hostConf, number, err)
+		}
+	}
+	return p, nil
+}
+
+// set takes a line NAME=VALUE, as a shell would. A name that is not known may be one mistyped, and the state be kept
+// in two places for that.
+func (p *Places) set(line string) error {
+	if line == "" || line[0] == '#' {
+		return nil
+	}
+	name, value, ok := strings.Cut(line, "=")
+	if !ok {
+		return errors.New("want NAME=VALUE")
+	}
+	value, err := unquote(value)
+	if err != nil {
+		return err
+	}
+	if !filepath.IsAbs(value) {
+		return errors.New(name + " wants an absolute path")
+	}
+	switch name {
+	case "STATE_DIR":
+		p.Dir = Dir(value)
+	case "SPOOL_DIR":
+		p.Spool = value
+	default:
+		return errors.New(name + " is no setting of this file, which has STATE_DIR and SPOOL_DIR")
+	}
+	return nil
+}
+
+// unquote returns what a shell would take a value for, or an error where that is more than a word.
+func unquote(s string) (string, error) {
+	if len(s) >= 2 && (s[0] == '"' || s[0] == '\'') {
+		if end := 1 + strings.IndexByte(s[1:], s[0]); end > 0 && isComment(s[end+1:]) {
+			return plain(s[1:end], `"'\$`+"`")
+		}
+		return "", errors.New("its quotes are wrong")
+	}
+	word, rest, _ := strings.Cut(strings.ReplaceAll(s, "\t", " "), " ")
+	if !isComment(rest) {
+		return "", errors.New("a value with blanks needs quotes")
+	}
+	return plain(word, "\"'\\$`;&|<>()*?#")
+}
+
+func isComment(s string) bool {
+	s = strings.TrimSpace(s)
+	return s == "" || s[0] == '#'
+}
+
+func plain(s, special string) (string, error) {
+	if strings.ContainsAny(s, special) {
+		return "", errors.New("a value is a path, without anything that means something to a shell")
+	}
+	return s, nil
+}

@@ -1,0 +1,74 @@
+package state
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"xen-backup/internal/exit"
+	"xen-backup/internal/testkit"
+)
+
+// confOf makes host.conf a file of the test's.
+func confOf(t *testing.T, text string) {
+	t.Helper()
+	t.Setenv("XB_STATE_DIR", "")
+	before := hostConf
+	t.Cleanup(func() { hostConf = before })
+	hostConf = filepath.Join(t.TempDir(), "host.conf")
+	if err := os.WriteFile(hostConf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFind(t *testing.T) {
+	for _, c := range []struct {
+		conf string
+		want Places
+	}{
+		{"", Places{Dir: DefaultDir}},
+		{"# STATE_DIR=/no\n\n  \nSPOOL_DIR=/big/spool # of tmpfs\n", Places{DefaultDir, "/big/spool"}},
+		{"STATE_DIR=\"/srv/a state\"\n\tSPOOL_DIR='/b'\t# c\n", Places{"/srv/a state", "/b"}},
+		{"STATE_DIR=/a\nSTATE_DIR=/b", Places{Dir: "/b"}},
+	} {
+		confOf(t, c.conf)
+		if p, err := Find(""); err != nil || p != c.want {
+			t.Errorf("%q: %+v, %v", c.conf, p, err)
+		}
+	}
+	os.Remove(hostConf)
+	if p, err := Find(""); err != nil || p != (Places{Dir: DefaultDir}) {
+		t.Errorf("no file: %+v, %v", p, err)
+	}
+
+	// It is of the host's own state directory.
+	confOf(t, "STATE_DIR=/c\nSPOOL_DIR=/d\n")
+	t.Setenv("XB_STATE_DIR", "/from/env")
+	if p, err := Find(""); err != nil || p != (Places{Dir: "/from/env"}) {
+		t.Errorf("environment: %+v, %v", p, err)
+	}
+	if p, err := Find("/from/flag"); err != nil || p != (Places{Dir: "/from/flag"}) {
+		t.Errorf("flag: %+v, %v", p, err)
+	}
+}
+
+func TestFindRefuses(t *testing.T) {
+	for _, line := range []string{"STATEDIR=/a", "SPOOL_DIR", "SPOOL_DIR=", "SPOOL_DIR=a", "SPOOL_DIR=\"/a", "SPOOL_DIR='/a'b",
+		"SPOOL_DIR=/a b", "SPOOL_DIR = /a", "SPOOL_DIR=$HOME/a", "SPOOL_DIR=\"/a$b\"", "SPOOL_DIR=/a;reboot", "export SPOOL_DIR=/a",
+		"SPOOL_DIR=~/a", "SPOOL_DIR=\"\"", "SPOOL_DIR=/a\\", "SPOOL_DIR=/a*"} {
+		confOf(t, "# of this host\n"+line+"\n")
+		_, err := Find("")
+		testkit.WantStatus(t, line, err, exit.Config)
+		if err != nil && !strings.Contains(err.Error(), hostConf+": line 2: ") {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	confOf(t, "")
+	os.Remove(hostConf)
+	if err := os.Mkdir(hostConf, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Find("")
+	testkit.WantStatus(t, "a directory", err, exit.Config)
+}

@@ -84,8 +84,11 @@ func (c *change) notBasis(err error) error {
 }
 
 // saveClean remembers the target as the delta's source, and the witness of when it was
-// proved. Everything before it must be on the disk.
+// proved. Everything before it must be on the disk. What a recovery finishes is not newer for it.
 func (c *change) saveClean(witness string) error {
-	return c.remember(&state.Record{Phase: state.Clean, Image: c.delta.Source, Peer: c.peerName(), Witness: witness,
-		Set: c.set})
+	r := &state.Record{Phase: state.Clean, Image: c.delta.Source, Peer: c.peerName(), Witness: witness, Set: c.set}
+	if c.set == nil && c.before.Phase == state.Applying {
+		r.Time = c.before.Time
+	}
+	return c.remember(r)
 }

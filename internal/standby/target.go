@@ -225,6 +225,7 @@ func (t *target) peerName() string {
 // becomes of its content.
 func (t *target) remember(r *state.Record) error {
 	r.Disk, r.UUID = cmp.Or(t.Disk, t.before.Disk), cmp.Or(t.UUID, t.before.UUID)
+	r.After(t.before)
 	return t.device.Save(r)
 }
 

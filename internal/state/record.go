@@ -31,6 +31,33 @@ type Record struct {
 	Spool    string // of phase applying: the delta
 	Witness  string // of the device when it had this content
 	Set      *Set   // that the image came in; nil: it was copied alone
+	Last     *Last  // of phases incomplete and applying: the last image that was whole; nil: there was none
+}
+
+// Last tells of when the last image was that a device held whole.
+type Last struct {
+	Time  time.Time `json:"time"`
+	Taken time.Time `json:"taken,omitzero"` // when the source took its snapshot, if it came in a set
+	stream.ImageFields
+}
+
+// lastWhole returns the last image that is known to have been whole.
+func (r *Record) lastWhole() *Last {
+	if r.Phase != Clean {
+		return r.Last
+	}
+	l := &Last{Time: r.Time, ImageFields: r.Image.Fields()}
+	if r.Set != nil {
+		l.Taken = r.Set.Taken
+	}
+	return l
+}
+
+// After has a mix tell of the last image that was whole, by what was remembered before.
+func (r *Record) After(before *Record) {
+	if r.Phase == Incomplete || r.Phase == Applying {
+		r.Last = before.lastWhole()
+	}
 }
 
 const version = 1
@@ -49,13 +76,14 @@ type Fields struct {
 	Spool   string    `json:"spool,omitempty"`
 	Witness string    `json:"witness,omitempty"`
 	SetFields
+	Last *Last `json:"last,omitempty"`
 }
 
 // Fields returns the record as it is written. One that was never saved or loaded has no
 // version.
 func (r *Record) Fields() Fields {
 	f := Fields{0, r.Phase, r.Identity, r.Device, r.Disk, r.UUID, r.Image.Fields(), r.Time, r.Peer, r.Spool, r.Witness,
-		r.Set.fields()}
+		r.Set.fields(), r.Last}
 	if r.Identity != "" {
 		f.Version = version
 	}
@@ -66,7 +94,7 @@ func (r *Record) Fields() Fields {
 func (f *Fields) record() (r *Record, noImage error) {
 	image, noImage := f.Image()
 	return &Record{f.Phase, f.Identity, f.Device, f.Disk, f.UUID, image, f.Time, f.Peer, f.Spool, f.Witness,
-		f.set()}, noImage
+		f.set(), f.Last}, noImage
 }
 
 func (r Record) MarshalJSON() ([]byte, error) { return json.Marshal(r.Fields()) }

@@ -342,8 +342,10 @@ func (c *Change) overlay(d *Device, own *Record) (*Record, error) {
 		return own, nil
 	}
 	h := c.Delta(d)
-	return &Record{Phase: Applying, Identity: d.identity, Device: h.Target, Disk: h.Disk, UUID: h.UUID, Image: h.Source,
-		Time: own.Time, Peer: h.Peer, Spool: h.Spool, Set: c.set()}, nil
+	r := &Record{Phase: Applying, Identity: d.identity, Device: h.Target, Disk: h.Disk, UUID: h.UUID, Image: h.Source,
+		Time: own.Time, Peer: h.Peer, Spool: h.Spool, Set: c.set()}
+	r.After(own)
+	return r, nil
 }
 
 // IsWhole reports whether all members of the set have the image of this set, each on the device that it was.

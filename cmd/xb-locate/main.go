@@ -23,10 +23,13 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
        xb-locate --active [--final] [-c URI] [--toolstack auto|virsh|xl] DOMAIN...
        xb-locate --known [-c URI] [--toolstack auto|virsh|xl]
                  [--xl-config FILE] DOMAIN...
+       xb-locate --copy [-c URI] [--toolstack auto|virsh|xl]
+                 [--exclude TARGET]... [--xl-config FILE] [--note FILE]
+                 [--document-file FILE] [--bundle FILE] [--final] DOMAIN
        xb-locate --document [-c URI] [--toolstack auto|virsh|xl]
                  [--xl-config FILE] [--bundle FILE] DOMAIN
-       xb-locate --store DOMAIN [-c URI] [--map A=B]... [--drop TARGET]...
-                 [--set SET --taken TIME] [--state-dir DIR]
+       xb-locate --store DOMAIN [-c URI] [--format xml|xl] [--map A=B]...
+                 [--drop TARGET]... [--set SET --taken TIME] [--state-dir DIR]
 
 Print the disks of DOMAIN (a name, UUID or id), one TARGET<TAB>SOURCE a line,
 if it is active on this host; else say why not and exit with status 1. Its
@@ -46,8 +49,13 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --uuid             print the UUID that is kept there, if there is one
       --active           say yes or no, of several domains DOMAIN<TAB>yes|no a
                          line; busy or unknown where neither can be said
-      --final            busy, too, if its memory was saved to some file
+      --final            the domain is to be shut off, not active; busy, too, if its
+                         memory was saved to some file
       --known            the same of whether this host knows it, active or not
+      --copy             all that its copy needs, a line a disk: target, source, size,
+                         sector size, owner, mode, UUID, format of the document
+      --document-file FILE
+                         keep the document as FILE.xml, or FILE.cfg for xl
       --document         print the document by which DOMAIN can be started here
                          or on another host, passwords included
       --bundle FILE      and write it to FILE with the variables of UEFI firmware
@@ -56,6 +64,7 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --store DOMAIN     keep the document or bundle on stdin, of DOMAIN on another
                          host, as STATE-DIR/xml/DOMAIN.xml or .cfg, with the disks
                          of this host; say what is left out or missing here
+      --format xml|xl    that it must have, for libvirt or xl
       --map A=B          the disk A of that host is B here (paths or file: URIs)
       --drop TARGET      leave out the disk TARGET
       --set SET          say in it that it belongs to the disks of this set, as
@@ -63,6 +72,8 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --taken TIME       and when these were frozen: 2026-11-26T23:47:28Z
       --state-dir DIR    (default: $XB_STATE_DIR, or STATE_DIR of
                          /etc/xen-backup/host.conf, or /var/lib/xen-backup)
+      --words            begin each line on standard error with its level: err,
+                         warning or info
   -v, --verbose          say which toolstack answered, and why it is a no
   -q, --quiet            no warnings
   -h, --help             this text
@@ -82,11 +93,13 @@ type options struct {
 	all, json                     bool
 	note, still                   string // files
 
-	active, known, document, uuid bool // what is asked
+	active, known, copy, document, uuid bool // what is asked
 
 	final    bool   // for a copy that is to be the last
+	kept     string // file for the document
 	bundle   string // file for the document and what else belongs to the domain
 	store    string // the domain whose document is on standard input
+	format   string // that it must have
 	places   domain.Places
 	drop     []string
 	set      domain.Set
@@ -96,6 +109,7 @@ type options struct {
 func run(env *cli.Env, args []string) error {
 	o := options{}
 	f := env.Flags()
+	env.LevelFlag(f)
 	f.String(&o.uri, "c,connect")
 	f.Func("toolstack", cli.OneOf(&o.toolstack, "auto", "virsh", "xl"))
 	f.Path(&o.xml, "xml")
@@ -107,11 +121,14 @@ func run(env *cli.Env, args []string) error {
 	f.Bool(&o.active, "active")
 	f.Bool(&o.final, "final")
 	f.Bool(&o.known, "known")
+	f.Bool(&o.copy, "copy")
+	f.Path(&o.kept, "document-file")
 	f.Bool(&o.document, "document")
 	f.Path(&o.xlConfig, "xl-config")
 	f.Path(&o.bundle, "bundle")
 	f.Bool(&o.uuid, "uuid")
 	f.String(&o.store, "store")
+	f.Func("format", cli.OneOf(&o.format, string(domain.XML), string(domain.XL)))
 	f.Func("map", o.places.Add)
 	f.Func("drop", targets(&o.drop))
 	f.String(&o.set.Name, "set")
@@ -142,10 +159,13 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 		return "--active", append(ask, "--final"), tell
 	case o.known:
 		return "--known", append(ask, "--xl-config"), tell
+	case o.copy:
+		return "--copy", append(ask, "--exclude", "--note", "--xl-config", "--document-file", "--bundle", "--final"), copyDisks
 	case o.document:
 		return "--document", append(ask, "--xl-config", "--bundle"), printDocument
 	case o.store != "":
-		return "--store", []string{"-c", "--connect", "--map", "--drop", "--set", "--taken", "--state-dir"}, storeDocument
+		return "--store", []string{"-c", "--connect", "--format", "--map", "--drop", "--set", "--taken", "--state-dir"},
+			storeDocument
 	case o.still != "":
 		return "--still", append(ask, "--exclude"), tellStill
 	case o.uuid:
@@ -204,6 +224,23 @@ func locate(ctx context.Context, env *cli.Env, o *options, operands []string) er
 	return list(env, o, judge, answer)
 }
 
+// copyDisks tells all that a copy of a domain needs.
+func copyDisks(ctx context.Context, env *cli.Env, o *options, operands []string) error {
+	name, err := oneName(operands)
+	if err != nil {
+		return err
+	}
+	l, judge, err := newLocator(ctx, o)
+	if err != nil {
+		return err
+	}
+	rows, err := l.Look(ctx, judge, name, domain.Copy{Note: o.note, Document: o.kept, Bundle: o.bundle, Final: o.final}, env)
+	if err != nil {
+		return err
+	}
+	return env.Print(rows)
+}
+
 // listDocument lists the disks of a document of libvirt or xl, or prints its UUID.
 func listDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
 	if o.xml == "" || len(operands) > 0 {
@@ -240,7 +277,7 @@ func list(env *cli.Env, o *options, judge *domain.Judge, a domain.Answer) error 
 }
 
 // tellStill says whether the answer to DOMAIN still is what --note has kept.
-func tellStill(ctx context.Context, _ *cli.Env, o *options, operands []string) error {
+func tellStill(ctx context.Context, env *cli.Env, o *options, operands []string) error {
 	name, err := oneName(operands)
 	if err != nil {
 		return err
@@ -253,7 +290,7 @@ func tellStill(ctx context.Context, _ *cli.Env, o *options, operands []string) e
 	if err != nil {
 		return err
 	}
-	return l.Still(ctx, judge, name, before)
+	return l.Still(ctx, judge, name, before, env)
 }
 
 // tell says of each domain whether it is active here, or whether this host knows it.
@@ -305,10 +342,6 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 		return err
 	}
 	store := domain.NewStore(ctx, places.Dir, o.uri)
-	store.Places, store.Dropped, store.Set = o.places, o.drop, o.set
-	words, err := store.Keep(o.store, env.Stdin)
-	for _, w := range words {
-		env.Warn("%s: %s", o.store, w)
-	}
-	return err
+	store.Places, store.Dropped, store.Set, store.Format = o.places, o.drop, o.set, domain.Format(o.format)
+	return store.Keep(o.store, env.Stdin, env)
 }

@@ -12,9 +12,10 @@ import (
 	"xen-backup/internal/exit"
 	"xen-backup/internal/snapshot"
 	"xen-backup/internal/state"
+	"xen-backup/internal/text"
 )
 
-const usage = `Usage: xb-snap create [--size SIZE] [--owner PID|none] [--dry-run] SOURCE...
+const usage = `Usage: xb-snap create [--size SIZE] [--owner PID|none] [--dry-run] [--uri] SOURCE...
        xb-snap remove SNAP...
        xb-snap list [--json]
        xb-snap prune
@@ -40,11 +41,14 @@ with reflinks (XFS, btrfs).
                        much a thick one can take, and so much is free for others
       --owner PID      the process that uses the snapshots (the parent process);
                        "none" keeps them until they are removed by name
-      --dry-run          create nothing; the status tells whether it could be done
+      --dry-run        create nothing; the status tells whether it could be done
+      --uri            print a path that means something to a shell as a file: URI
       --since OLD      the older snapshot
       --json           list as JSON
       --state-dir DIR  where records are kept (default: $XB_STATE_DIR, or STATE_DIR
                        of /etc/xen-backup/host.conf, or /var/lib/xen-backup)
+      --words          begin each line on standard error with its level: err,
+                       warning or info
   -v, --verbose        say what is done
   -q, --quiet          no warnings
   -h, --help           show this help
@@ -80,6 +84,7 @@ func run(env *cli.Env, args []string) error {
 // snapFlags returns a parser of the flags that all subcommands have.
 func snapFlags(env *cli.Env, dir *string) *cli.Flags {
 	flags := env.Flags()
+	env.LevelFlag(flags)
 	flags.Path(dir, "state-dir")
 	return flags
 }
@@ -107,13 +112,23 @@ func printer(env *cli.Env) snapshot.Tell {
 	return func(paths ...string) error { return env.Print(strings.Join(paths, "\n") + "\n") }
 }
 
+// operands returns paths as words that mean the same to a shell.
+func operands(paths []string) (words []string) {
+	for _, path := range paths {
+		words = append(words, text.Operand(path))
+	}
+	return words
+}
+
 func create(env *cli.Env, args []string) error {
 	var owner, dir string
+	var asURI bool
 	order := snapshot.Order{Size: snapshot.DefaultSize}
 	flags := snapFlags(env, &dir)
 	flags.Size(&order.Size, "size")
 	flags.String(&owner, "owner")
 	flags.Bool(&order.DryRun, "dry-run")
+	flags.Bool(&asURI, "uri")
 	sources, err := flags.ParsePaths(args)
 	if err != nil {
 		return err
@@ -127,9 +142,13 @@ func create(env *cli.Env, args []string) error {
 	if order.Owner, err = snapshot.FindOwner(owner); err != nil {
 		return err
 	}
+	tell := printer(env)
+	if asURI {
+		tell = func(paths ...string) error { return printer(env)(operands(paths)...) }
+	}
 	return withState(dir, func(dir state.Dir) error {
 		order.State = dir
-		return snapshot.Create(sources, order, env, printer(env))
+		return snapshot.Create(sources, order, env, tell)
 	})
 }
 
@@ -158,15 +177,15 @@ func list(env *cli.Env, args []string) error {
 		return err
 	}
 	all, err := snapshot.List(places.Dir)
-	var text strings.Builder
+	var lines strings.Builder
 	if asJSON {
-		json.NewEncoder(&text).Encode(append([]*snapshot.Snapshot{}, all...)) // [] if there is none
+		json.NewEncoder(&lines).Encode(append([]*snapshot.Snapshot{}, all...)) // [] if there is none
 	} else {
 		for _, s := range all {
-			text.WriteString(s.String() + "\n")
+			lines.WriteString(s.String() + "\n")
 		}
 	}
-	return errors.Join(err, env.Print(text.String()))
+	return errors.Join(err, env.Print(lines.String()))
 }
 
 func prune(env *cli.Env, args []string) error {

@@ -163,6 +163,14 @@ func TestFileURIs(t *testing.T) {
 	if r := h.run("remove", uri(snap)); r.status != 0 || h.files(dir) != before {
 		t.Errorf("remove: %+v, left is %s", r, h.files(dir))
 	}
+	r = h.run("create", "--uri", uri(filepath.Join(dir, "a disk.img")))
+	if want := uri(dir) + "/.a%20disk.img.xb-snap-"; r.status != 0 || !strings.HasPrefix(r.stdout, want) {
+		t.Errorf("%+v, want %s", r, want)
+	}
+	r = h.run("remove", "--words", strings.TrimSpace(r.stdout), filepath.Join(dir, "a disk.img"))
+	if r.status != 77 || !strings.HasPrefix(r.stderr, "err xb-snap: ") || h.files(dir) != before {
+		t.Errorf("remove: %+v, left is %s", r, h.files(dir))
+	}
 	h.fails(64, "dom0b", "create", "file://dom0b/a")
 	h.fails(64, "dom0b", "changes", "--since", "file://dom0b/a", "b")
 }

@@ -132,7 +132,7 @@ func (f *Flags) ParsePaths(args []string) (paths []string, err error) {
 // Only returns an error (status Usage) if options were given that do not go with
 // mode, which is one: others than those allowed and the common ones.
 func (f *Flags) Only(mode string, allowed ...string) error {
-	allowed = append(allowed, mode, "-v", "--verbose", "-q", "--quiet")
+	allowed = append(allowed, mode, "-v", "--verbose", "-q", "--quiet", "--words")
 	for _, name := range f.given {
 		if !slices.Contains(allowed, name) {
 			return exit.Fail(exit.Usage, "%s does not go with %s", name, mode)

@@ -31,7 +31,17 @@ type Env struct {
 
 	Verbose bool // -v: say what is done
 	Quiet   bool // -q: no warnings either
+	Words   bool // --words: each line begins with its level, for a program that logs them
 }
+
+// level says how much a message matters, in the words of syslog.
+type level string
+
+const (
+	levelErr     level = "err"
+	levelWarning level = "warning"
+	levelInfo    level = "info"
+)
 
 // Main runs a command on the process's own standard files and exits with its
 // status. But for a run that has to be ended from aside (see end), it is the only
@@ -58,9 +68,9 @@ func (e *Env) Run(usage string, args []string, run func(*Env, []string) error) i
 		return exit.OK
 	}
 	if !exit.IsAnswer(err) {
-		e.say(err.Error())
+		e.say(levelErr, err.Error())
 	}
-	if exit.StatusOf(err) == exit.Usage {
+	if exit.StatusOf(err) == exit.Usage && !e.Words {
 		fmt.Fprintf(e.Stderr, "try '%s --help'\n", e.Name)
 	}
 	return exit.StatusOf(err)
@@ -76,34 +86,49 @@ func (e *Env) Flags() *Flags {
 	return f
 }
 
+// LevelFlag registers --words, of the commands that can put its level before each line.
+func (e *Env) LevelFlag(f *Flags) { f.Bool(&e.Words, "words") }
+
+// Error prints what has failed although the run goes on.
+func (e *Env) Error(format string, args ...any) { e.say(levelErr, fmt.Sprintf(format, args...)) }
+
 // Warn prints a message that the user should know of although the run goes on.
 func (e *Env) Warn(format string, args ...any) {
 	if !e.Quiet {
-		e.say(fmt.Sprintf(format, args...))
+		e.say(levelWarning, fmt.Sprintf(format, args...))
 	}
 }
 
-// Info prints a message under -v only.
+// Note prints what a user should know and a log may keep to itself.
+func (e *Env) Note(format string, args ...any) {
+	if !e.Quiet {
+		e.say(levelInfo, fmt.Sprintf(format, args...))
+	}
+}
+
+// Info prints a message under -v only, or for a log.
 func (e *Env) Info(format string, args ...any) {
-	if e.Verbose && !e.Quiet {
-		e.say(fmt.Sprintf(format, args...))
+	if (e.Verbose || e.Words) && !e.Quiet {
+		e.say(levelInfo, fmt.Sprintf(format, args...))
 	}
 }
 
 // say writes one message in one write, so that the messages of a pipeline's
 // stages do not mix on a shared stderr. Control characters, which a path or a
 // peer's noise may hold, are shown escaped.
-func (e *Env) say(message string) {
+func (e *Env) say(l level, message string) {
 	var b bytes.Buffer
 	for i, line := range strings.Split(message, "\n") {
+		if e.Words {
+			b.WriteString(string(l) + " ")
+		}
 		if i > 0 {
-			b.WriteString("\n  ")
+			b.WriteString("  ")
 		} else {
 			b.WriteString(e.Name + ": ")
 		}
-		b.WriteString(text.Printable(line))
+		b.WriteString(text.Printable(line) + "\n")
 	}
-	b.WriteByte('\n')
 	e.Stderr.Write(b.Bytes())
 }
 

@@ -359,3 +359,34 @@ func TestSummary(t *testing.T) {
 		}
 	}
 }
+
+// TestWords: a program that logs what another one says must not guess how much it matters.
+func TestWords(t *testing.T) {
+	say := func(env *Env) error {
+		env.Error("a\nb")
+		env.Warn("w")
+		env.Note("n")
+		env.Info("i")
+		return exit.Fail(exit.Usage, "wrong")
+	}
+	for _, c := range []struct{ args, want string }{
+		{"", "x: a\n  b\nx: w\nx: n\nx: wrong\ntry 'x --help'\n"},
+		{"-q", "x: a\n  b\nx: wrong\ntry 'x --help'\n"},
+		{"-v", "x: a\n  b\nx: w\nx: n\nx: i\nx: wrong\ntry 'x --help'\n"},
+		{"--words", "err x: a\nerr   b\nwarning x: w\ninfo x: n\ninfo x: i\nerr x: wrong\n"},
+	} {
+		var stderr bytes.Buffer
+		env := &Env{Name: "x", Stderr: &stderr}
+		status := env.Run("", strings.Fields(c.args), func(env *Env, args []string) error {
+			f := env.Flags()
+			env.LevelFlag(f)
+			if _, err := f.Parse(args); err != nil {
+				return err
+			}
+			return say(env)
+		})
+		if stderr.String() != c.want || status != exit.Usage {
+			t.Errorf("%s: %q, want %q", c.args, stderr.String(), c.want)
+		}
+	}
+}

@@ -36,6 +36,6 @@ func handleSignals() {
 // is doing: what a signal would undo is undone.
 func (e *Env) end(err error) {
 	durable.UndoAll()
-	e.say(err.Error())
+	e.say(levelErr, err.Error())
 	os.Exit(exit.StatusOf(err))
 }

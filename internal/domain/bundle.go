@@ -16,6 +16,7 @@ import (
 // A bundle is what is needed besides the disks to start a domain on another host: a tar
 // file with the variables of its UEFI firmware and the state of its TPM, by their paths
 // without the first slash, and at last the document. So a bundle that was cut has none.
+// Where nothing else belongs to the domain it is the document alone.
 
 const (
 	maxMember  = 16 << 20 // bytes of one file
@@ -24,6 +25,10 @@ const (
 
 // writeBundle writes a bundle with text as the document. Words say what is left out.
 func (d *Document) writeBundle(w io.Writer, text []byte) (words []string, err error) {
+	if len(d.Domain.belongings()) == 0 {
+		_, err := w.Write(text)
+		return nil, err
+	}
 	out := tar.NewWriter(w)
 	for _, root := range d.Domain.belongings() {
 		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
@@ -43,11 +48,7 @@ func (d *Document) writeBundle(w io.Writer, text []byte) (words []string, err er
 			return nil, err
 		}
 	}
-	name := d.Domain.Name + ".xml"
-	if d.XL {
-		name = d.Domain.Name + ".cfg"
-	}
-	header := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(text))}
+	header := &tar.Header{Typeflag: tar.TypeReg, Name: d.Domain.Name + d.format().suffix(), Mode: 0o600, Size: int64(len(text))}
 	if err := out.WriteHeader(header); err != nil {
 		return nil, err
 	}

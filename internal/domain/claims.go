@@ -52,10 +52,11 @@ func (l *Locator) claims(
 	ctx context.Context, path string, volumePath func(context.Context, string, string) (string, error),
 ) (claims []Claim, err error) {
 	seen := make(map[Claim]bool)
-	for _, list := range l.lists(ctx) {
+	for _, list := range l.lists() {
 		var domains []*Domain
-		if err = list.err; err == nil {
-			domains, err = list.Documents(ctx)
+		listing, err := list.get(ctx)
+		if err == nil {
+			domains, err = listing.Documents(ctx)
 		}
 		if err != nil {
 			return nil, exit.Fail(exit.Unavailable, "cannot tell whose disk %s is: %w", path, err)

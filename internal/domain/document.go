@@ -31,6 +31,36 @@ type Document struct {
 	carried []string // files that came with it
 }
 
+// Format of a document: XML for libvirt, XL for xl.
+type Format string
+
+const (
+	XML Format = "xml"
+	XL  Format = "xl"
+)
+
+func (d *Document) format() Format {
+	if d.XL {
+		return XL
+	}
+	return XML
+}
+
+// suffix is that of the name of a file with such a document.
+func (f Format) suffix() string {
+	if f == XL {
+		return ".cfg"
+	}
+	return ".xml"
+}
+
+func (f Format) other() Format {
+	if f == XL {
+		return XML
+	}
+	return XL
+}
+
 // File is a file of the host: a kernel, firmware.
 type File struct{ Kind, Path string }
 

@@ -52,7 +52,9 @@ type Disk struct {
 
 // Words are for the user.
 type Words interface {
+	Error(format string, args ...any) // what has failed although all else goes on
 	Warn(format string, args ...any)
+	Note(format string, args ...any) // what a user should know and a log may keep to itself
 	Info(format string, args ...any)
 }
 

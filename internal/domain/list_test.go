@@ -15,6 +15,8 @@ import (
 type warnings []string
 
 func (w *warnings) Warn(format string, args ...any) { *w = append(*w, fmt.Sprintf(format, args...)) }
+func (w *warnings) Error(string, ...any)            {}
+func (w *warnings) Note(string, ...any)             {}
 func (w *warnings) Info(string, ...any)             {}
 
 // listed are disks of every fate but that of one that cannot be copied.

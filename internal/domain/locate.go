@@ -32,6 +32,8 @@ const (
 type Found struct {
 	Answer
 	Err error
+
+	lists []*list // by which it was given
 }
 
 // Locate returns the answer of the toolstack by which the domain is active here.
@@ -42,20 +44,20 @@ func (l *Locator) Locate(ctx context.Context, name string) (Answer, error) {
 	return found.Answer, found.Err
 }
 
-// locateAll locates several domains, which share the looks: each of those asks every
-// toolstack once for what is on this host.
+// locateAll locates several domains, which share the looks: each of those asks a toolstack at
+// most once for what is on this host.
 func (l *Locator) locateAll(ctx context.Context, names []string) []Found {
 	found := make([]Found, len(names))
 	done := make([]bool, len(names))
 	for look := 0; ; look++ {
-		lists := l.lists(ctx)
+		lists := l.lists()
 		again := false
 		for i, name := range names {
 			if done[i] {
 				continue
 			}
 			v := l.judge(ctx, lists, name)
-			found[i] = Found{v.answer, v.err}
+			found[i] = Found{v.answer, v.err, lists}
 			done[i] = v.err == nil || look >= v.looks
 			again = again || !done[i]
 		}
@@ -74,13 +76,13 @@ func (l *Locator) locateAll(ctx context.Context, names []string) []Found {
 // status Unavailable: a toolstack that did not answer may know it.
 func (l *Locator) known(ctx context.Context, names []string) (known []bool, errs []error) {
 	known, errs = make([]bool, len(names)), make([]error, len(names))
-	lists := l.lists(ctx)
+	lists := l.lists()
 	for i, name := range names {
 		var failures []string
 		for _, list := range lists {
-			if list.err != nil {
-				failures = append(failures, list.err.Error())
-			} else if list.Knows(name) {
+			if listing, err := list.get(ctx); err != nil {
+				failures = append(failures, err.Error())
+			} else if listing.Knows(name) {
 				known[i] = true
 			}
 		}
@@ -91,25 +93,47 @@ func (l *Locator) known(ctx context.Context, names []string) (known []bool, errs
 	return known, errs
 }
 
-// list is what one toolstack has answered.
+// list is what one toolstack answers in one look. It is asked when that is needed, and nothing
+// twice: each of its programs takes longer than its answer.
 type list struct {
-	Listing
-	err error
+	toolstack Toolstack
+	asked     bool
+	listing   Listing
+	err       error
+	replies   map[string]reply // by the name of a domain
 }
 
-func (l *Locator) lists(ctx context.Context) (lists []list) {
+type reply struct {
+	answer Answer
+	err    error
+}
+
+func (l *Locator) lists() (lists []*list) {
 	for _, t := range l.Toolstacks {
-		listing, err := t.List(ctx)
-		lists = append(lists, list{listing, err})
+		lists = append(lists, &list{toolstack: t, replies: make(map[string]reply)})
 	}
 	return lists
 }
 
-func (l list) ask(ctx context.Context, name string) (Answer, error) {
-	if l.err != nil {
-		return Answer{}, l.err
+func (l *list) get(ctx context.Context) (Listing, error) {
+	if !l.asked {
+		l.listing, l.err = l.toolstack.List(ctx)
+		l.asked = true
 	}
-	return l.Ask(ctx, name)
+	return l.listing, l.err
+}
+
+func (l *list) ask(ctx context.Context, name string) (Answer, error) {
+	listing, err := l.get(ctx)
+	if err != nil {
+		return Answer{}, err
+	}
+	r, asked := l.replies[name]
+	if !asked {
+		r.answer, r.err = listing.Ask(ctx, name)
+		l.replies[name] = r
+	}
+	return r.answer, r.err
 }
 
 // verdict is the outcome of one look.
@@ -119,7 +143,7 @@ type verdict struct {
 	looks  int // how many more are worth it
 }
 
-func (l *Locator) judge(ctx context.Context, lists []list, name string) (v verdict) {
+func (l *Locator) judge(ctx context.Context, lists []*list, name string) (v verdict) {
 	var answers []Answer
 	var said, failures, dying []string
 	for _, list := range lists {

@@ -21,6 +21,7 @@ type Store struct {
 	Places  Places   // what the disks are here
 	Dropped []string // targets of disks that are left out
 	Set     Set      // that the document belongs to
+	Format  Format   // that it has to have; "" for any
 
 	dir       string
 	hasSecret func(Secret) (bool, error) // reports whether libvirt has it on this host
@@ -36,42 +37,43 @@ func NewStore(ctx context.Context, dir state.Dir, uri string) *Store {
 }
 
 // Keep reads a domain's bundle or document and keeps it. If it fails, what was kept before
-// still is. The words are what was left out and what is missing here.
-func (s *Store) Keep(name string, in io.Reader) (words []string, err error) {
+// still is. Words say what was left out and what is missing here.
+func (s *Store) Keep(name string, in io.Reader, words Words) error {
 	if err := s.Set.check(); err != nil {
-		return nil, err
+		return err
 	}
 	path, err := s.path(name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	files, err := durable.CreatePending(path + ".files.tar")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer files.Discard()
-	doc, carried, err := readWhole(name, in, files)
+	doc, carried, err := s.readWhole(name, in, files)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	words, left, err := doc.fit(s.Places, s.Dropped, s.hasSecret)
+	left, missing, err := doc.fit(s.Places, s.Dropped, s.hasSecret)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	comment := leftOut(left)
 	if carried {
-		left = append(left, "Its UEFI variables and TPM are to be put in place before it is defined:",
+		comment = append(comment, "Its UEFI variables and TPM are to be put in place before it is defined:",
 			"  tar -C / -xpf "+path+".files.tar")
 	}
 	doc.forget()
 	if s.Set != (Set{}) {
 		doc.comment([]string{s.Set.String()})
 	}
-	if left != nil {
-		doc.comment(left)
+	if comment != nil {
+		doc.comment(comment)
 	}
 	text, err := doc.Text()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// The files first: without them, or with older ones, the domain may not start.
 	if carried {
@@ -80,28 +82,32 @@ func (s *Store) Keep(name string, in io.Reader) (words []string, err error) {
 		err = removeOld(path + ".files.tar")
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	suffix, other := ".xml", ".cfg"
-	if doc.XL {
-		suffix, other = other, suffix
+	if err := keep(path+doc.format().suffix(), text); err != nil {
+		return err
 	}
-	if err := keep(path+suffix, text); err != nil {
-		return nil, err
+	if err := removeOld(path + doc.format().other().suffix()); err != nil {
+		return err
 	}
-	if err := removeOld(path + other); err != nil {
-		return nil, err
+	for _, what := range left {
+		words.Note("%s: left out: %s", name, what)
 	}
-	return words, nil
+	for _, what := range missing {
+		words.Warn("%s: %s", name, what)
+	}
+	return nil
 }
 
 // readWhole reads the bundle or document of a domain, all of it. carried reports whether
 // files came with it, which are written to files.
-func readWhole(name string, in io.Reader, files io.Writer) (doc *Document, carried bool, err error) {
+func (s *Store) readWhole(name string, in io.Reader, files io.Writer) (doc *Document, carried bool, err error) {
 	doc, n, err := readBundle(in, files)
 	switch {
 	case err != nil:
 		return nil, false, badDocument("standard input", err)
+	case s.Format != "" && doc.format() != s.Format:
+		return nil, false, exit.Fail(exit.BadStream, "standard input: a document of the format %s, not %s", doc.format(), s.Format)
 	case !doc.whole():
 		return nil, false, exit.Fail(exit.BadStream,
 			"standard input: the configuration is cut, or --document has not printed it")

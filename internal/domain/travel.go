@@ -17,10 +17,13 @@ import (
 // document returns the document by which a domain would be started on this host the
 // next time. The toolstack by which it runs has the first word. Words say where the
 // domain that runs is another one than that.
-func (l *Locator) document(ctx context.Context, name string) (doc *Document, words []string, err error) {
+func document(ctx context.Context, lists []*list, name string) (doc *Document, words []string, err error) {
 	var failures, none []string
 	found := make(map[bool]*Document) // by whether it is that of an active domain
-	for _, list := range l.lists(ctx) {
+	for _, list := range lists {
+		if found[true] != nil {
+			break
+		}
 		a, err := list.ask(ctx, name)
 		if err != nil {
 			failures = append(failures, err.Error())
@@ -29,7 +32,7 @@ func (l *Locator) document(ctx context.Context, name string) (doc *Document, wor
 		if found[a.Active] != nil {
 			continue // libvirt has it: what may lie in /etc/xen is not what starts it
 		}
-		doc, err := list.Document(ctx, name, a)
+		doc, err := list.listing.Document(ctx, name, a)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			none = append(none, a.Toolstack+": "+reason(err, a))
@@ -58,24 +61,30 @@ func (l *Locator) document(ctx context.Context, name string) (doc *Document, wor
 // Export returns the text of the document by which a domain can be started on another
 // host, and writes what else belongs to the domain to the file bundle, if that is not "".
 func (l *Locator) Export(ctx context.Context, judge *Judge, name, bundle string, words Words) ([]byte, error) {
-	doc, differ, err := l.document(ctx, name)
+	doc, text, err := export(ctx, l.lists(), judge, name, words)
+	if err != nil || bundle == "" {
+		return text, err
+	}
+	return text, doc.keepBundle(bundle, text, words)
+}
+
+// export returns a domain's document, made one that means the same on another host.
+func export(ctx context.Context, lists []*list, judge *Judge, name string, words Words) (*Document, []byte, error) {
+	doc, differ, err := document(ctx, lists, name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, w := range append(differ, judge.settle(doc)...) {
 		words.Warn("%s: %s", name, w)
 	}
 	for _, what := range doc.Stays {
-		words.Warn("%s: not carried: %s", name, what)
+		words.Note("%s: not carried: %s", name, what)
 	}
 	for _, f := range doc.Files {
 		words.Info("%s: it needs the %s %s on the other host, too", name, f.Kind, f.Path)
 	}
 	text, err := doc.Text()
-	if err != nil || bundle == "" {
-		return text, err
-	}
-	return text, doc.keepBundle(bundle, text, words)
+	return doc, text, err
 }
 
 // keepBundle writes the document and what else belongs to the domain to a file.
@@ -90,7 +99,7 @@ func (d *Document) keepBundle(path string, text []byte, words Words) error {
 		return exit.Fail(exit.CantCreate, "cannot write %s: %w", path, err)
 	}
 	for _, w := range left {
-		words.Warn("%s: not carried: %s", d.Domain.Name, w)
+		words.Note("%s: not carried: %s", d.Domain.Name, w)
 	}
 	return p.Commit()
 }
@@ -150,12 +159,11 @@ func (j *Judge) settle(doc *Document) (words []string) {
 
 // fit makes of another host's document that of this one: the sources in places get the
 // names that they have here, and the disks that are excluded or not here are left out,
-// except for those that every host reaches. Words say what was left out, and what else
-// the domain needs and is missing; the comment is for who will read the document.
+// except for those that every host reaches. It returns in words what was left out, and what
+// else the domain needs and is missing.
 func (d *Document) fit(
 	places Places, excluded []string, hasSecret func(Secret) (bool, error),
-) (words, comment []string, err error) {
-	var left []string
+) (left, missing []string, err error) {
 	used := make(map[string]bool)
 	for i, disk := range d.Domain.Disks {
 		place, moved := places[filepath.Clean(disk.Source)]
@@ -186,19 +194,23 @@ func (d *Document) fit(
 			}
 		}
 	}
-	for _, what := range left {
-		words = append(words, "left out: "+what)
-		comment = append(comment, "  "+what)
-	}
-	if left != nil {
-		comment = slices.Insert(comment, 0, "Left out, for this host:")
-	}
 	for from := range places {
 		if !used[filepath.Clean(from)] {
-			words = append(words, fmt.Sprintf("%s, which is %s here, is no disk in the document", from, places[from]))
+			missing = append(missing, fmt.Sprintf("%s, which is %s here, is no disk in the document", from, places[from]))
 		}
 	}
-	return append(words, d.missing(hasSecret)...), comment, nil
+	return left, append(missing, d.missing(hasSecret)...), nil
+}
+
+// leftOut is the comment, for who will read the document, of what was left out.
+func leftOut(left []string) (comment []string) {
+	if left != nil {
+		comment = []string{"Left out, for this host:"}
+	}
+	for _, what := range left {
+		comment = append(comment, "  "+what)
+	}
+	return comment
 }
 
 // missing says what the domain needs besides its disks and is not on this host.

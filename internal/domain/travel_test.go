@@ -113,12 +113,12 @@ func TestFitXML(t *testing.T) {
 	asked := 0
 	secret := func(s Secret) (bool, error) { asked++; return false, nil }
 	d = read(t, settled)
-	words, comment, err := d.fit(map[string]string{"/dev/vg/a": a, "/srv/extra.img": extra, "/dev/none": "/x"},
+	left, missing, err := d.fit(map[string]string{"/dev/vg/a": a, "/srv/extra.img": extra, "/dev/none": "/x"},
 		[]string{"vdc", "vdd"}, secret)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.comment(comment)
+	d.comment(leftOut(left))
 	escaped := strings.NewReplacer("'", "&#39;", "<", "&lt;", ">", "&gt;").Replace(a)
 	want := changed(t, settled,
 		`<disk type="block" device="disk">`, `<disk type="file" device="disk">`,
@@ -135,15 +135,15 @@ func TestFitXML(t *testing.T) {
 	if got := documentText(t, d); got != want {
 		t.Errorf("here it is %s, want %s", got, want)
 	}
-	const wantWords = `left out: disk vdb: /pool/v is not here
-left out: the medium of cdrom sda: /iso/a&b.iso is not here
-left out: disk vdd: it is excluded
+	const wantWords = `disk vdb: /pool/v is not here
+the medium of cdrom sda: /iso/a&b.iso is not here
+disk vdd: it is excluded
 /dev/none, which is /x here, is no disk in the document
 missing here: the firmware /usr/share/OVMF.fd
 missing here: the template of UEFI variables /usr/share/VARS.fd
 missing here: the emulator /usr/bin/qemu
 missing here: the secret "pool x" of type ceph`
-	if got := strings.Join(words, "\n"); got != wantWords {
+	if got := strings.Join(append(left, missing...), "\n"); got != wantWords {
 		t.Errorf("it says %s, want %s", got, wantWords)
 	}
 	if asked != 1 { // not that of a disk that is left out
@@ -243,20 +243,20 @@ func TestFitXL(t *testing.T) {
 		documentText(t, d) != guestXL {
 		t.Errorf("it is %+v, %s", d.Domain, documentText(t, d))
 	}
-	words, comment, err := d.fit(map[string]string{"/dev/vg/a": a, "/srv/b, c.img": a}, []string{"xvdd", "xvde"}, nil)
+	left, missing, err := d.fit(map[string]string{"/dev/vg/a": a, "/srv/b, c.img": a}, []string{"xvdd", "xvde"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.comment(comment)
+	d.comment(leftOut(left))
 	want := "# xen-backup: Left out, for this host:\n" +
 		"#     the medium of cdrom hdc: /iso/a.iso is not here\n#     disk xvde: it is excluded\n" +
 		changed(t, guestXL, "/dev/vg/a", a, "/srv/b, c.img", a, "/iso/a.iso", "", `"vg/e,,xvde"`, "")
 	if got := documentText(t, d); got != want {
 		t.Errorf("here it is %s, want %s", got, want)
 	}
-	said := "left out: the medium of cdrom hdc: /iso/a.iso is not here\n" +
-		"left out: disk xvde: it is excluded\nmissing here: the kernel /boot/none"
-	if got := strings.Join(words, "\n"); got != said {
+	said := "the medium of cdrom hdc: /iso/a.iso is not here\n" +
+		"disk xvde: it is excluded\nmissing here: the kernel /boot/none"
+	if got := strings.Join(append(left, missing...), "\n"); got != said {
 		t.Errorf("it says %s", got)
 	}
 	if got := string(endXL([]byte(want))); strings.Contains(got, "Left out") || strings.Contains(got, "excluded") ||
@@ -341,7 +341,7 @@ func TestCutDocument(t *testing.T) {
 
 func TestHasSecretFails(t *testing.T) {
 	d := read(t, guestXML)
-	words, _, err := d.fit(nil, nil, func(Secret) (bool, error) { return false, errors.New("no libvirtd") })
+	_, words, err := d.fit(nil, nil, func(Secret) (bool, error) { return false, errors.New("no libvirtd") })
 	if err != nil || !strings.Contains(strings.Join(words, "\n"),
 		`cannot tell whether the secret "pool x" of type ceph is here: no libvirtd`) {
 		t.Errorf("%q, %v", words, err)
@@ -350,11 +350,9 @@ func TestHasSecretFails(t *testing.T) {
 
 // What a toolstack is asked for when the document is.
 func TestDocument(t *testing.T) {
-	const persistent, transient = "Persistent:     yes\nManaged save:   no\n", "Persistent:     no\nManaged save:   no\n"
 	const extra = "<disk type='block'><source dev='/dev/b'/><target dev='xvdb'/></disk></devices>"
 	other := strings.NewReplacer("</devices>", extra)
 	live := virshSays("@running-domstate-reason.out", "@running-dumpxml.out")
-	info := func(text string) map[string]string { return map[string]string{"virsh-dominfo": text} }
 	config := filepath.Join(t.TempDir(), "domu1.cfg")
 	text := strings.ReplaceAll(guestXL, "/dev/vg/a", "/dev/VolGroupXX/LogVolDomU1")
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
@@ -371,20 +369,16 @@ func TestDocument(t *testing.T) {
 		want    string // how libvirt was asked at last, or the words of an error
 		words   string
 	}{
-		"persistent": {answers: both(both(live, xlNone), info(persistent)),
-			want: "dumpxml --security-info --domain=domu1 --inactive"},
-		"transient": {answers: both(both(live, xlNone), info(transient)), want: "dumpxml --security-info --domain=domu1"},
-		"off": {answers: both(both(shutOff, xlNone), info(persistent)),
-			want: "dumpxml --security-info --domain=domu1 --inactive"},
-		"libvirt, and a file of xm": {answers: both(both(live, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")),
-			info(persistent)), config: old,
-			want: "dumpxml --security-info --domain=domu1 --inactive"},
-		"off, and a file of xm": {answers: both(both(shutOff, xlNone), info(persistent)), config: old,
-			want: "dumpxml --security-info --domain=domu1 --inactive"},
+		"persistent": {answers: both(live, xlNone),
+			want: "dumpxml --security-info --inactive --domain=domu1"},
+		"off": {answers: both(shutOff, xlNone),
+			want: "dumpxml --security-info --inactive --domain=domu1"},
+		"libvirt, and a file of xm": {answers: both(live, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")), config: old,
+			want: "dumpxml --security-info --inactive --domain=domu1"},
+		"off, and a file of xm": {answers: both(shutOff, xlNone), config: old,
+			want: "dumpxml --security-info --inactive --domain=domu1"},
 		"only a file of xm": {answers: both(virshNone, xlNone), config: old, status: exit.Config,
 			want: "no configuration of xl"},
-		"dominfo says other": {answers: both(both(live, xlNone), info("永続: はい\n")), status: exit.Unavailable,
-			want: "Persistent"},
 		"unknown": {answers: both(virshNone, xlNone), config: "/none.cfg", status: exit.NoInput,
 			want: "(virsh: not defined, xl: no configuration file /none.cfg)"},
 		"no libvirtd": {answers: both(virshBroken, xlNone), config: config, status: exit.Unavailable,
@@ -397,17 +391,17 @@ func TestDocument(t *testing.T) {
 		"xl without its file": {answers: both(virshNone, xlSays("@running-xl-list.out", "@running-xl-list-l-all.out")),
 			config: "/none.cfg",
 			status: exit.NoInput, want: "xl: no configuration file /none.cfg"},
-		"started by xl": {answers: both(both(shutOff, info(persistent)),
+		"started by xl": {answers: both(shutOff,
 			xlSays("@xlcreate-xl-list.out", "@xlcreate-xl-list-l.out")), config: config, want: "xl"},
 		"one more disk": {answers: both(both(live, xlNone),
-			both(info(persistent), map[string]string{"virsh-dumpxml": other.Replace(captured(t, "running-dumpxml.out")),
-				"virsh-dumpxml.2": "@running-dumpxml.out"})),
-			want:  "dumpxml --security-info --domain=domu1 --inactive",
+			map[string]string{"virsh-dumpxml": other.Replace(captured(t, "running-dumpxml.out")),
+				"virsh-dumpxml.2": "@running-dumpxml.out"}),
+			want:  "dumpxml --security-info --inactive --domain=domu1",
 			words: "disk xvdb is attached to the running domain, but not in its definition"},
 		"another disk": {answers: both(both(live, xlNone),
-			both(info(persistent), map[string]string{"virsh-dumpxml.2": strings.ReplaceAll(captured(t, "running-dumpxml.out"),
-				"LogVolDomU1", "Other")})),
-			want:  "dumpxml --security-info --domain=domu1 --inactive",
+			map[string]string{"virsh-dumpxml.2": strings.ReplaceAll(captured(t, "running-dumpxml.out"),
+				"LogVolDomU1", "Other")}),
+			want:  "dumpxml --security-info --inactive --domain=domu1",
 			words: "disk xvda is /dev/VolGroupXX/LogVolDomU1 in the running domain, but /dev/VolGroupXX/Other in its definition"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -417,7 +411,7 @@ func TestDocument(t *testing.T) {
 				t.Fatal(err)
 			}
 			l := Locator{Toolstacks: toolstacks}
-			d, words, err := l.document(context.Background(), "domu1")
+			d, words, err := document(context.Background(), l.lists(), "domu1")
 			asked, _ := os.ReadFile(filepath.Join(os.Getenv("REPLAY"), "virsh-dumpxml.asked"))
 			lines := strings.Split(strings.TrimSpace(string(asked)), "\n")
 			got := lines[len(lines)-1]

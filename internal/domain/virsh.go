@@ -146,26 +146,14 @@ func (v *virshListing) Documents(ctx context.Context) (all []*Domain, err error)
 }
 
 // Document asks for what the next start uses: the definition, or of a domain that has
-// none what it runs with. Both without --security-info lack passwords: a console that
-// had one would be open to everybody.
+// none what it runs with, which --inactive gives, too. Both without --security-info lack
+// passwords: a console that had one would be open to everybody.
 func (v *virshListing) Document(ctx context.Context, name string, a Answer) (*Document, error) {
 	ref := findInList(v.text, name)
 	if ref == "" || a.Domain == nil {
 		return nil, fs.ErrNotExist
 	}
-	info, err := v.run(ctx, "dominfo", "--domain="+ref)
-	if err != nil {
-		return nil, err
-	}
-	args := []string{"dumpxml", "--security-info", "--domain=" + ref}
-	switch persistent := infoField(string(info), "Persistent"); persistent {
-	case "yes":
-		args = append(args, "--inactive")
-	case "no":
-	default:
-		return nil, exit.Fail(exit.Unavailable, "virsh dominfo tells Persistent: %q", persistent)
-	}
-	text, err := v.run(ctx, args...)
+	text, err := v.run(ctx, "dumpxml", "--security-info", "--inactive", "--domain="+ref)
 	if err != nil {
 		return nil, err
 	}

@@ -51,12 +51,13 @@ func pathInURI(rest string) (string, error) {
 }
 
 // Operand returns what a path has to be written as on a command line that is told as a
-// cure: as a URI where a shell would take it for something else, also that of ssh.
+// cure: as a URI where a shell would take it for something else, also that of ssh, or a rule
+// A=B for its end.
 func Operand(path string) string {
 	safe := func(c byte) bool {
 		return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("/._-", c) >= 0
 	}
-	shell := func(c byte) bool { return safe(c) || strings.IndexByte("+:@%=,", c) >= 0 }
+	shell := func(c byte) bool { return safe(c) || strings.IndexByte("+:@", c) >= 0 }
 	if all([]byte(path), shell) && !strings.HasPrefix(path, "-") {
 		return path
 	}

@@ -55,7 +55,8 @@ func TestOperand(t *testing.T) {
 		"/dev/vg/a.b_c-d":          "/dev/vg/a.b_c-d",
 		"./file:x":                 "./file:x",
 		"target":                   "target",
-		"/srv/a+b@c:d%41":          "/srv/a+b@c:d%41",
+		"/srv/a+b@c:d":             "/srv/a+b@c:d",
+		"/srv/a=b,c%41":            "file:///srv/a%3Db%2Cc%2541",
 		"/srv/Windows 10.img":      "file:///srv/Windows%2010.img",
 		"/srv/grün\n$(id)'%20.img": "file:///srv/gr%C3%BCn%0A%24%28id%29%27%2520.img",
 	} {

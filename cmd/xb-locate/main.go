@@ -5,9 +5,13 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"xen-backup/internal/cli"
+	"xen-backup/internal/dom0s"
 	"xen-backup/internal/domain"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/lvm"
@@ -30,6 +34,8 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
                  [--xl-config FILE] [--bundle FILE] DOMAIN
        xb-locate --store DOMAIN [-c URI] [--format xml|xl] [--map A=B]...
                  [--drop TARGET]... [--set SET --taken TIME] [--state-dir DIR]
+       xb-locate --here [--local NAME] DOM0...
+       xb-locate --targets --dom0s LIST [--rules LIST] [--local NAME] SOURCE...
 
 Print the disks of DOMAIN (a name, UUID or id), one TARGET<TAB>SOURCE a line,
 if it is active on this host; else say why not and exit with status 1. Its
@@ -72,6 +78,13 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --taken TIME       and when these were frozen: 2026-11-26T23:47:28Z
       --state-dir DIR    (default: $XB_STATE_DIR, or STATE_DIR of
                          /etc/xen-backup/host.conf, or /var/lib/xen-backup)
+      --here             say of each name of a host, DOM0<TAB>yes|no|unknown, whether
+                         it leads to this one
+      --targets          print the host of --dom0s that is this one, and the others,
+                         each with the names of the disks SOURCE there
+      --dom0s LIST       hosts, as DOM0S of xen-backup.sh
+      --rules LIST       DOM0:A=B: the disk A is B on DOM0, as MAP of xen-backup.sh
+      --local NAME       this host's name, if its addresses do not tell
       --words            begin each line on standard error with its level: err,
                          warning or info
   -v, --verbose          say which toolstack answered, and why it is a no
@@ -93,7 +106,7 @@ type options struct {
 	all, json                     bool
 	note, still                   string // files
 
-	active, known, copy, document, uuid bool // what is asked
+	active, known, copy, document, uuid, here, targets bool // what is asked
 
 	final    bool   // for a copy that is to be the last
 	kept     string // file for the document
@@ -104,6 +117,7 @@ type options struct {
 	drop     []string
 	set      domain.Set
 	stateDir string
+	dom0s    dom0s.Order
 }
 
 func run(env *cli.Env, args []string) error {
@@ -134,6 +148,11 @@ func run(env *cli.Env, args []string) error {
 	f.String(&o.set.Name, "set")
 	f.String(&o.set.Taken, "taken")
 	f.Path(&o.stateDir, "state-dir")
+	f.Bool(&o.here, "here")
+	f.Bool(&o.targets, "targets")
+	f.Func("dom0s", words(&o.dom0s.Dom0s))
+	f.Func("rules", words(&o.dom0s.Rules))
+	f.String(&o.dom0s.Local, "local")
 	operands, err := f.Parse(args)
 	if err != nil {
 		return err
@@ -166,6 +185,10 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	case o.store != "":
 		return "--store", []string{"-c", "--connect", "--format", "--map", "--drop", "--set", "--taken", "--state-dir"},
 			storeDocument
+	case o.here:
+		return "--here", []string{"--local"}, tellHere
+	case o.targets:
+		return "--targets", []string{"--dom0s", "--rules", "--local"}, printTargets
 	case o.still != "":
 		return "--still", append(ask, "--exclude"), tellStill
 	case o.uuid:
@@ -183,6 +206,15 @@ func targets(list *[]string) func(string) error {
 			return errors.New("empty target")
 		}
 		*list = append(*list, target)
+		return nil
+	}
+}
+
+// words returns a setter of an option that takes a list as the script's settings are, words with
+// blanks between them.
+func words(list *[]string) func(string) error {
+	return func(value string) error {
+		*list = append(*list, strings.Fields(value)...)
 		return nil
 	}
 }
@@ -344,4 +376,34 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	store := domain.NewStore(ctx, places.Dir, o.uri)
 	store.Places, store.Dropped, store.Set, store.Format = o.places, o.drop, o.set, domain.Format(o.format)
 	return store.Keep(o.store, env.Stdin, env)
+}
+
+// tellHere says of each host whether it is this one.
+func tellHere(ctx context.Context, env *cli.Env, o *options, names []string) error {
+	if len(names) == 0 {
+		return exit.Fail(exit.Usage, "want a DOM0")
+	}
+	answers := dom0s.Here(ctx, names, o.dom0s.Local)
+	var b strings.Builder
+	for i, name := range names {
+		if slices.Index(names, name) == i {
+			fmt.Fprintf(&b, "%s\t%s\n", name, answers[name])
+		}
+	}
+	return env.Print(b.String())
+}
+
+// printTargets prints this host with its disks, and the others with the names of these there.
+func printTargets(ctx context.Context, env *cli.Env, o *options, sources []string) error {
+	o.dom0s.Sources = sources
+	plan, err := o.dom0s.Make(ctx, env)
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\t%s\n", plan.Local, strings.Join(sources, " "))
+	for _, dom0 := range plan.Remotes {
+		fmt.Fprintf(&b, "%s\t%s\n", dom0, strings.Join(plan.Targets[dom0], " "))
+	}
+	return env.Print(b.String())
 }

@@ -5,7 +5,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
@@ -22,7 +21,11 @@ const usage = `Usage: xb-patch [OPTION]... DEV|FILE < DELTA
        xb-patch --recover DEV|FILE
        xb-patch --adopt DOMU/DISK [--uuid UUID] DEV|FILE
        xb-patch --state DEV|FILE
-       xb-patch --record ORIGIN --peer HOST < SUMMARY
+       xb-patch --record --peer HOST --disk DOMU/DISK --target T --stages "0 0 80"
+                [--sent SUMMARY] [OPTION]... SOURCE < WORDS
+       xb-patch --record --peer HOST|- --disk DOMU --stages "69" [OPTION]...
+       xb-patch --list --order DOMU...
+       xb-patch --list --since TIME
        xb-patch --info [--json] [FILE]
 
 Receive a delta, prove it and the target's content, and only then write: the
@@ -62,8 +65,25 @@ finished it.
       --adopt DOMU/DISK  from now on DEV is the standby of this disk: for a DomU or
                          disk that was renamed; changes nothing else
       --state            print what is remembered of DEV as JSON
-      --record           remember that the peer now has the image of ORIGIN that
-                         xb-delta's --summary on stdin describes
+      --record           remember how a copy of SOURCE to the peer ended, or what
+                         failed for a whole DomU, and print what is to be logged
+      --stages STATUSES  with --record: of all stages of the pipeline, as the shell
+                         saw them; the exit status is the one that tells the cause
+      --step STEP        with --record: what was done: copy (the default), prepare,
+                         recover or verify; of a DomU commit, document, ask,
+                         connect, snapshot, locate, still or other (the default)
+      --stalled SECONDS  with --record: it was ended after so long without progress
+      --sent SUMMARY     with --record: the file of xb-delta's --summary
+      --target T         with --record: what the standby is called there
+      --verified         with --record: it was compared with its source, too
+      --final            with --record: the DomU was shut off
+      --set SET          with --record: that the copy came in
+      --last TIME        with --record: when both hosts last had one image
+      --list             tell what is remembered of all runs
+      --order            with --list: print the DOMUs, the one with the oldest copy
+                         first
+      --since TIME       with --list: say in one line what was done since, also
+                         by seconds as date +%s prints them
       --peer HOST        the other host: what was sent to a third one is newer
                          than what it brings, and not overwritten
       --state-dir DIR    where this host remembers its devices
@@ -101,7 +121,9 @@ func run(env *cli.Env, args []string) error {
 	case c.state:
 		return c.printState()
 	case c.record:
-		return c.recordSent()
+		return c.recordRun()
+	case c.list:
+		return c.printList()
 	case c.commit != "":
 		deltas, err := standby.Commit(c, c.Options, c.commit, c.operands)
 		if err != nil {
@@ -155,31 +177,4 @@ func (c *command) printState() error {
 		return exit.Fail(exit.Internal, "state: %w", err)
 	}
 	return c.Print(string(text) + "\n")
-}
-
-// recordSent is --record.
-func (c *command) recordSent() error {
-	if c.Peer == "" {
-		return exit.Fail(exit.Usage, "--record needs --peer HOST")
-	}
-	in, err := c.BinaryIn()
-	if err != nil {
-		return err
-	}
-	text, err := io.ReadAll(io.LimitReader(in, 1<<20))
-	if err != nil {
-		return err
-	}
-	var s cli.Summary
-	if err := json.Unmarshal(text, &s); err != nil {
-		return exit.Fail(exit.BadStream, "standard input is no summary of xb-delta: %w", err)
-	}
-	if s.Command != "xb-delta" || s.BytesSent == 0 {
-		return exit.Fail(exit.BadStream, "standard input is no summary of an xb-delta that sent a delta")
-	}
-	image, err := s.Image()
-	if err != nil {
-		return exit.Fail(exit.BadStream, "standard input is no summary of xb-delta: %w", err)
-	}
-	return standby.Record(c.Options, image)
 }

@@ -28,8 +28,11 @@ type command struct {
 	operands []string
 
 	// What is to be done, if it is not to apply or hold a delta. At most one is given.
-	dryRun, recover, abandon, state, record, info bool
-	commit, adopt                                 string
+	dryRun, recover, abandon, state, record, list, info bool
+	commit, adopt                                       string
+
+	report  recordOptions
+	listing listOptions
 
 	json    bool
 	summary string
@@ -46,6 +49,9 @@ func parse(env *cli.Env, args []string) (*command, error) {
 	}
 	if err := cmp.Or(c.checkModes(), c.checkOptions()); err != nil || c.info {
 		return c, err
+	}
+	if c.list || c.record && len(c.operands) == 0 {
+		return c, c.findPlaces()
 	}
 	c.Target = c.operands[0]
 	for _, target := range c.operands {
@@ -76,13 +82,16 @@ func (c *command) define() {
 	f.Bool(&c.recover, "recover")
 	f.Bool(&c.abandon, "abandon-apply")
 	f.Bool(&c.Force, "force-diverged")
-	f.Func("disk", parseDisk(&c.Disk))
+	f.Func("disk", parseDiskOrDomU(&c.Disk))
 	f.Func("uuid", parseUUID(&c.UUID))
 	f.Func("sector-size", parseSectorSize(&c.SectorSize))
 	f.Func("toolstack", cli.OneOf(&c.Toolstack, "auto", "virsh", "xl"))
 	f.Func("adopt", parseDisk(&c.adopt))
 	f.Bool(&c.state, "state")
 	f.Bool(&c.record, "record")
+	c.report.define(f)
+	f.Bool(&c.list, "list")
+	c.listing.define(f)
 	f.String(&c.Peer, "peer")
 	f.Path(&c.StateDir, "state-dir")
 	f.Bool(&c.info, "info")
@@ -103,7 +112,8 @@ func (c *command) modes() []mode {
 		{"--abandon-apply", c.abandon, []string{"--state-dir"}},
 		{"--adopt", c.adopt != "", []string{"--uuid", "--state-dir"}},
 		{"--state", c.state, []string{"--state-dir"}},
-		{"--record", c.record, []string{"--peer", "--state-dir"}},
+		{"--record", c.record, append(c.report.names(), "--disk", "--peer", "--taken", "--state-dir")},
+		{"--list", c.list, append(c.listing.names(), "--state-dir")},
 		{"--info", c.info, nil},
 	}
 	return slices.DeleteFunc(all, func(m mode) bool { return !m.given })
@@ -121,11 +131,15 @@ func (c *command) checkModes() error {
 	switch {
 	case len(modes) > 1:
 		return exit.Fail(exit.Usage,
-			"--dry-run, --commit, --recover, --abandon-apply, --adopt, --state, --record and --info exclude each other")
+			"--dry-run, --commit, --recover, --abandon-apply, --adopt, --state, --record, --list and --info exclude each other")
 	case c.info:
 		return nil
 	case c.json:
 		return exit.Fail(exit.Usage, "--json goes with --info")
+	case c.list:
+		return cmp.Or(c.flags.Only("--list", modes[0].allowed...), c.checkList())
+	case c.record:
+		return cmp.Or(c.flags.Only("--record", modes[0].allowed...), c.checkRecord())
 	case c.commit != "" && len(c.operands) == 0:
 		return exit.Fail(exit.Usage, "--commit wants all targets of the set")
 	case c.commit == "" && len(c.operands) != 1:
@@ -143,8 +157,10 @@ func (c *command) checkModes() error {
 // checkOptions refuses options that do not go together.
 func (c *command) checkOptions() error {
 	switch {
-	case c.info:
+	case c.info, c.record, c.list:
 		return nil
+	case c.Disk != "" && !strings.Contains(c.Disk, "/"):
+		return exit.Fail(exit.Usage, "--disk wants DOMU/DISK, as in domu1/xvda, and not %q", c.Disk)
 	case c.UUID != "" && c.Disk == "" && c.adopt == "":
 		return exit.Fail(exit.Usage, "--uuid goes with --disk or --adopt")
 	case (c.Owner != "" || c.Mode != 0) && !c.Create:
@@ -169,6 +185,17 @@ func parseMode(p *os.FileMode) func(string) error {
 		}
 		*p = os.FileMode(n)
 		return nil
+	}
+}
+
+// parseDiskOrDomU is parseDisk for where a whole DomU may be meant, too.
+func parseDiskOrDomU(p *string) func(string) error {
+	return func(s string) error {
+		if strings.Contains(s, "/") {
+			return parseDisk(p)(s)
+		}
+		*p = s
+		return parseDisk(new(string))(s + "/disk")
 	}
 }
 

@@ -1,0 +1,178 @@
+package runs
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/state"
+)
+
+// Record remembers a step of a run, and returns what is to be logged of it and the status that tells how it ended: 0 if
+// all is well. What cannot be remembered is no success.
+func (r *Report) Record(dir state.Dir) (lines []Line, status int) {
+	if err := checkNames(r.disk(), r.Peer); err != nil {
+		return []Line{r.errorLine(exit.Usage, err.Error())}, exit.Usage
+	}
+	status = r.causeOf()
+	now := time.Now().UTC().Truncate(time.Second)
+	if status == exit.OK {
+		return r.recordSuccess(dir, now)
+	}
+	line, words := r.failed(status)
+	lines = append([]Line{line}, r.lines(errorLevel)...)
+	err := r.change(dir, func(c *Copy) { c.fail(Attempt{now, r.Step, status, words}) })
+	if err != nil {
+		lines = append(lines, r.cannotRemember(err))
+	}
+	return lines, status
+}
+
+func (r *Report) disk() string {
+	if r.Disk == "" {
+		return r.DomU
+	}
+	return r.DomU + "/" + r.Disk
+}
+
+func (r *Report) cannotRemember(err error) Line {
+	what := "what became of it"
+	if r.Disk != "" {
+		what = "what " + r.Peer + " has of " + r.Source
+	}
+	return r.errorLine(exit.StatusOf(err), "cannot remember "+what+": "+err.Error())
+}
+
+// recordSuccess remembers a copy, or that one was verified. Of other steps there is nothing to remember.
+func (r *Report) recordSuccess(dir state.Dir, now time.Time) (lines []Line, status int) {
+	var err error
+	lines = r.lines(warningLevel)
+	switch r.Step {
+	case CopyStep:
+		err = r.recordCopy(dir, now)
+	case Verify:
+		r.Verified = true
+		err = r.change(dir, func(c *Copy) { c.verify(now) })
+	}
+	if err != nil {
+		return append(lines, r.cannotRemember(err)), exit.StatusOf(err)
+	}
+	if r.Step == CopyStep {
+		lines = append(lines, newLine(infoLevel,
+			fmt.Sprintf("#### %s: %d bytes changed, %d sent", r.place(), r.Sent.Changed, r.Sent.Bytes)))
+	}
+	if r.Verified {
+		lines = append(lines, newLine(infoLevel, "#### "+r.place()+": verified"))
+	}
+	return lines, exit.OK
+}
+
+// recordCopy remembers a copy that was made. What the state of its source cannot be told is no copy.
+func (r *Report) recordCopy(dir state.Dir, now time.Time) error {
+	if err := r.saveSent(dir); err != nil {
+		words := bounded(r.cannotRemember(err).Text, maxRemembered)
+		return errors.Join(err, r.change(dir, func(c *Copy) { c.fail(Attempt{now, r.Step, exit.StatusOf(err), words}) }))
+	}
+	if err := r.change(dir, func(c *Copy) { c.succeed(r.success(now), r.Verified, r.Source, r.Target) }); err != nil {
+		return err
+	}
+	return r.endOfFailures(dir)
+}
+
+// saveSent has both hosts know their last common image when the roles change.
+func (r *Report) saveSent(dir state.Dir) error {
+	if r.Sent == nil {
+		return r.Unsent
+	}
+	identity, err := identityOf(r.Source)
+	if err != nil {
+		return err
+	}
+	return dir.Device(identity, r.Source).SaveSent(r.Peer, r.Sent.Image)
+}
+
+func identityOf(path string) (string, error) {
+	if err := blockdev.Check(path); err != nil {
+		return "", err
+	}
+	return blockdev.Identity(path)
+}
+
+// success is what is remembered of a copy that was made.
+func (r *Report) success(now time.Time) *Success {
+	s := &Success{Time: now, Taken: r.Taken, Seconds: r.Sent.Seconds, Read: r.Sent.BytesRead, Changed: r.Sent.Changed,
+		Sent: r.Sent.Bytes, Set: r.Set, Final: r.Final, Size: r.Sent.Image.Size}
+	if r.Final {
+		s.Witness = witness(r.Source, s.Size)
+	}
+	return s
+}
+
+// witness returns that of a source, "" if it has none.
+func witness(source string, size int64) string {
+	file, err := blockdev.Open(source)
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	return file.Witness(size)
+}
+
+// change changes what is remembered, while no other recorder does. What cannot be understood any more is replaced: it
+// tells nobody anything, and must not keep this run from being remembered.
+func (r *Report) change(dir state.Dir, change func(*Copy)) error {
+	release, err := lock(dir)
+	if err != nil {
+		return err
+	}
+	defer release()
+	sweep(dir, r.disk())
+	c, err := load(dir, r.disk(), r.Peer)
+	if err != nil && exit.StatusOf(err) != exit.Config {
+		return err
+	}
+	if c == nil {
+		c = &Copy{Disk: r.disk(), Peer: r.Peer, Source: r.Source, Target: r.Target}
+	}
+	change(c)
+	return save(dir, c)
+}
+
+// endOfFailures forgets what had failed for the whole DomU, now that one of its disks was copied.
+func (r *Report) endOfFailures(dir state.Dir) error {
+	release, err := lock(dir)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := forget(dir, r.DomU, r.Peer); err != nil {
+		return err
+	}
+	return forget(dir, r.DomU, "")
+}
+
+func (c *Copy) fail(a Attempt) {
+	c.Attempt = a
+	c.Failures++
+}
+
+func (c *Copy) succeed(s *Success, verified bool, source, target string) {
+	c.Source, c.Target, c.Success, c.Failures = source, target, s, 0
+	c.Attempt = Attempt{Time: s.Time, Step: CopyStep}
+	if verified {
+		c.Verified = s.Time
+	}
+}
+
+func (c *Copy) verify(now time.Time) {
+	c.Verified = now
+	if c.Attempt.Step == Verify { // that it differed is over; a copy that failed is not
+		c.Failures = 0
+		c.Attempt = Attempt{Time: now, Step: Verify}
+	}
+	if c.Attempt.Time.IsZero() { // nothing was known of it
+		c.Attempt = Attempt{Time: now, Step: Verify}
+	}
+}

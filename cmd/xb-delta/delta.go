@@ -12,6 +12,7 @@ import (
 	"xen-backup/internal/cli"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/pace"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/stream"
 )
@@ -31,6 +32,11 @@ func delta(env *cli.Env, o options) error {
 	progress := env.StartProgress(o.progress)
 	defer progress.Stop()
 	defer progress.StartHeartbeat(o.heartbeat)()
+	stop, err := progress.KeepIn(o.progressFile)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	sig, closeSignature, err := openSignature(env, o)
 	if err != nil {
 		return err
@@ -98,6 +104,7 @@ type source struct {
 }
 
 func openSource(env *cli.Env, o options) (*source, error) {
+	p := env.StartPace(o.pace)
 	if o.source == "-" {
 		in, err := env.BinaryIn()
 		if err != nil {
@@ -109,6 +116,7 @@ func openSource(env *cli.Env, o options) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
+	file.SetPace(p)
 	return &source{rdiff.FromImage(file), file}, nil
 }
 
@@ -160,7 +168,7 @@ type writers struct {
 
 func (w *writers) open(out io.Writer, o options, progress *cli.Progress) (err error) {
 	if out != nil {
-		out = &sender{Writer: out, rate: o.bwlimit, sent: &progress.Sent}
+		out = &sender{Writer: out, rate: pace.Bucket{Rate: o.bwlimit}, sent: &progress.Sent}
 		w.Delta = stream.NewDeltaWriter(out, w.h)
 		if err := w.Delta.Flush(); err != nil { // by its header alone the delta may be refused
 			return err

@@ -24,6 +24,8 @@ write what makes the target equal to the source, for xb-patch.
       --signature FILE      read the signature from FILE, not from stdin
       --level N             compress: 0 (not at all) to 19, default 1
       --bwlimit RATE        write at most RATE bytes a second
+      --background          let guests' own reads and writes go first
+      --read-limit RATE     read at most RATE bytes a second of SOURCE
       --new-signature FILE  write the source's own signature to FILE; adopt it
                             only once the delta was applied
       --check               write no delta; say how much differs
@@ -32,6 +34,7 @@ write what makes the target equal to the source, for xb-patch.
       --info                describe the signature or delta in FILE or on stdin
       --json                with --info: as a JSON object
       --progress[=WHEN]     show progress: always, auto (default) or never
+      --progress-file FILE  write it to FILE every second
       --heartbeat           say on stderr every ten seconds whether it goes on
       --summary FILE        write the figures of the run to FILE as JSON
   -v, --verbose             say more
@@ -57,7 +60,9 @@ type options struct {
 	check        bool
 	allowLive    bool
 	progress     string
+	progressFile string
 	heartbeat    bool
+	pace         cli.Pace
 	summary      string
 }
 
@@ -84,7 +89,9 @@ func run(env *cli.Env, args []string) error {
 	f.Bool(&info, "info")
 	f.Bool(&asJSON, "json")
 	f.ProgressFlag(&o.progress)
+	f.Path(&o.progressFile, "progress-file")
 	f.Bool(&o.heartbeat, "heartbeat")
+	f.PaceFlags(&o.pace)
 	f.Path(&o.summary, "summary")
 	operands, err := f.ParsePaths(args)
 	switch {
@@ -100,6 +107,8 @@ func run(env *cli.Env, args []string) error {
 		return exit.Fail(exit.Usage, "want one source, got %d operands", len(operands))
 	case operands[0] == "-" && (o.signature == "" || o.signature == "-"):
 		return exit.Fail(exit.Usage, "with the source on standard input the signature needs --signature FILE")
+	case operands[0] == "-" && o.pace.Limited():
+		return exit.Fail(exit.Usage, "--read-limit needs a device or file")
 	case o.check && o.newSignature != "":
 		return exit.Fail(exit.Usage, "--check makes no delta, and so no --new-signature either")
 	case o.newSignature == "-":
@@ -107,8 +116,8 @@ func run(env *cli.Env, args []string) error {
 	}
 	o.source = operands[0]
 	err = errors.Join(
-		cli.Distinct(o.source, o.newSignature, o.summary),
-		cli.Distinct(o.signature, o.newSignature, o.summary),
+		cli.Distinct(o.source, o.newSignature, o.summary, o.progressFile),
+		cli.Distinct(o.signature, o.newSignature, o.summary, o.progressFile),
 		cli.CheckSummary(o.summary),
 	)
 	if err != nil {

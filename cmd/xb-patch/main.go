@@ -89,6 +89,8 @@ finished it.
       --state-dir DIR    where this host remembers its devices
                          (default: $XB_STATE_DIR, or STATE_DIR of host.conf,
                          or /var/lib/xen-backup)
+      --background       let the reads and writes of guests on this host go first
+      --read-limit RATE  read at most RATE bytes a second of DEV
       --info             describe the signature or delta in FILE or on stdin
       --json             with --info: as a JSON object
       --progress[=WHEN]  show progress: always, auto (default) or never
@@ -113,6 +115,7 @@ func run(env *cli.Env, args []string) error {
 		return err
 	}
 	defer c.stop()
+	c.Pace = c.StartPace(c.pace)
 	switch {
 	case c.info && c.json:
 		return env.PrintInfo(c.flags, c.operands, inspect.JSON)

@@ -36,6 +36,7 @@ type command struct {
 
 	json    bool
 	summary string
+	pace    cli.Pace
 }
 
 // parse reads the command line, and refuses what means nothing.
@@ -96,6 +97,7 @@ func (c *command) define() {
 	f.Path(&c.StateDir, "state-dir")
 	f.Bool(&c.info, "info")
 	f.Bool(&c.json, "json")
+	f.PaceFlags(&c.pace)
 	f.ProgressFlag(&c.session.mode)
 	f.Bool(&c.heartbeat, "heartbeat")
 	f.Path(&c.summary, "summary")
@@ -106,9 +108,10 @@ func (c *command) define() {
 func (c *command) modes() []mode {
 	all := []mode{
 		{"--dry-run", c.dryRun, nil},
-		{"--commit", c.commit != "", []string{"--peer", "--state-dir", "--progress", "--heartbeat", "--summary"}},
-		{"--recover", c.recover, []string{"--peer", "--disk", "--uuid", "--toolstack", "--state-dir", "--progress",
+		{"--commit", c.commit != "", []string{"--peer", "--state-dir", "--background", "--read-limit", "--progress",
 			"--heartbeat", "--summary"}},
+		{"--recover", c.recover, []string{"--peer", "--disk", "--uuid", "--toolstack", "--state-dir", "--background",
+			"--read-limit", "--progress", "--heartbeat", "--summary"}},
 		{"--abandon-apply", c.abandon, []string{"--state-dir"}},
 		{"--adopt", c.adopt != "", []string{"--uuid", "--state-dir"}},
 		{"--state", c.state, []string{"--state-dir"}},

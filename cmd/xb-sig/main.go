@@ -23,6 +23,8 @@ hash a block, to standard output, for xb-delta.
       --hash NAME        xxh64 (default), or sha256 where guests are hostile
       --size SIZE        sign only the first SIZE bytes
       --missing-ok       a target that does not exist has a signature of size 0
+      --background       let guests' own reads and writes go first
+      --read-limit RATE  read at most RATE bytes a second
       --state-dir DIR    where this host remembers its devices
                          (default: $XB_STATE_DIR, or STATE_DIR of
                          /etc/xen-backup/host.conf, or /var/lib/xen-backup)
@@ -52,6 +54,7 @@ type options struct {
 	json      bool
 	progress  string
 	heartbeat bool
+	pace      cli.Pace
 	summary   string
 }
 
@@ -72,6 +75,7 @@ func run(env *cli.Env, args []string) error {
 	f.Bool(&o.json, "json")
 	f.ProgressFlag(&o.progress)
 	f.Bool(&o.heartbeat, "heartbeat")
+	f.PaceFlags(&o.pace)
 	f.Path(&o.summary, "summary")
 	operands, err := f.ParsePaths(args)
 	switch {
@@ -85,8 +89,8 @@ func run(env *cli.Env, args []string) error {
 		return exit.Fail(exit.Usage, "--json goes with --info")
 	case len(operands) != 1:
 		return exit.Fail(exit.Usage, "want one device or file, got %d operands", len(operands))
-	case operands[0] == "-" && (o.basis.Size >= 0 || o.basis.MissingOK):
-		return exit.Fail(exit.Usage, "--size and --missing-ok need a device or file")
+	case operands[0] == "-" && (o.basis.Size >= 0 || o.basis.MissingOK || o.pace.Limited()):
+		return exit.Fail(exit.Usage, "--size, --missing-ok and --read-limit need a device or file")
 	}
 	if err := errors.Join(cli.Distinct(operands[0], o.summary), cli.CheckSummary(o.summary)); err != nil {
 		return err
@@ -95,6 +99,7 @@ func run(env *cli.Env, args []string) error {
 	if err != nil {
 		return err
 	}
+	o.basis.Pace = env.StartPace(o.pace)
 	if operands[0] == "-" {
 		return signInput(env, out, o)
 	}

@@ -26,7 +26,7 @@ const maxBatch = 128
 // cost little more than the device's own time, where one read after another would wait for each.
 func (f *File) ReadRanges(ranges []Range) error {
 	direct := f.f
-	if f.align == 0 {
+	if f.align == 0 || f.pace != nil {
 		direct = nil
 	}
 	return f.inBatches(direct, pread, ranges, func(r Range) error {
@@ -43,6 +43,9 @@ func (f *File) WriteRanges(ranges []Range) error {
 	if f.align == 0 {
 		direct = f.uncached
 	}
+	if f.pace != nil {
+		direct = nil
+	}
 	return f.inBatches(direct, pwrite, ranges, func(r Range) error {
 		_, err := f.WriteAt(r.Buf, r.Off)
 		return err
@@ -50,7 +53,7 @@ func (f *File) WriteRanges(ranges []Range) error {
 }
 
 // inBatches gives ranges to the kernel, as many at once as direct can take, or all one by one if that is nil. One by
-// one is also how a failed batch finds out what is wrong.
+// one is also how a failed batch finds out what is wrong, and how a pace is kept: each has to wait for its turn.
 func (f *File) inBatches(direct *os.File, opcode uint16, ranges []Range, one func(Range) error) error {
 	for len(ranges) > 0 {
 		n := 0

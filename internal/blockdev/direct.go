@@ -10,10 +10,35 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/pace"
 )
 
 // ReadAt reads like io.ReaderAt.
 func (f *File) ReadAt(b []byte, off int64) (int, error) {
+	if f.pace == nil {
+		return f.readAt(b, off)
+	}
+	return f.pace.Do(pace.Read, len(b), func(from, to int64) (n int, waited bool, err error) {
+		b, off := b[from:to], off+from
+		if f.readCached(b, off) {
+			return len(b), false, nil
+		}
+		n, err = f.readAt(b, off)
+		return n, true, err
+	})
+}
+
+// readCached reads what the page cache has, if it has all of it.
+func (f *File) readCached(b []byte, off int64) bool {
+	if f.align > 0 {
+		return false
+	}
+	n, err := unix.Preadv2(int(f.f.Fd()), [][]byte{b}, off, unix.RWF_NOWAIT)
+	return err == nil && n == len(b)
+}
+
+func (f *File) readAt(b []byte, off int64) (int, error) {
 	if f.align == 0 {
 		return f.f.ReadAt(b, off)
 	}
@@ -31,6 +56,16 @@ func (f *File) ReadAt(b []byte, off int64) (int, error) {
 
 // WriteAt writes like io.WriterAt.
 func (f *File) WriteAt(b []byte, off int64) (int, error) {
+	if f.pace == nil {
+		return f.writeAt(b, off)
+	}
+	return f.pace.Do(pace.Write, len(b), func(from, to int64) (int, bool, error) {
+		n, err := f.writeAt(b[from:to], off+from)
+		return n, true, err
+	})
+}
+
+func (f *File) writeAt(b []byte, off int64) (int, error) {
 	if f.align == 0 {
 		return f.writeFile(b, off)
 	}
@@ -63,14 +98,31 @@ const directWrite = 128 << 10
 // writeFile writes to a regular file: what is large and aligned past the page cache, and
 // all else, also what the file system refuses to write so, through it.
 func (f *File) writeFile(b []byte, off int64) (n int, err error) {
-	if part := directPart(b, off, maxAlign); f.uncached != nil && part >= directWrite {
+	least := directWrite
+	if f.pace.Background() {
+		least = maxAlign // what is gathered goes out all at once
+	}
+	if part := directPart(b, off, maxAlign); f.uncached != nil && part >= least {
 		n, err = f.uncached.WriteAt(b[:part], off)
 		if err != nil && !errors.Is(err, unix.EINVAL) || n == len(b) {
 			return n, err
 		}
 	}
 	m, err := f.f.WriteAt(b[n:], off+int64(n))
+	if err == nil && f.pace.Background() {
+		err = f.writeOut(off+int64(n), int64(m))
+	}
 	return n + m, err
+}
+
+// writeOut waits until what was written into the page cache is on its way no more.
+func (f *File) writeOut(off, n int64) error {
+	const now = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	err := unix.SyncFileRange(int(f.f.Fd()), off, n, now)
+	if err == unix.ENOSYS || err == unix.EINVAL {
+		err = nil // Sync comes in any case
+	}
+	return pathError("write", f.path, err)
 }
 
 // directPart returns how much of b O_DIRECT can read or write as it is.

@@ -15,6 +15,7 @@ import (
 
 	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/pace"
 )
 
 // File is an open block device or regular file.
@@ -31,6 +32,8 @@ type File struct {
 	uncached *os.File // the same regular file with O_DIRECT, for large or many writes; nil: none
 
 	own ownWrites // to a device
+
+	pace *pace.Pace // nil: as fast as it goes
 
 	discard     int64 // see discardable; 0: not found out yet
 	discardOnce sync.Once
@@ -70,9 +73,18 @@ func (f *File) SectorSize() int64 {
 // Direct reports whether reads come from the disk, and not from a cache that may have become stale.
 func (f *File) Direct() bool { return f.align > 0 }
 
+// SetPace has the file read and written at that pace. It must come before the first read.
+func (f *File) SetPace(p *pace.Pace) {
+	f.pace = p
+	if p.Background() && f.align == 0 {
+		// The kernel's own reading ahead would be in flight besides. Where it can't be told, nothing is lost.
+		unix.Fadvise(int(f.f.Fd()), 0, 0, unix.FADV_RANDOM)
+	}
+}
+
 // Readers returns how many reads should be under way at once.
 func (f *File) Readers() int {
-	if f.align > 0 {
+	if f.align > 0 || f.pace.Background() {
 		return directReads
 	}
 	return max(2, runtime.GOMAXPROCS(0))
@@ -152,6 +164,7 @@ func (f *File) Reread() (*File, error) {
 		}
 	}
 	r.f = again
+	r.SetPace(f.pace)
 	return r, nil
 }
 

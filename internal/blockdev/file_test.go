@@ -15,6 +15,7 @@ import (
 	"unsafe"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/pace"
 	"xen-backup/internal/testkit"
 )
 
@@ -141,6 +142,8 @@ func TestFileReadsAndWrites(t *testing.T) {
 		}
 		rnd := rand.New(rand.NewPCG(1, 1))
 		checkAccess(t, f, rnd)
+		f.SetPace(pace.New(true, 0))
+		checkAccess(t, f, rnd)
 		if err := f.Truncate(100); err != nil {
 			t.Fatal(err)
 		}
@@ -167,6 +170,8 @@ func TestDevice(t *testing.T) {
 				t.Errorf("a device was truncated: %v, %d", err, f.Size())
 			}
 			checkAccess(t, f, rand.New(rand.NewPCG(uint64(size), 1)))
+			f.SetPace(pace.New(true, 1<<30))
+			checkAccess(t, f, rand.New(rand.NewPCG(uint64(size), 2)))
 			if _, err := OpenWrite(device); exit.StatusOf(err) != exit.Busy {
 				t.Errorf("opened twice for writing: %v", err)
 			}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/dm"
+	"xen-backup/internal/pace"
 )
 
 // ZeroRange makes n bytes at off read as zero, and gives their space back where that is safe: a file gets a hole, a
@@ -21,7 +22,9 @@ func (f *File) ZeroRange(off, n int64) error {
 		return nil
 	}
 	if !f.block {
-		err := unix.Fallocate(int(f.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+		_, err := f.inSteps(off, n, func(off, n int64) error {
+			return unix.Fallocate(int(f.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+		})
 		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
 			return pathError("punch a hole in", f.path, err)
 		}
@@ -44,23 +47,38 @@ func (f *File) zeroOut(off, n int64) error {
 	if off%f.align != 0 {
 		return f.writeZeroes(off, n)
 	}
-	for n >= f.align {
-		part := min(n-n%f.align, rangeMax)
-		err := f.rangeIoctl(unix.BLKZEROOUT, off, part)
-		if err == unix.EOPNOTSUPP || err == unix.EINVAL || err == unix.ENOTTY {
-			break
-		} else if err != nil {
-			return pathError("zero", f.path, err)
+	done, err := f.inSteps(off, n-n%f.align, func(off, n int64) error {
+		err := f.rangeIoctl(unix.BLKZEROOUT, off, n)
+		if err == nil {
+			f.own.written.Add(n)
 		}
-		f.own.written.Add(part)
-		off, n = off+part, n-part
+		return err
+	})
+	if err != nil && err != unix.EOPNOTSUPP && err != unix.EINVAL && err != unix.ENOTTY {
+		return pathError("zero", f.path, err)
 	}
-	return f.writeZeroes(off, n)
+	return f.writeZeroes(off+done, n-done)
 }
 
 // rangeMax is how many bytes the kernel is told to zero or discard at once: older kernels let
-// a process that is to end go on until the whole range is done.
+// a process that is to end go on until the whole range is done. In the background it is much less.
 const rangeMax = 1 << 30
+
+// inSteps has n bytes at off zeroed, so many at once that nobody has to wait for long.
+func (f *File) inSteps(off, n int64, zero func(off, n int64) error) (done int64, err error) {
+	for done < n && err == nil {
+		var m int
+		m, err = f.pace.Do(pace.Zero, int(min(n-done, rangeMax)), func(from, to int64) (int, bool, error) {
+			err := zero(off+done+from, to-from)
+			if err != nil {
+				return 0, true, err
+			}
+			return int(to - from), true, nil
+		})
+		done += int64(m)
+	}
+	return done, err
+}
 
 // rangeIoctl gives the kernel a range of bytes, of at most rangeMax.
 func (f *File) rangeIoctl(request uint, off, n int64) error {
@@ -84,9 +102,16 @@ func (f *File) writeZeroes(off, n int64) error {
 // discard is a hint, which a device may ignore. done is false if it did.
 func (f *File) discardRange(off, n int64) (done bool, err error) {
 	end := off + n
-	for at := off; at < end; at += rangeMax {
-		part := min(rangeMax, end-at)
-		if f.rangeIoctl(unix.BLKDISCARD, at, part) != nil {
+	step := int64(rangeMax)
+	if unit := f.discardable(); f.pace.Background() {
+		step = max(1<<20/unit, 1) * unit
+	}
+	for at := off; at < end; at += step {
+		part := min(step, end-at)
+		_, err := f.pace.Do(pace.Discard, int(part), func(from, to int64) (int, bool, error) {
+			return int(part), true, f.rangeIoctl(unix.BLKDISCARD, at, part)
+		})
+		if err != nil {
 			return false, nil // zeroOut will tell if it is more than "not supported"
 		}
 		f.own.discarded.Add(part)

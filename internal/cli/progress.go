@@ -120,11 +120,7 @@ func (p *Progress) Stop() {
 
 // show prints one line; inPlace leaves the cursor on it.
 func (p *Progress) show(inPlace bool) {
-	now := p.step.Load()
-	line := p.line(time.Since(now.start))
-	if now.name != "" {
-		line = now.name + ": " + line
-	}
+	line := p.now()
 	switch {
 	case inPlace:
 		fmt.Fprintf(p.env.Stderr, "\r\033[K%s: %s", p.env.Name, line)
@@ -133,6 +129,16 @@ func (p *Progress) show(inPlace bool) {
 	default:
 		fmt.Fprintf(p.env.Stderr, "%s: %s\n", p.env.Name, line)
 	}
+}
+
+// now returns what is to be shown now.
+func (p *Progress) now() string {
+	step := p.step.Load()
+	line := p.line(time.Since(step.start))
+	if step.name != "" {
+		line = step.name + ": " + line
+	}
+	return line
 }
 
 func (p *Progress) line(elapsed time.Duration) string {

@@ -108,6 +108,7 @@ func TestMemoryFull(t *testing.T) {
 		{"2", "-b 4K", "--level 19", ""},
 		{"16", "-b 4K", "--level 19", "--in-place"},
 		{"16", "-b 1M", "--level 1", ""},
+		{"16", "-b 4K --background", "--level 9 --background", "--background"},
 		{"16", "-b 1M --hash sha256", "--level 9", "--in-place"},
 	} {
 		h.must("rm -rf " + h.state)

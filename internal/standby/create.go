@@ -23,7 +23,9 @@ func (t *target) createTarget() error {
 	if err != nil {
 		return exit.Fail(exit.CantCreate, "cannot create the target: %w", errors.Join(err, os.Remove(t.Target)))
 	}
-	t.file, err = blockdev.OpenWrite(t.Target)
+	if t.file, err = blockdev.OpenWrite(t.Target); err == nil {
+		t.file.SetPace(t.Pace)
+	}
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/pace"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
@@ -29,6 +30,7 @@ type BasisOptions struct {
 	StateDir  string
 	Size      int64 // bytes; negative: all of a file, and of a device the image of its last sync
 	MissingOK bool  // a target that does not exist has a size of 0
+	Pace      *pace.Pace
 }
 
 // OpenBasis opens a target to be signed.
@@ -40,6 +42,7 @@ func OpenBasis(o BasisOptions) (*Basis, error) {
 	if err != nil {
 		return nil, err
 	}
+	file.SetPace(o.Pace)
 	b := &Basis{file: file}
 	if err := b.limit(o); err != nil {
 		file.Close()

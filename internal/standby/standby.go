@@ -5,6 +5,7 @@ import (
 	"os"
 	"time"
 
+	"xen-backup/internal/pace"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
 )
@@ -27,6 +28,7 @@ type Options struct {
 	Session    string    // the connection that the run came by: sshd's SSH_CONNECTION
 	Set        string    // that the delta is held for; "": it is applied alone
 	Taken      time.Time // when the source took the snapshots of the set
+	Pace       *pace.Pace
 }
 
 // User is whoever started the run.

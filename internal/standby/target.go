@@ -58,6 +58,7 @@ func (t *target) look() (err error) {
 		if t.file, err = blockdev.Open(t.Target); err != nil {
 			return err
 		}
+		t.file.SetPace(t.Pace)
 		if err := t.file.CheckWritable(); err != nil {
 			return err
 		}
@@ -123,6 +124,7 @@ func (t *target) openFile() error {
 	file, err := blockdev.OpenWrite(t.Target)
 	if err == nil {
 		t.file = file
+		t.file.SetPace(t.Pace)
 		return t.checkUnused()
 	}
 	if exit.StatusOf(err) == exit.Busy {

@@ -3,14 +3,18 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"os"
+	"os/user"
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/inspect"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/standby"
+	"xen-backup/internal/text"
 )
 
 const usage = `Usage: xb-patch [OPTION]... DEV|FILE < DELTA
@@ -20,6 +24,7 @@ const usage = `Usage: xb-patch [OPTION]... DEV|FILE < DELTA
        xb-patch --commit SET --peer HOST [OPTION]... DEV|FILE...
        xb-patch --recover DEV|FILE
        xb-patch --adopt DOMU/DISK [--uuid UUID] DEV|FILE
+       xb-patch --discard-changes [--peer HOST] [--disk DOMU/DISK] DEV|FILE
        xb-patch --state DEV|FILE
        xb-patch --record --peer HOST --disk DOMU/DISK --target T --stages "0 0 80"
                 [--sent SUMMARY] [OPTION]... SOURCE < WORDS
@@ -54,6 +59,9 @@ finished it.
       --abandon-apply    give an interrupted apply up, and with it the image on
                          DEV: it needs a full copy then
       --force-diverged   overwrite changes on DEV that exist nowhere else
+      --discard-changes  consent to lose what DEV, which has diverged, holds now, and
+                         say what that is: for a day, one delta of its disk from
+                         its peer may overwrite it
       --disk DOMU/DISK   whose standby DEV is: the delta is of this disk, and that
                          of another one is never applied
       --uuid UUID        with --disk, --adopt: the DomU's, which tells it from
@@ -144,6 +152,8 @@ func run(env *cli.Env, args []string) error {
 	case c.adopt != "":
 		c.Disk = c.adopt
 		return standby.Adopt(c, c.Options)
+	case c.discard:
+		return c.discardChanges()
 	}
 	return c.patch()
 }
@@ -167,6 +177,28 @@ func (c *command) patch() error {
 		return err
 	}
 	return c.summarize(d, c.summary)
+}
+
+// discardChanges is --discard-changes.
+func (c *command) discardChanges() error {
+	consent, err := standby.Discard(c, c.Options, userName())
+	if err != nil {
+		return err
+	}
+	return c.Print(fmt.Sprintf("%s may be overwritten until %s, once, by an image of %s from %s; lost will be %s\n", c.Target,
+		consent.Until().Format("2006-01-02 15:04:05 MST"), consent.Disk, cmp.Or(consent.Peer, "any host that is not named"),
+		consent.Image))
+}
+
+// userName returns the name of whoever started the command.
+func userName() string {
+	if name := os.Getenv("SUDO_USER"); name != "" {
+		return text.Printable(name)
+	}
+	if u, err := user.Current(); err == nil {
+		return text.Printable(u.Username)
+	}
+	return fmt.Sprintf("user %d", os.Getuid())
 }
 
 // printState is --state.

@@ -28,8 +28,8 @@ type command struct {
 	operands []string
 
 	// What is to be done, if it is not to apply or hold a delta. At most one is given.
-	dryRun, recover, abandon, state, record, list, info bool
-	commit, adopt                                       string
+	dryRun, recover, abandon, discard, state, record, list, info bool
+	commit, adopt                                                string
 
 	report  recordOptions
 	listing listOptions
@@ -83,6 +83,7 @@ func (c *command) define() {
 	f.Bool(&c.recover, "recover")
 	f.Bool(&c.abandon, "abandon-apply")
 	f.Bool(&c.Force, "force-diverged")
+	f.Bool(&c.discard, "discard-changes")
 	f.Func("disk", parseDiskOrDomU(&c.Disk))
 	f.Func("uuid", parseUUID(&c.UUID))
 	f.Func("sector-size", parseSectorSize(&c.SectorSize))
@@ -114,6 +115,7 @@ func (c *command) modes() []mode {
 			"--read-limit", "--progress", "--heartbeat", "--summary"}},
 		{"--abandon-apply", c.abandon, []string{"--state-dir"}},
 		{"--adopt", c.adopt != "", []string{"--uuid", "--state-dir"}},
+		{"--discard-changes", c.discard, []string{"--peer", "--disk", "--toolstack", "--state-dir", "--progress", "--heartbeat"}},
 		{"--state", c.state, []string{"--state-dir"}},
 		{"--record", c.record, append(c.report.names(), "--disk", "--peer", "--taken", "--state-dir")},
 		{"--list", c.list, append(c.listing.names(), "--state-dir")},
@@ -134,7 +136,8 @@ func (c *command) checkModes() error {
 	switch {
 	case len(modes) > 1:
 		return exit.Fail(exit.Usage,
-			"--dry-run, --commit, --recover, --abandon-apply, --adopt, --state, --record, --list and --info exclude each other")
+			"--dry-run, --commit, --recover, --abandon-apply, --adopt, --discard-changes, --state, --record, --list and --info "+
+				"exclude each other")
 	case c.info:
 		return nil
 	case c.json:

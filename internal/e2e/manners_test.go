@@ -46,7 +46,7 @@ func TestUsage(t *testing.T) {
 		"xb-patch <delta", "xb-patch - <delta", "xb-patch --no-such target <delta", "xb-patch target source <delta",
 		"xb-patch --in-place --spool . target <delta", "xb-patch --in-place --force-diverged target <delta",
 		"xb-patch --recover --state target", "xb-patch --recover --create target", "xb-patch --record target",
-		"xb-patch --json target", "xb-patch --info sig delta",
+		"xb-patch --json target", "xb-patch --info sig delta", "xb-patch --discard-changes --force-diverged target",
 	} {
 		r := h.sh(command + " >../notes/out")
 		r.fails(t, 64, "try '"+strings.Fields(command)[0]+" --help'")

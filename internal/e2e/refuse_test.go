@@ -180,6 +180,50 @@ func TestDiverged(t *testing.T) {
 	h.sync("source", "target", "").silent(t)
 }
 
+// TestDiscardChanges has the administrator of a diverged standby consent to what the source may not decide.
+func TestDiscardChanges(t *testing.T) {
+	h := newHost(t)
+	h.sparse("source", mib, 1)
+	h.must("truncate -s 1M target")
+	const run = "-q --peer dom0a --disk domu1/xvda"
+	h.mustSync("source", "target", run)
+	h.sh("xb-patch --discard-changes target").fails(t, 1, "has not diverged")
+	h.change("target", 2, 3)
+	h.change("source", 2, 4)
+	h.sync("source", "target", run).fails(t, notBasis, "diverged", "xb-patch --discard-changes target\n")
+	r := h.sh("xb-patch --discard-changes target")
+	r.silent(t)
+	check := h.untouched("target")
+	var lost struct{ Image struct{ Digest string } }
+	decode(h, h.must("xb-sig target | xb-sig --info --json"), &lost)
+	digest := lost.Image.Digest
+	for _, words := range []string{"domu1/xvda from dom0a", "UTC", digest} {
+		if !strings.Contains(r.out, words) {
+			t.Errorf("it prints %q, without %q", r.out, words)
+		}
+	}
+	h.sync("source", "target", "-q --peer dom0c --disk domu1/xvda").fails(t, notBasis, "it is for an image from dom0a",
+		"xb-patch --discard-changes --peer dom0c target\n")
+	h.sync("source", "target", "--dry-run "+run).fails(t, 0)
+	check()
+
+	var state struct {
+		Consent struct{ Peer, Disk, By, Digest string }
+	}
+	decode(h, h.must("xb-patch --state target"), &state)
+	if c := state.Consent; c.Peer != "dom0a" || c.Disk != "domu1/xvda" || c.By == "" || c.Digest != digest {
+		t.Errorf("--state shows %+v", c)
+	}
+	h.sync("source", "target", strings.TrimPrefix(run, "-q ")).fails(t, 0, "the consent of "+state.Consent.By+" from ", digest)
+	h.sameBytes("source", "target")
+	h.sync("source", "target", run).silent(t)
+	h.change("target", 2, 5)
+	h.sync("source", "target", run).fails(t, notBasis, "diverged")
+	h.must("rm target")
+	h.sh("xb-patch --discard-changes target").fails(t, notBasis, "is missing", "--force-diverged")
+	h.sh("xb-patch --discard-changes no-such").fails(t, noInput)
+}
+
 // TestMigratedAway has a DomU leave its host by a live migration, and its image there refused
 // afterwards: the words say what only its administrator can tell.
 func TestMigratedAway(t *testing.T) {

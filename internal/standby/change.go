@@ -90,5 +90,9 @@ func (c *change) saveClean(witness string) error {
 	if c.set == nil && c.before.Phase == state.Applying {
 		r.Time = c.before.Time
 	}
-	return c.remember(r)
+	err := c.remember(r)
+	if err == nil {
+		c.device.RemoveConsent()
+	}
+	return err
 }

@@ -452,6 +452,12 @@ func (d doomed) die() error {
 	if d.Run == aCommit || d.Run == aSetRecovery {
 		return d.dieTogether()
 	}
+	if d.Run == aConsent {
+		if _, err := Discard(new(quiet), d.Options, "root"); err != nil {
+			return err
+		}
+		dieNow()
+	}
 	in, err := d.open()
 	if err != nil {
 		return err

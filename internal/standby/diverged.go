@@ -27,15 +27,33 @@ func (t *target) checkDiverged(basis, source stream.Image) error {
 	}
 	why := t.difference(known, basis, source)
 	if why == "" {
+		t.tellOtherPeer(basis)
 		return nil
 	}
-	if t.Force {
+	consent, unfit := t.consentTo(basis)
+	switch {
+	case consent != nil:
+		t.consented = true
+		t.user.Warn("%s has diverged and may be overwritten all the same, by %s: %s; lost is %s", t.Target, consent, why, basis)
+		return nil
+	case t.Force:
 		t.user.Warn("%s has diverged and may be overwritten all the same (--force-diverged): %s", t.Target, why)
 		return nil
 	}
-	return exit.Fail(exit.NotBasis, "%s has diverged: %s, the delta's basis is %s\n"+
-		"changes on it that exist nowhere else would be lost; to overwrite them: --force-diverged", t.Target, why, basis)
+	return exit.Fail(exit.NotBasis, "%s has diverged: %s, the delta's basis is %s%s\n"+
+		"changes on it that exist nowhere else would be lost; to overwrite them: %s", t.Target, why, basis, unfit,
+		t.divergedCures(known, basis))
 }
+
+// tellOtherPeer says so if the image does not come from the host that the last one came from.
+func (t *target) tellOtherPeer(basis stream.Image) {
+	r := t.before
+	if r.Phase == state.Clean && r.Image == basis && t.Peer != "" && t.Peer != r.Peer {
+		t.user.Warn("%s has its last image from %s, and gets the next one from %s", t.Target, hostName(r.Peer), t.Peer)
+	}
+}
+
+func hostName(peer string) string { return cmp.Or(peer, "a host that was not named") }
 
 // difference says in words why the basis is none of the images that are known and that this
 // peer may replace; "" if it is one.
@@ -50,10 +68,6 @@ func (t *target) difference(known []*state.Record, basis, source stream.Image) (
 			continue
 		}
 		if t.vouches(r) {
-			if r == t.before && t.Peer != "" && t.Peer != r.Peer {
-				t.user.Warn("%s has its last image from %s, and gets the next one from %s",
-					t.Target, cmp.Or(r.Peer, "a host that was not named"), t.Peer)
-			}
 			return ""
 		}
 		why = "it was sent to " + r.Peer + " as it is and is not known to " + t.Peer + ", which may bring an older image"

@@ -41,7 +41,7 @@ func (a *apply) note() error {
 	}
 	h := &state.Held{Set: a.Set, Taken: a.Taken, Peer: a.peerName(), Disk: a.Disk, UUID: a.UUID, Target: path,
 		Spool: a.spool.path, Checksum: formatChecksum(&a.spool.sum), Basis: a.delta.Basis, Source: a.delta.Source,
-		Phase: a.before.Phase, Before: a.before.Image, Forced: a.Force,
+		Phase: a.before.Phase, Before: a.before.Image, Forced: a.Force || a.consented,
 		Missing: a.file == nil, Owner: a.Owner, Mode: a.Mode, Toolstack: a.Toolstack}
 	if a.basis != nil {
 		h.Witness = a.basis.witness

@@ -24,6 +24,8 @@ type Memory struct {
 	WholeSet    *bool    `json:"whole_set,omitempty"`    // all members have the image of this set; nil: it is of none
 	Held        *held    `json:"held,omitempty"`         // a delta that waits for its set
 	DocumentSet string   `json:"document_set,omitempty"` // that the stored document of its DomU is of
+
+	Consent *consent `json:"consent,omitempty"` // to lose the changes on it
 }
 
 // held is what is told of a delta that is held.
@@ -55,6 +57,7 @@ func State(o Options) (*Memory, error) {
 	if missing := blockdev.Check(t.Target); missing != nil && !expected {
 		return nil, missing
 	}
+	consent := t.validConsent(record)
 	if record.Phase == state.None {
 		record = t.device.LoadSeen()
 	}
@@ -66,7 +69,7 @@ func State(o Options) (*Memory, error) {
 	if err != nil && !t.missing() {
 		return nil, err
 	}
-	m := &Memory{Fields: record.Fields(), Changed: t.changedSince(record), DeviceSize: size, Sent: sent}
+	m := &Memory{Fields: record.Fields(), Changed: t.changedSince(record), DeviceSize: size, Sent: sent, Consent: consent}
 	if h != nil {
 		m.Held = &held{h.Set, h.Peer, h.Disk, h.Taken, h.Spool}
 	}

@@ -21,11 +21,12 @@ type target struct {
 	user User
 	Options
 
-	identity string
-	device   *state.Device
-	before   *state.Record  // what was remembered when the lock was taken
-	file     *blockdev.File // nil: it does not exist
-	lock     *state.Lock    // nil: nothing will be written
+	identity  string
+	device    *state.Device
+	before    *state.Record  // what was remembered when the lock was taken
+	file      *blockdev.File // nil: it does not exist
+	lock      *state.Lock    // nil: nothing will be written
+	consented bool           // it may lose its changes, as its administrator said
 }
 
 // open finds the target, takes the lock on its state, opens it and makes sure that nobody

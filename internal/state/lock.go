@@ -320,9 +320,14 @@ func startOf(pid int) string {
 }
 
 // monotonic returns the kernel's clock that nobody sets, the same for all processes.
-func monotonic() float64 {
+func monotonic() float64 { return clock(unix.CLOCK_MONOTONIC) }
+
+// uptime returns how long the kernel has run, sleep included.
+func uptime() float64 { return clock(unix.CLOCK_BOOTTIME) }
+
+func clock(id int32) float64 {
 	var t unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &t) != nil {
+	if unix.ClockGettime(id, &t) != nil {
 		return 0
 	}
 	return float64(t.Nano()) / 1e9
@@ -332,7 +337,7 @@ func monotonic() float64 {
 // state, and the change of a set that was killed after it was finished; only who has the
 // lock may have one.
 func (d *Device) sweep() {
-	for _, suffix := range []string{".json", ".held"} {
+	for _, suffix := range []string{".json", ".held", ".consent"} {
 		left, _ := filepath.Glob(filepath.Join(globEscape(string(d.dir)), "."+globEscape(d.base)+suffix+".*"))
 		for _, name := range left {
 			rest := strings.TrimPrefix(filepath.Base(name), "."+d.base+suffix+".")

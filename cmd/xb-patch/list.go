@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -14,12 +13,13 @@ import (
 
 // listOptions are those of --list alone.
 type listOptions struct {
-	order bool
-	since time.Time
+	order, when bool
+	since       time.Time
 }
 
 func (o *listOptions) define(f *cli.Flags) {
 	f.Bool(&o.order, "order")
+	f.Bool(&o.when, "when")
 	f.Func("since", parseSince(&o.since))
 }
 
@@ -34,18 +34,30 @@ func parseSince(p *time.Time) func(string) error {
 	}
 }
 
-func (o *listOptions) names() []string { return []string{"--order", "--since"} }
+func (o *listOptions) names() []string { return []string{"--order", "--when", "--since"} }
 
 // checkList refuses what has no one answer.
 func (c *command) checkList() error {
-	o := &c.listing
+	o, asked := &c.listing, 0
+	for _, one := range []bool{o.order, o.when, !o.since.IsZero()} {
+		if one {
+			asked++
+		}
+	}
 	switch {
-	case o.order && !o.since.IsZero():
-		return exit.Fail(exit.Usage, "--order and --since exclude each other")
-	case !o.order && o.since.IsZero():
-		return exit.Fail(exit.Usage, "--list needs --order or --since")
+	case asked != 1:
+		return exit.Fail(exit.Usage, "--list needs one of --order, --when and --since")
 	case !o.since.IsZero() && len(c.operands) > 0:
 		return exit.Fail(exit.Usage, "--since takes no DOMU")
+	case o.when && len(c.operands) == 0:
+		return exit.Fail(exit.Usage, "--when needs DOMU/DISK")
+	}
+	if o.when {
+		for _, disk := range c.operands {
+			if err := parseDisk(new(string))(disk); err != nil {
+				return exit.Fail(exit.Usage, "%w", err)
+			}
+		}
 	}
 	return nil
 }
@@ -53,16 +65,20 @@ func (c *command) checkList() error {
 // printList is --list.
 func (c *command) printList() error {
 	dir, now := state.Dir(c.StateDir), time.Now()
-	if c.listing.order {
-		domus, err := runs.Order(dir, c.operands)
-		if err != nil || len(domus) == 0 {
-			return err
-		}
-		return c.Print(strings.Join(domus, "\n") + "\n")
+	var text string
+	var err error
+	switch {
+	case c.listing.order:
+		var domus []string
+		domus, err = runs.Order(dir, c.operands)
+		text = strings.Join(domus, "\n")
+	case c.listing.when:
+		text, err = runs.When(dir, c.operands)
+	default:
+		text, err = runs.Since(dir, c.listing.since, now)
 	}
-	line, err := runs.Since(dir, c.listing.since, now)
-	if err != nil || line == "" {
+	if err != nil || text == "" {
 		return err
 	}
-	return c.Print(fmt.Sprintln(line))
+	return c.Print(text + "\n")
 }

@@ -31,6 +31,7 @@ const usage = `Usage: xb-patch [OPTION]... DEV|FILE < DELTA
        xb-patch --record --peer HOST|- --disk DOMU --stages "69" [OPTION]...
        xb-patch --list --order DOMU...
        xb-patch --list --since TIME
+       xb-patch --list --when DOMU/DISK...
        xb-patch --info [--json] [FILE]
 
 Receive a delta, prove it and the target's content, and only then write: the
@@ -53,7 +54,8 @@ finished it.
                          (2026-11-26T23:47:28Z)
       --commit SET       make all targets that are held for SET the new images, or
                          none of them
-      --dry-run          write nothing; prove everything and say what it would do
+      --dry-run          write nothing; prove everything and say what it would do;
+                         with --record: only print
       --recover          finish the apply that was interrupted on DEV, and on the
                          other disks of its set
       --abandon-apply    give an interrupted apply up, and with it the image on
@@ -77,9 +79,9 @@ finished it.
                          failed for a whole DomU, and print what is to be logged
       --stages STATUSES  with --record: of all stages of the pipeline, as the shell
                          saw them; the exit status is the one that tells the cause
-      --step STEP        with --record: what was done: copy (the default), prepare,
-                         recover or verify; of a DomU commit, document, ask,
-                         connect, snapshot, locate, still or other (the default)
+      --step STEP        with --record: what was done: copy (the default), prepare
+                         or verify; of a DomU commit, document, ask, connect,
+                         snapshot, locate, still or other (the default)
       --stalled SECONDS  with --record: it was ended after so long without progress
       --sent SUMMARY     with --record: the file of xb-delta's --summary
       --target T         with --record: what the standby is called there
@@ -92,6 +94,8 @@ finished it.
                          first
       --since TIME       with --list: say in one line what was done since, also
                          by seconds as date +%s prints them
+      --when             with --list: say of when this host's standby is of the
+                         disks DOMU/DISK, and whether it is of one set
       --peer HOST        the other host: what was sent to a third one is newer
                          than what it brings, and not overwritten
       --state-dir DIR    where this host remembers its devices

@@ -108,7 +108,7 @@ func (c *command) define() {
 // that is left to its rules.
 func (c *command) modes() []mode {
 	all := []mode{
-		{"--dry-run", c.dryRun, nil},
+		{"--dry-run", c.dryRun && !c.record, nil},
 		{"--commit", c.commit != "", []string{"--peer", "--state-dir", "--background", "--read-limit", "--progress",
 			"--heartbeat", "--summary"}},
 		{"--recover", c.recover, []string{"--peer", "--disk", "--uuid", "--toolstack", "--state-dir", "--background",
@@ -117,7 +117,7 @@ func (c *command) modes() []mode {
 		{"--adopt", c.adopt != "", []string{"--uuid", "--state-dir"}},
 		{"--discard-changes", c.discard, []string{"--peer", "--disk", "--toolstack", "--state-dir", "--progress", "--heartbeat"}},
 		{"--state", c.state, []string{"--state-dir"}},
-		{"--record", c.record, append(c.report.names(), "--disk", "--peer", "--taken", "--state-dir")},
+		{"--record", c.record, append(c.report.names(), "--disk", "--peer", "--taken", "--dry-run", "--state-dir")},
 		{"--list", c.list, append(c.listing.names(), "--state-dir")},
 		{"--info", c.info, nil},
 	}

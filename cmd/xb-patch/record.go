@@ -75,7 +75,7 @@ func (c *command) checkRecord() error {
 		return exit.Fail(exit.Usage, "--step %s does not go with --disk %s", o.step, c.Disk)
 	case !ofDisk && len(c.operands) > 0:
 		return exit.Fail(exit.Usage, "--record of a whole DomU takes no SOURCE")
-	case good && o.step == string(runs.CopyStep) && o.sent == "":
+	case good && o.step == string(runs.CopyStep) && o.sent == "" && !c.dryRun:
 		return exit.Fail(exit.Usage, "--record of a copy needs --sent SUMMARY")
 	}
 	return nil
@@ -100,7 +100,7 @@ func (c *command) recordRun() error {
 	}
 	r := runs.Report{DomU: domu, Disk: disk, Peer: peer, Source: source, Target: o.target,
 		Step: runs.Step(o.step), Stages: o.stages, Stalled: o.stalled, Verified: o.verified, Final: o.final, Taken: c.Taken,
-		Set: o.set, Last: o.last}
+		Set: o.set, Last: o.last, DryRun: c.dryRun}
 	if !cli.IsTerminal(c.Stdin) {
 		if err := r.ReadWords(c.Stdin); err != nil {
 			return err

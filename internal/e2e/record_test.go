@@ -86,7 +86,7 @@ func TestUsageOfRecord(t *testing.T) {
 	} {
 		h.sh("xb-patch --record "+options+" </dev/null").fails(t, 64)
 	}
-	for _, options := range []string{"", "--order --since 1", "--since 1 domu1", "--since yesterday", "--order --peer b a"} {
+	for _, options := range []string{"", "--order --since 1", "--when", "--when domu1", "--when --order a/b", "--since 1 domu1", "--since yesterday", "--order --peer b a"} {
 		h.sh("xb-patch --list "+options).fails(t, 64)
 	}
 	h.sh("xb-patch --disk domu1 a </dev/null").fails(t, 64, "DOMU/DISK")

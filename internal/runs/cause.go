@@ -15,7 +15,6 @@ type Step string
 const (
 	CopyStep Step = "copy"
 	Prepare  Step = "prepare"
-	Recover  Step = "recover"
 	Verify   Step = "verify"
 	Commit   Step = "commit"
 	Document Step = "document"
@@ -29,7 +28,7 @@ const (
 
 // Steps are the names of all, for the command line: those of a disk, and those of a whole DomU.
 var (
-	DiskSteps = []string{string(CopyStep), string(Prepare), string(Recover), string(Verify), string(Other)}
+	DiskSteps = []string{string(CopyStep), string(Prepare), string(Verify), string(Other)}
 	DomUSteps = []string{string(Commit), string(Document), string(Ask), string(Connect), string(Snapshot), string(Locate),
 		string(Still), string(Other)}
 )
@@ -128,8 +127,6 @@ func (r *Report) sentence(cause int) string {
 		return r.Source + " was not copied to " + r.place()
 	case Prepare:
 		return r.place() + " cannot be written to"
-	case Recover:
-		return "cannot finish the apply on " + r.place()
 	case Verify:
 		return r.place() + " was compared with its source"
 	case Commit:
@@ -162,7 +159,7 @@ func (r *Report) meaning(cause int) string {
 		return "what is there is too old for what it is asked to do: update xen-backup on " + r.Peer
 	}
 	switch r.Step {
-	case CopyStep, Recover, Verify, Commit:
+	case CopyStep, Verify, Commit:
 		if cause == exit.NotBasis {
 			return r.notBasis()
 		}

@@ -23,6 +23,9 @@ func (r *Report) Record(dir state.Dir) (lines []Line, status int) {
 	}
 	line, words := r.failed(status)
 	lines = append([]Line{line}, r.lines(errorLevel)...)
+	if r.DryRun {
+		return lines, status
+	}
 	err := r.change(dir, func(c *Copy) { c.fail(Attempt{now, r.Step, status, words}) })
 	if err != nil {
 		lines = append(lines, r.cannotRemember(err))
@@ -49,6 +52,9 @@ func (r *Report) cannotRemember(err error) Line {
 func (r *Report) recordSuccess(dir state.Dir, now time.Time) (lines []Line, status int) {
 	var err error
 	lines = r.lines(warningLevel)
+	if r.DryRun {
+		return lines, exit.OK
+	}
 	switch r.Step {
 	case CopyStep:
 		err = r.recordCopy(dir, now)

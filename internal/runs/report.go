@@ -26,6 +26,7 @@ type Report struct {
 	Unsent         error // why it is not known what was sent
 	Verified       bool
 	Final          bool // the DomU was shut off
+	DryRun         bool // nothing was done: nothing is remembered
 	Taken          time.Time
 	Set            string
 	Last           time.Time // when both hosts last had one image, if that is known

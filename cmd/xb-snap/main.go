@@ -5,17 +5,21 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/pause"
 	"xen-backup/internal/snapshot"
 	"xen-backup/internal/state"
 	"xen-backup/internal/text"
 )
 
-const usage = `Usage: xb-snap create [--size SIZE] [--owner PID|none] [--dry-run] [--uri] SOURCE...
+const usage = `Usage: xb-snap create [--size SIZE] [--owner PID|none] [--dry-run] [--uri]
+                      [--pause DOMAIN | --freeze DOMAIN | --freeze-or-go DOMAIN]
+                      [-c URI] [--toolstack auto|virsh|xl] SOURCE...
        xb-snap remove SNAP...
        xb-snap list [--json]
        xb-snap prune
@@ -41,6 +45,14 @@ with reflinks (XFS, btrfs).
                        much a thick one can take, and so much is free for others
       --owner PID      the process that uses the snapshots (the parent process);
                        "none" keeps them until they are removed by name
+      --pause DOMAIN   pause DOMAIN for the moment of the snapshots, if there are several
+      --freeze DOMAIN  have its guest agent freeze its file systems for that moment, so
+                       that nothing is to be repaired in them; no snapshots without that
+      --freeze-or-go DOMAIN
+                       the same, but where it fails only a warning
+  -c, --connect URI    connect virsh to URI
+      --toolstack NAME
+                       of DOMAIN: virsh or xl; auto (the default) finds it out
       --dry-run        create nothing; the status tells whether it could be done
       --uri            print a path that means something to a shell as a file: URI
       --since OLD      the older snapshot
@@ -64,6 +76,7 @@ func main() { cli.Main("xb-snap", usage, run) }
 
 var commands = map[string]func(*cli.Env, []string) error{
 	"create": create, "remove": remove, "list": list, "prune": prune, "guard": guard, "check": check, "changes": changes,
+	"watchdog": watchdog,
 }
 
 func run(env *cli.Env, args []string) error {
@@ -125,6 +138,7 @@ func create(env *cli.Env, args []string) error {
 	var asURI bool
 	order := snapshot.Order{Size: snapshot.DefaultSize}
 	flags := snapFlags(env, &dir)
+	still := stillFlags(flags)
 	flags.Size(&order.Size, "size")
 	flags.String(&owner, "owner")
 	flags.Bool(&order.DryRun, "dry-run")
@@ -142,6 +156,9 @@ func create(env *cli.Env, args []string) error {
 	if order.Owner, err = snapshot.FindOwner(owner); err != nil {
 		return err
 	}
+	if order.Still, err = still.stillness(env, len(sources)); err != nil {
+		return err
+	}
 	tell := printer(env)
 	if asURI {
 		tell = func(paths ...string) error { return printer(env)(operands(paths)...) }
@@ -150,6 +167,47 @@ func create(env *cli.Env, args []string) error {
 		order.State = dir
 		return snapshot.Create(sources, order, env, tell)
 	})
+}
+
+// stillOptions are what create is told of the domain whose disks the sources are.
+type stillOptions struct {
+	pause.Order
+	ways []string // that were given
+}
+
+func stillFlags(flags *cli.Flags) *stillOptions {
+	o := &stillOptions{Order: pause.Order{Toolstack: "auto", Watchdog: "watchdog"}}
+	for _, way := range []string{"pause", "freeze", "freeze-or-go"} {
+		flags.Func(way, func(domain string) error {
+			o.Domain, o.Freeze, o.OrGo = domain, way != "pause", way == "freeze-or-go"
+			o.ways = append(o.ways, "--"+way)
+			return nil
+		})
+	}
+	flags.String(&o.URI, "c,connect")
+	flags.Func("toolstack", cli.OneOf(&o.Toolstack, "auto", "virsh", "xl"))
+	return o
+}
+
+// stillness returns what keeps the domain still, nil if nothing shall. The one disk of a domain is
+// of one instant by itself, but not its file systems.
+func (o *stillOptions) stillness(env *cli.Env, disks int) (snapshot.Stillness, error) {
+	switch {
+	case len(o.ways) == 0:
+		return nil, nil
+	case len(o.ways) > 1:
+		return nil, exit.Fail(exit.Usage, "%s exclude each other", strings.Join(o.ways, " and "))
+	}
+	still, err := pause.New(o.Order, env)
+	if err != nil || disks == 1 && !o.Freeze {
+		return nil, err
+	}
+	return still, nil
+}
+
+// watchdog is a process of its own that create starts, and nobody else.
+func watchdog(env *cli.Env, args []string) error {
+	return pause.Watchdog(args, env.Stdin, os.NewFile(3, "reports"))
 }
 
 func remove(env *cli.Env, args []string) error {

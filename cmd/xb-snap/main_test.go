@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,13 +35,14 @@ type result struct {
 type host struct {
 	*testing.T
 	state string
+	env   []string // settings of its own
 }
 
-func newHost(t *testing.T) host { return host{t, filepath.Join(t.TempDir(), "state")} }
+func newHost(t *testing.T) host { return host{T: t, state: filepath.Join(t.TempDir(), "state")} }
 
 func (h host) command(args ...string) *exec.Cmd {
 	c := exec.Command("/proc/self/exe", args...)
-	c.Env = append(os.Environ(), "XB_SNAP_TEST=1", "XB_STATE_DIR="+h.state)
+	c.Env = slices.Concat(os.Environ(), []string{"XB_SNAP_TEST=1", "XB_STATE_DIR=" + h.state}, h.env)
 	return c
 }
 

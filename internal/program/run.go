@@ -76,6 +76,46 @@ func Run(limit time.Duration, stdout io.Writer, name string, args ...string) err
 	return failure(name, err, stderr.text)
 }
 
+// Started is a program that was started and is at work.
+type Started struct {
+	Ended <-chan struct{} // closed when it has ended
+
+	cmd *exec.Cmd
+	err error
+}
+
+// Start starts a program and does not wait for it.
+func Start(name string, args ...string) (*Started, error) {
+	stderr := bounded{left: maxErrors}
+	cmd, err := command(context.Background(), name, args, nil, &stderr)
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, exit.Fail(exit.Unavailable, "cannot run %s: %w", name, err)
+	}
+	ended := make(chan struct{})
+	s := &Started{Ended: ended, cmd: cmd}
+	go func() {
+		s.err = failure(name, cmd.Wait(), stderr.text)
+		close(ended)
+	}()
+	return s, nil
+}
+
+// HasEnded reports whether it has ended, and how.
+func (s *Started) HasEnded() (bool, error) {
+	select {
+	case <-s.Ended:
+		return true, s.err
+	default:
+		return false, nil
+	}
+}
+
+// GiveUp ends a program that only waits for the answer of another one.
+func (s *Started) GiveUp() { s.cmd.Process.Kill() }
+
 // command prepares a program that shall run in the C locale and in a process group of its
 // own: a ^C at the terminal is ours to handle.
 func command(ctx context.Context, name string, args []string, stdout, stderr io.Writer) (*exec.Cmd, error) {

@@ -20,17 +20,18 @@ type member interface {
 	path() string
 }
 
-// allOrNothing takes all members and then calls done. If a step or done fails, or a signal
-// ends the process before done is through, all that was begun is undone. span is the time
-// between the beginning of the first one's take and the end of the last one's.
-func allOrNothing(members []member, words Words, done func(span time.Duration) error) error {
+// allOrNothing takes all members, while nothing writes to them, and then calls done. If a
+// step or done fails, or a signal ends the process before done is through, all that was begun
+// is undone. span is the time between the beginning of the first one's take and the end of the
+// last one's.
+func allOrNothing(members []member, still Stillness, words Words, done func(span time.Duration) error) error {
 	b := new(batch)
 	defer durable.OnSignal(func() {
 		if err := b.undo(); err != nil {
 			words.Warn("%v", err)
 		}
 	})()
-	span, err := b.takeAll(members)
+	span, err := b.takeAll(members, still)
 	if err == nil {
 		err = done(span)
 	}
@@ -47,15 +48,19 @@ type batch struct {
 	undone bool
 }
 
-func (b *batch) takeAll(members []member) (span time.Duration, err error) {
+func (b *batch) takeAll(members []member, still Stillness) (span time.Duration, err error) {
 	if err := b.each(members, member.prepare); err != nil {
 		return 0, err
 	}
-	start := time.Now()
-	if err := b.each(members, member.take); err != nil {
+	if err := still.Begin(); err != nil {
 		return 0, err
 	}
+	start := time.Now()
+	err = b.each(members, member.take)
 	span = time.Since(start)
+	if err := errors.Join(err, still.End()); err != nil {
+		return 0, err
+	}
 	return span, b.each(members, member.finish)
 }
 

@@ -30,27 +30,40 @@ func (f *fake) finish() error  { return f.do("finish") }
 func (f *fake) undo() error    { return f.do("undo") }
 func (f *fake) path() string   { return f.name }
 
+// stillness is one of a guest that may fail, too.
+type stillness struct{ fake }
+
+func (s *stillness) Check() error { return s.do("check") }
+func (s *stillness) Begin() error { return s.do("begin") }
+func (s *stillness) End() error   { return s.do("end") }
+
 // TestAllOrNothing has each step of each of three members fail, and what comes after.
 func TestAllOrNothing(t *testing.T) {
-	const whole = "prepare a, prepare b, prepare c, take a, take b, take c, finish a, finish b, finish c, done"
+	const whole = "prepare a, prepare b, prepare c, begin still, take a, take b, take c, end still, finish a, finish b, finish c, done"
 	all := strings.Split(whole, ", ")
 	for n := range len(all) + 1 {
 		var log []string
 		members := []*fake{{"a", "", &log}, {"b", "", &log}, {"c", "", &log}}
+		still := &stillness{fake{"still", "", &log}}
 		want, begun := slices.Clone(all[:min(n+1, len(all))]), min(n+1, len(members))
 		var doneFails error
 		if n < len(all) {
-			step, name, isMember := strings.Cut(all[n], " ")
-			if isMember {
-				members[name[0]-'a'].fails = step
-			} else {
+			switch step, name, _ := strings.Cut(all[n], " "); name {
+			case "":
 				doneFails = errors.New("done failed")
+			case "still":
+				still.fails = step
+			default:
+				members[name[0]-'a'].fails = step
+			}
+			if strings.HasPrefix(all[n], "take") { // whatever happens, the guest goes on
+				want = append(want, "end still")
 			}
 			for i := begun - 1; i >= 0; i-- {
 				want = append(want, "undo "+members[i].name)
 			}
 		}
-		err := allOrNothing([]member{members[0], members[1], members[2]}, quiet{t}, func(time.Duration) error {
+		err := allOrNothing([]member{members[0], members[1], members[2]}, still, quiet{t}, func(time.Duration) error {
 			log = append(log, "done")
 			return doneFails
 		})
@@ -64,7 +77,7 @@ func TestAllOrNothing(t *testing.T) {
 func TestUndoFails(t *testing.T) {
 	var log []string
 	a, b := &fake{"a", "take", &log}, &fake{"b", "undo", &log}
-	err := allOrNothing([]member{b, a}, quiet{t}, nil)
+	err := allOrNothing([]member{b, a}, restless{}, quiet{t}, nil)
 	undone := slices.Equal(log[len(log)-2:], []string{"undo a", "undo b"})
 	if err == nil || err.Error() != "take failed\nundo failed" || !undone {
 		t.Errorf("%v: %s", err, log)
@@ -85,7 +98,7 @@ func TestUndoneMeanwhile(t *testing.T) {
 	if err := batch.step(a, member.take); err == nil {
 		t.Error("taken although it was undone")
 	}
-	if _, err := batch.takeAll([]member{b}); err == nil {
+	if _, err := batch.takeAll([]member{b}, restless{}); err == nil {
 		t.Error("begun although the batch is closed")
 	}
 	if err := batch.undo(); err != nil || strings.Join(log, ", ") != "prepare a, undo a" {

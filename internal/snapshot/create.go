@@ -22,11 +22,15 @@ type Order struct {
 	Owner  Owner
 	State  state.Dir // where records are kept
 	DryRun bool      // take none, and find out whether it could be done
+	Still  Stillness // for the moment of the snapshots; nil for none
 }
 
 // Create takes one of each source, one right after another, and tells their paths. All or
 // nothing: none remains if one fails, if nobody could be told, or if a signal comes.
 func Create(sources []string, order Order, words Words, tell Tell) error {
+	if order.Still == nil {
+		order.Still = restless{}
+	}
 	p, err := newPlan(sources, order)
 	defer p.close()
 	if err != nil {
@@ -35,7 +39,7 @@ func Create(sources []string, order Order, words Words, tell Tell) error {
 	if order.DryRun {
 		return p.try()
 	}
-	return allOrNothing(p.members, words, func(span time.Duration) error {
+	return allOrNothing(p.members, p.Still, words, func(span time.Duration) error {
 		if slices.ContainsFunc(p.members, isVolume) && lvm.SeesGuests() {
 			words.Warn("LVM looks for volume groups inside of volumes, where a guest may have made one of any name: " +
 				"set devices/scan_lvs=0 in lvm.conf")
@@ -153,7 +157,7 @@ func (p *plan) try() error {
 			return err
 		}
 	}
-	return nil
+	return p.Still.Check()
 }
 
 func (p *plan) paths() (all []string) {

@@ -30,6 +30,21 @@ type Words interface {
 	Info(format string, args ...any)
 }
 
+// Stillness is what keeps a guest from writing while its snapshots are taken.
+type Stillness interface {
+	Check() error // whether it could begin
+	Begin() error
+	// End lets the guest go on. An error says that the snapshots are not what was wanted.
+	End() error
+}
+
+// restless lets guests write.
+type restless struct{}
+
+func (restless) Check() error { return nil }
+func (restless) Begin() error { return nil }
+func (restless) End() error   { return nil }
+
 // Tell hands over the paths of snapshots, of which the user must know. An error says that
 // nobody was told.
 type Tell func(paths ...string) error

@@ -29,6 +29,8 @@ const usage = `Usage: xb-patch [OPTION]... DEV|FILE < DELTA
        xb-patch --record --peer HOST --disk DOMU/DISK --target T --stages "0 0 80"
                 [--sent SUMMARY] [OPTION]... SOURCE < WORDS
        xb-patch --record --peer HOST|- --disk DOMU --stages "69" [OPTION]...
+       xb-patch --list [--json] [--metrics FILE] [DOMU...]
+       xb-patch --list --expected FILE|- --max-age AGE [--json] [--metrics FILE]
        xb-patch --list --order DOMU...
        xb-patch --list --since TIME
        xb-patch --list --when DOMU/DISK...
@@ -94,6 +96,11 @@ finished it.
                          first
       --since TIME       with --list: say in one line what was done since, also
                          by seconds as date +%s prints them
+      --expected FILE    with --list: judge whether all DomUs in FILE are copied:
+                         status 0 all are, 1 one is older than --max-age, 2 one
+                         fails, was never copied or is twice as old, 3 unknown
+      --max-age AGE      with --expected: as 26h
+      --metrics FILE     with --list: write FILE for Prometheus, too
       --when             with --list: say of when this host's standby is of the
                          disks DOMU/DISK, and whether it is of one set
       --peer HOST        the other host: what was sent to a third one is newer
@@ -104,7 +111,7 @@ finished it.
       --background       let the reads and writes of guests on this host go first
       --read-limit RATE  read at most RATE bytes a second of DEV
       --info             describe the signature or delta in FILE or on stdin
-      --json             with --info: as a JSON object
+      --json             with --info, --list: as a JSON object
       --progress[=WHEN]  show progress: always, auto (default) or never
       --heartbeat        say on stdout every ten seconds whether it goes on
       --summary FILE     write the figures of the run to FILE as JSON

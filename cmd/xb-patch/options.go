@@ -140,8 +140,8 @@ func (c *command) checkModes() error {
 				"exclude each other")
 	case c.info:
 		return nil
-	case c.json:
-		return exit.Fail(exit.Usage, "--json goes with --info")
+	case c.json && !c.list:
+		return exit.Fail(exit.Usage, "--json goes with --info and --list")
 	case c.list:
 		return cmp.Or(c.flags.Only("--list", modes[0].allowed...), c.checkList())
 	case c.record:

@@ -63,6 +63,42 @@ func TestRecord(t *testing.T) {
 	}
 }
 
+// TestList: both sides of real copies are listed, and judged.
+func TestList(t *testing.T) {
+	h := newHost(t)
+	h.must("head -c 1M /dev/urandom >a")
+	if out := h.must("xb-patch --list"); out != "" {
+		t.Errorf("nothing was done: %q", out)
+	}
+	h.copied("a", "b", "dom0b", "domu1/xvda", "").silent(t)
+	out := h.must("xb-patch --list --metrics m")
+	for _, want := range []string{"DOMU   DISK  TO ", "\ndomu1  xvda  dom0b ", "DOMU   DISK  FROM ", "\ndomu1  xvda  here ", " clean "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if out := h.must("cat m"); !strings.Contains(out, `xen_backup_bytes_changed{domu="domu1",disk="xvda",peer="dom0b",role="source"} 1048576`) {
+		t.Error(out)
+	}
+	judge := func(line string, status int, words string) {
+		t.Helper()
+		r := h.sh("printf '" + line + "\\n' | xb-patch --list --expected - --max-age 26h")
+		if r.fails(t, status); !strings.HasPrefix(r.out, words) || r.err != "" {
+			t.Errorf("%s: it says\n%s%swant\n%s", line, r.out, r.err, words)
+		}
+	}
+	judge(`domu1\tdom0a\tdom0b\tyes\txvda`, 0, "OK: 1 DomU, 1 image, all younger than 26 h; oldest domu1 xvda on dom0b, ")
+	judge(`domu1\tdom0a\tdom0b dom0c\tyes\txvda`, 2, "CRITICAL: domu1: xvda on dom0c was never copied\n")
+	judge(`domu2\tdom0a\tdom0b\tno\t`, 2, "CRITICAL: domu2: it does not run here and was never copied here")
+	judge(`domu1`, 3, "UNKNOWN: line 1 of what is expected ")
+	h.sh("xb-patch --list --expected none --max-age 26h").fails(t, 3)
+	h.must("printf x >>b; rm -r ../state/runs; mkdir -p ../state/xml")
+	h.must(`echo '<domain><name>domu1</name><devices><disk><source file="/b"/><target dev="xvda"/></disk></devices></domain>' >../state/xml/domu1.xml`)
+	judge(`domu1\tdom0b\tdom0a\tno\t`, 2, "CRITICAL: domu1: "+h.path("b")+" was changed since it was copied")
+	h.must("chmod 000 ../state; : >../state/runs")
+	judge(`domu1\tdom0b\tdom0a\tno\t`, 3, "UNKNOWN: cannot read what is remembered of runs")
+}
+
 // TestRecordReadsAllWords: whoever tells them is not ended by it, whatever they are.
 func TestRecordReadsAllWords(t *testing.T) {
 	h := newHost(t)
@@ -86,7 +122,8 @@ func TestUsageOfRecord(t *testing.T) {
 	} {
 		h.sh("xb-patch --record "+options+" </dev/null").fails(t, 64)
 	}
-	for _, options := range []string{"", "--order --since 1", "--when", "--when domu1", "--when --order a/b", "--since 1 domu1", "--since yesterday", "--order --peer b a"} {
+	for _, options := range []string{"--expected -", "--max-age 26h", "--expected - --max-age 0h", "--expected - --max-age 26h a",
+		"--json --order a", "--metrics m --order a", "--order --since 1", "--when", "--when domu1", "--when --order a/b", "--since 1 domu1", "--since yesterday", "--order --peer b a"} {
 		h.sh("xb-patch --list "+options).fails(t, 64)
 	}
 	h.sh("xb-patch --disk domu1 a </dev/null").fails(t, 64, "DOMU/DISK")

@@ -21,6 +21,8 @@ const usage = `Usage: xb-patch [OPTION]... DEV|FILE < DELTA
        xb-patch --dry-run [OPTION]... DEV|FILE < DELTA
        xb-patch --hold SET --taken TIME --peer HOST --disk DOMU/DISK
                 [OPTION]... DEV|FILE < DELTA
+       xb-patch --prepare --peer HOST --disk DOMU/DISK --size N [OPTION]... DEV|FILE
+       xb-patch --auto --peer HOST --disk DOMU/DISK [OPTION]... DEV|FILE < DELTA
        xb-patch --commit SET --peer HOST [OPTION]... DEV|FILE...
        xb-patch --recover DEV|FILE
        xb-patch --adopt DOMU/DISK [--uuid UUID] DEV|FILE
@@ -47,8 +49,8 @@ finished it.
                          a first copy, where there is nothing to lose
       --create           create FILE if it does not exist; never below /dev
       --owner USER[:GROUP]
-                         with --create: whose FILE is to be (default: the caller's)
-      --mode MODE        with --create: its permissions, octal (default: 600)
+                         with --create, --auto: whose FILE is to be (default: the caller's)
+      --mode MODE        with --create, --auto: its permissions, octal (default: 600)
       --hold SET         prove and keep the delta, and write it when the set of all
                          disks of the DomU is committed; with --in-place: write it,
                          as one of the set
@@ -56,6 +58,19 @@ finished it.
                          (2026-11-26T23:47:28Z)
       --commit SET       make all targets that are held for SET the new images, or
                          none of them
+      --prepare          for xen-backup.sh, before there is a snapshot: finish what was
+                         interrupted, refuse what will be refused, and say what
+                         DEV can take; with --dry-run: change nothing
+      --auto             for xen-backup.sh: decide by the state whether to write while
+                         the delta arrives or to spool, and whether to create
+      --size N           with --prepare: the image has N bytes
+  -b, --block-size SIZE  with --prepare: as xb-sig will be told (4K)
+      --hash NAME        with --prepare: as xb-sig will be told (xxh64)
+      --have IMAGE       with --prepare: the source still has this image, as
+                         HASH:BLOCKSIZE:SIZE:DIGEST; may be repeated
+      --create-lv VG     with --prepare, --auto: a missing DEV is created there
+      --first-copy MODE  with --prepare, --auto: in-place, where nobody knows of
+                         DEV, or spool (default)
       --dry-run          write nothing; prove everything and say what it would do;
                          with --record: only print
       --recover          finish the apply that was interrupted on DEV, and on the
@@ -140,6 +155,8 @@ func run(env *cli.Env, args []string) error {
 		return env.PrintInfo(c.flags, c.operands, inspect.JSON)
 	case c.info:
 		return env.PrintInfo(c.flags, c.operands, inspect.Text)
+	case c.prepare:
+		return c.prepareTarget()
 	case c.state:
 		return c.printState()
 	case c.record:
@@ -182,7 +199,11 @@ func (c *command) patch() error {
 				c.Target, d.Literals, d.Zeroes, d.BlockSize, d.Source.Size, d.Basis.Size))
 		}
 	} else {
-		d, err = standby.Patch(c, c.Options, in)
+		apply := standby.Patch
+		if c.auto {
+			apply = standby.Auto
+		}
+		d, err = apply(c, c.Options, in)
 	}
 	if err != nil {
 		return err

@@ -29,8 +29,10 @@ type command struct {
 
 	// What is to be done, if it is not to apply or hold a delta. At most one is given.
 	dryRun, recover, abandon, discard, state, record, list, info bool
+	prepare, auto                                                bool
 	commit, adopt                                                string
 
+	coming  comingOptions
 	report  recordOptions
 	listing listOptions
 
@@ -79,6 +81,9 @@ func (c *command) define() {
 	f.Func("hold", parseSet(&c.Set))
 	f.Func("taken", parseTaken(&c.Taken))
 	f.Func("commit", parseSet(&c.commit))
+	f.Bool(&c.prepare, "prepare")
+	f.Bool(&c.auto, "auto")
+	c.coming.define(c, f)
 	f.Bool(&c.dryRun, "dry-run")
 	f.Bool(&c.recover, "recover")
 	f.Bool(&c.abandon, "abandon-apply")
@@ -108,7 +113,9 @@ func (c *command) define() {
 // that is left to its rules.
 func (c *command) modes() []mode {
 	all := []mode{
-		{"--dry-run", c.dryRun && !c.record, nil},
+		{"--prepare", c.prepare, prepareOptions},
+		{"--auto", c.auto, autoOptions},
+		{"--dry-run", c.dryRun && !c.record && !c.prepare, nil},
 		{"--commit", c.commit != "", []string{"--peer", "--state-dir", "--background", "--read-limit", "--progress",
 			"--heartbeat", "--summary"}},
 		{"--recover", c.recover, []string{"--peer", "--disk", "--uuid", "--toolstack", "--state-dir", "--background",
@@ -136,7 +143,7 @@ func (c *command) checkModes() error {
 	switch {
 	case len(modes) > 1:
 		return exit.Fail(exit.Usage,
-			"--dry-run, --commit, --recover, --abandon-apply, --adopt, --discard-changes, --state, --record, --list and --info "+
+			"--prepare, --auto, --dry-run, --commit, --recover, --abandon-apply, --adopt, --discard-changes, --state, --record, --list and --info "+
 				"exclude each other")
 	case c.info:
 		return nil
@@ -169,14 +176,18 @@ func (c *command) checkOptions() error {
 		return exit.Fail(exit.Usage, "--disk wants DOMU/DISK, as in domu1/xvda, and not %q", c.Disk)
 	case c.UUID != "" && c.Disk == "" && c.adopt == "":
 		return exit.Fail(exit.Usage, "--uuid goes with --disk or --adopt")
-	case (c.Owner != "" || c.Mode != 0) && !c.Create:
-		return exit.Fail(exit.Usage, "--owner and --mode go with --create")
+	case (c.Owner != "" || c.Mode != 0) && !c.Create && !c.auto:
+		return exit.Fail(exit.Usage, "--owner and --mode go with --create or --auto")
 	case c.Spool != "" && c.InPlace:
 		return exit.Fail(exit.Usage, "--in-place uses no spool")
 	case c.Force && c.InPlace:
 		return exit.Fail(exit.Usage, "--in-place is for first copies: what has diverged is overwritten through a spool")
 	case (c.Set == "") != c.Taken.IsZero():
 		return exit.Fail(exit.Usage, "--hold and --taken go together")
+	case c.coming.given != "" && !c.prepare && !c.auto:
+		return exit.Fail(exit.Usage, "%s goes with --prepare or --auto", c.coming.given)
+	case c.prepare || c.auto:
+		return c.checkComing()
 	case c.Set != "" && !c.dryRun && (c.Peer == "" || c.Disk == ""):
 		return exit.Fail(exit.Usage, "--hold needs --peer HOST and --disk DOMU/DISK")
 	}

@@ -44,6 +44,7 @@ func (s *session) stop() {
 	if s.progress != nil {
 		s.beat.Stop()
 		s.progress.Stop()
+		s.progress = nil
 	}
 }
 

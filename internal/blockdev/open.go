@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -172,6 +173,15 @@ func Size(path string) (int64, error) {
 	}
 	sectors, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 	return sectors * 512, err // of 512 bytes, whatever the device's are
+}
+
+// Modified returns when a regular file was last written to.
+func Modified(path string) (time.Time, error) {
+	info, err := check(path)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return info.ModTime(), nil
 }
 
 func isBlock(info os.FileInfo) bool { return info.Mode()&os.ModeType == os.ModeDevice }

@@ -81,3 +81,25 @@ func VolumeSnapshots() []string {
 	}
 	return found
 }
+
+// A name that lvm(8) takes for a group or a volume.
+var lvmName = regexp.MustCompile(`^[A-Za-z0-9+_.][A-Za-z0-9+_.-]*$`)
+
+// PathOfVolume takes apart a path at which a logical volume may be: /dev/VG/LV, or /dev/mapper/ and the name of its
+// device. Whether there is one it does not say.
+func PathOfVolume(path string) (vg, lv string, ok bool) {
+	dir, name := filepath.Split(filepath.Clean(path))
+	switch parent := filepath.Dir(filepath.Clean(dir)); {
+	case dir == "/dev/mapper/":
+		vg, lv, ok = SplitName(name)
+	case parent == "/dev":
+		vg, lv, ok = filepath.Base(dir), name, true
+	}
+	return vg, lv, ok && vg != "mapper" && vg != "shm" && vg != ".." && lvmName.MatchString(vg) && lvmName.MatchString(lv)
+}
+
+// VolumeOfUUID returns the UUID that LVM prints of the volume whose device has that one.
+func VolumeOfUUID(uuid string) string {
+	lv := uuid[uuidLength-32 : uuidLength]
+	return strings.Join([]string{lv[:6], lv[6:10], lv[10:14], lv[14:18], lv[18:22], lv[22:26], lv[26:]}, "-")
+}

@@ -134,6 +134,17 @@ func (h *host) anyGuestFile(is func(path string) bool) bool {
 	return false
 }
 
+// AnyGuest reports whether a guest of this host is seen to run, at little cost: one that xen-blkback serves, or a QEMU.
+func AnyGuest() bool { return thisHost.anyGuest() }
+
+func (h *host) anyGuest() bool {
+	disks, _ := filepath.Glob(h.sys + "/bus/xen-backend/devices/vbd-*")
+	pids, _ := h.pids()
+	return len(disks) > 0 || slices.ContainsFunc(pids, func(pid string) bool {
+		return guestOf(dm.ReadLine(h.proc+"/"+pid+"/cmdline")) != ""
+	})
+}
+
 // guestOf returns the domain that a QEMU runs, given its NUL-separated command line with "-name
 // guest=domu1,debug-threads=on" (libvirt) or "-name domu1" (xl); "" for any other program. Distributions name QEMU
 // variously: qemu-system-x86_64, qemu-kvm, xen-qemu-system-i386, kvm.

@@ -72,7 +72,7 @@ type Volumes struct {
 // List asks LVM for all volumes. It fails only if LVM answers nothing of use: a
 // broken volume group must not keep the others from being backed up.
 func List() (*Volumes, error) {
-	groups, failed, err := report("vg_name,vg_uuid", "vgs")
+	groups, failed, err := report("vg_name,vg_uuid,vg_extent_size,vg_free", "vgs")
 	if err != nil {
 		return nil, err
 	}

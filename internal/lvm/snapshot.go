@@ -169,12 +169,17 @@ func Remove(v *Volume, tag string) error { return remove(v.VG, v.Name, "lv_uuid=
 
 // remove removes the volume that which selects, if it carries tag.
 func remove(vg, name, which, tag string) error {
+	return removeIf(vg, name, which, " && lv_tags={"+tag+"}", "it no longer has the tag "+tag)
+}
+
+// removeIf removes the volume that which selects, if a further condition selects it, too; why is why it does not.
+func removeIf(vg, name, which, condition, why string) error {
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Second) {
 		// LVM itself is made to look at volume and tag once more, under its own lock.
-		err := lvmCommand("lvremove", "--select", which+" && lv_tags={"+tag+"}", vg)
+		err := lvmCommand("lvremove", "--select", which+condition, vg)
 		switch {
 		case err == nil:
-			return gone(vg, name, which, tag)
+			return gone(vg, name, which, why)
 		case !inUse.MatchString(err.Error()):
 			return exit.Fail(exit.IOError, "cannot remove %s/%s: %w", vg, name, err)
 		case time.Now().After(deadline):
@@ -187,11 +192,11 @@ func remove(vg, name, which, tag string) error {
 
 // gone asks LVM whether a volume is removed. An lvremove that finds nothing to remove is
 // content, and a volume without a device may just be inactive.
-func gone(vg, name, which, tag string) error {
+func gone(vg, name, which, why string) error {
 	rows, failed, err := report("lv_uuid", "lvs", "--all", "--select", which, vg)
 	switch {
 	case err == nil && len(rows) > 0:
-		return exit.Fail(exit.IOError, "cannot remove %s/%s: it no longer has the tag %s", vg, name, tag)
+		return exit.Fail(exit.IOError, "cannot remove %s/%s: %s", vg, name, why)
 	case err != nil || failed != nil:
 		return exit.Fail(exit.IOError, "cannot tell whether %s/%s is removed: %w", vg, name, errors.Join(err, failed))
 	}

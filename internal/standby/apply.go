@@ -16,7 +16,7 @@ import (
 
 // apply is the usual change: spool, prove, write. See the lists of steps.
 type apply struct {
-	change
+	*change
 	spool    *spool
 	stranger *stranger // what is in a target that is no standby yet; mostly nil
 	reserved *blockdev.Reservation
@@ -25,9 +25,7 @@ type apply struct {
 }
 
 func newApply(t *target, in io.Reader) *apply {
-	a := &apply{promised: newPromises()}
-	a.begin(t, in)
-	return a
+	return begin(t, in).apply()
 }
 
 func (a *apply) close() {

@@ -34,6 +34,11 @@ func (c *change) proveBasis() error {
 	if c.file == nil {
 		return nil // a basis of 0 bytes has one digest
 	}
+	// A device of which nobody knows may have become active, or have grown, when its signature was made already.
+	if seen := min(c.size(), c.delta.Source.Size); c.file.IsBlock() && basis.Size < seen && c.firstContact() {
+		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it has %d bytes, and its signature was that of only %d: run again",
+			c.Target, c.size(), basis.Size)
+	}
 	c.basis = c.beginProof(basis.Size)
 	for _, r := range []*state.Record{c.device.LoadSeen(), c.before} {
 		if (r.Phase == state.Seen || r.Phase == state.Clean) && r.Image == basis && blockdev.Untouched(r.Witness,

@@ -19,21 +19,28 @@ type change struct {
 	progress Progress
 	input    input // the delta as it arrives
 	delta    rdiff.Delta
-	set      *state.Set      // that the delta came in; nil: it came alone
-	created  bool            // the target, by this run
-	basis    *proof          // of what it held before the first write; nil: it need not be proved
-	guard    *blockdev.Guard // of the writes; nil: none was begun
-	writing  atomic.Int32    // where: 0, onSpool or onTarget
+	set      *state.Set                    // that the delta came in; nil: it came alone
+	created  bool                          // the target, by this run
+	basis    *proof                        // of what it held before the first write; nil: it need not be proved
+	settled  func()                        // called when a volume that was created stays
+	guard    *blockdev.Guard               // of the writes; nil: none was begun
+	writing  atomic.Int32                  // where: 0, onSpool or onTarget
+	counters atomic.Pointer[func() string] // what the kernel counts of the target's writes
 }
 
-// begin makes the change one that is shown to the user.
-func (c *change) begin(t *target, in io.Reader) {
-	c.target, c.input.Reader = t, in
+// begin makes a change of a target that is shown to the user.
+func begin(t *target, in io.Reader) *change {
+	c := &change{target: t}
+	c.input.Reader = in
 	if !isFile(in) {
-		c.input.lock = t.lock
+		c.input.lock.Store(t.lock)
 	}
 	c.progress = t.user.Begin(c.movement())
+	return c
 }
+
+// apply makes the change one that is spooled.
+func (c *change) apply() *apply { return &apply{change: c, promised: newPromises()} }
 
 func (c *change) closeGuard() {
 	if c.guard != nil {
@@ -63,7 +70,12 @@ func (c *change) createMissing() error {
 	if c.file != nil {
 		return nil
 	}
-	err := c.createTarget()
+	var err error
+	if c.volume != nil {
+		err = c.createVolume()
+	} else {
+		err = c.createTarget()
+	}
 	c.created = err == nil
 	return err
 }
@@ -72,6 +84,9 @@ func (c *change) createMissing() error {
 func (c *change) uncreate(err error) error {
 	if !c.created {
 		return err
+	}
+	if c.volume != nil {
+		return errors.Join(err, c.uncreateVolume())
 	}
 	return errors.Join(err, c.uncreateTarget())
 }

@@ -34,6 +34,7 @@ type commit struct {
 func Commit(user User, o Options, id string, targets []string) ([]rdiff.Delta, error) {
 	c := newCommit(user, o, id)
 	defer c.close()
+	o.Managed = true
 	for _, path := range targets {
 		o.Target, o.Create = path, true
 		t, err := find(user, o)
@@ -77,7 +78,7 @@ func newCommit(user User, o Options, id string) *commit {
 }
 
 func (c *commit) add(t *target) *apply {
-	m := &apply{change: change{target: t}}
+	m := &apply{change: &change{target: t}}
 	c.members = append(c.members, m)
 	return m
 }

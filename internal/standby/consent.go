@@ -105,8 +105,8 @@ func (t *target) read(known []*state.Record) (stream.Image, error) {
 	if t.file.IsBlock() {
 		size = min(size, lastImage(known).Size)
 	}
-	c := &change{delta: noDelta(t.newest(known).Image)}
-	c.begin(t, nil)
+	c := begin(t, nil)
+	c.delta = noDelta(t.newest(known).Image)
 	proof := c.beginProof(size)
 	for _, r := range []*state.Record{t.device.LoadSeen(), t.before} {
 		if (r.Phase == state.Seen || r.Phase == state.Clean) && r.Image.Size == size && r.Image.Comparable(c.delta.Source) &&
@@ -160,9 +160,9 @@ func (t *target) consentTo(basis stream.Image) (c *state.Consent, unfit string) 
 func (t *target) divergedCures(known []*state.Record, basis stream.Image) string {
 	comparable := func(r *state.Record) bool { return r.Image.Comparable(basis) }
 	if t.file == nil || !slices.ContainsFunc(known, comparable) {
-		return "--force-diverged"
+		return t.forceCure()
 	}
-	return "--force-diverged; or, on the host of the target: " + t.discardCure(known)
+	return t.forceCure() + "; or, on " + t.cure("the host of the target", here()) + ": " + t.discardCure(known)
 }
 
 // discardCure is the command by which the target's administrator consents.

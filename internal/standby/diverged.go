@@ -76,7 +76,8 @@ func (t *target) difference(known []*state.Record, basis, source stream.Image) (
 		why += ", or this delta was applied already"
 	}
 	if !comparable {
-		why = "the delta's digests cannot be compared with those remembered: use -b and --hash as before"
+		why = "the delta's digests cannot be compared with those remembered: " +
+			t.cure("use -b and --hash as before", "set BLOCK_SIZE and HASH as before")
 	}
 	return why + "; remembered is " + t.newest(known).Image.String()
 }

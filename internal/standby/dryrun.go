@@ -44,7 +44,7 @@ func DryRun(user User, o Options, in io.Reader) (rdiff.Delta, error) {
 // checkPlaces demands that the state, the spool and a missing target could be created.
 func (t *target) checkPlaces() error {
 	dirs := []string{t.StateDir}
-	if t.file == nil {
+	if t.file == nil && t.volume == nil {
 		dirs = append(dirs, filepath.Dir(t.Target))
 	}
 	if !t.InPlace {

@@ -17,7 +17,7 @@ import (
 // firstCopy is a change that is written while it arrives, without a spool: there is nothing
 // to lose. See the lists of steps.
 type firstCopy struct {
-	change
+	*change
 	first   stream.Header  // of the delta, before its end has come
 	marked  bool           // the state says "incomplete"
 	late    lateTarget     // where it is written to
@@ -27,15 +27,19 @@ type firstCopy struct {
 }
 
 func newFirstCopy(t *target, in io.Reader) *firstCopy {
-	c := new(firstCopy)
-	c.begin(t, in)
+	return begin(t, in).firstCopy()
+}
+
+// firstCopy makes the change one that is written while it arrives.
+func (c *change) firstCopy() *firstCopy {
+	t, f := c.target, &firstCopy{change: c}
 	if t.Set != "" {
 		c.set = &state.Set{ID: t.Set, Taken: t.Taken}
 	}
 	if t.file != nil {
-		c.late.Target = t.file
+		f.late.Target = t.file
 	}
-	return c
+	return f
 }
 
 func (c *firstCopy) close() {
@@ -67,17 +71,15 @@ func (t *target) checkFirstCopy() error {
 		return err
 	}
 	if len(known) > 0 && t.file == nil {
-		return exit.Fail(exit.NotBasis,
-			"%s is missing, although a sync left an image in it: is its file system not mounted?\n"+
-				"if it is gone for good: --force-diverged, without --in-place", t.Target)
+		return t.gone()
 	}
 	stranger, err := t.lookInside()
 	if err != nil {
 		return err
 	}
 	if stranger != nil {
-		return exit.Fail(exit.NotBasis, "%s holds %s, which --in-place would overwrite unseen: is it another guest's disk? "+
-			"without --in-place it is compared first", t.Target, stranger.what)
+		return exit.Fail(exit.NotBasis, "%s holds %s, which %s would overwrite unseen: is it another guest's disk? "+
+			"%s it is compared first", t.Target, stranger.what, t.cure("--in-place", "FIRST_COPY=in-place"), t.spoolCure())
 	}
 	if len(known) > 0 {
 		return exit.Fail(exit.NotBasis, "%s holds the image of a sync, which --in-place could leave half overwritten: "+
@@ -134,6 +136,9 @@ func (c *firstCopy) checkHeader(h stream.Header) error {
 			"leave --in-place out")
 	}
 	c.first = h
+	if c.volume != nil {
+		c.volume.Size = h.Size
+	}
 	return errors.Join(c.checkLonger(h.Size), c.header(h))
 }
 
@@ -182,8 +187,11 @@ func (c *firstCopy) guardWrites() error {
 // record has the state say "incomplete" from before the first write until the whole target
 // has been read back.
 func (c *firstCopy) record() error {
-	err := c.remember(&state.Record{Phase: state.Incomplete, Peer: c.peerName()})
-	c.marked = err == nil
+	created := c.created || c.before.Phase == state.Incomplete && c.before.Created
+	err := c.remember(&state.Record{Phase: state.Incomplete, Peer: c.peerName(), Created: created})
+	if c.marked = err == nil; c.marked && c.settled != nil {
+		c.settled()
+	}
 	return err
 }
 
@@ -221,7 +229,7 @@ func (c *firstCopy) checkLonger(size int64) error {
 		return nil
 	}
 	return exit.Fail(exit.NotBasis, "%s has %d bytes and the image %d: what is behind that would be cut off unproved; "+
-		"without --in-place it is safe", c.Target, c.size(), size)
+		"%s it is safe", c.Target, c.size(), size, c.spoolCure())
 }
 
 // lateTarget is a target that may be created only when a frame has proved right.

@@ -12,21 +12,21 @@ import (
 // input is the delta as it arrives.
 type input struct {
 	io.Reader
-	lock    *state.Lock // nil: nobody needs to know
+	lock    atomic.Pointer[state.Lock] // nil: nobody needs to know
 	bytes   atomic.Int64
 	waiting atomic.Bool // for the next byte
 }
 
 func (i *input) Read(b []byte) (int, error) {
-	if i.lock != nil {
-		i.lock.Wait()
+	if l := i.lock.Load(); l != nil {
+		l.Wait()
 	}
 	i.waiting.Store(true)
 	n, err := i.Reader.Read(b)
 	i.waiting.Store(false)
 	i.bytes.Add(int64(n))
-	if i.lock != nil {
-		if busy := i.lock.Resume(); busy != nil {
+	if l := i.lock.Load(); l != nil {
+		if busy := l.Resume(); busy != nil {
 			return 0, busy
 		}
 	}
@@ -53,13 +53,14 @@ const (
 // run waits for the next byte, by the writes that the device finishes on which it writes.
 // Others may write there too, so that counts only meanwhile.
 func (c *change) movement() (moved func() bool) {
-	target, spool := blockdev.Counters(c.Target), blockdev.Counters(c.device.SpoolFile(c.Spool))
+	c.count()
+	spool := blockdev.Counters(c.device.SpoolFile(c.Spool))
 	counters := func() string {
 		switch c.writing.Load() {
 		case onSpool:
 			return spool()
 		case onTarget:
-			return target()
+			return (*c.counters.Load())()
 		}
 		return ""
 	}
@@ -73,4 +74,10 @@ func (c *change) movement() (moved func() bool) {
 		}
 		return moved
 	}
+}
+
+// count has the movement of the target be told by the device that it is now.
+func (c *change) count() {
+	counters := blockdev.Counters(c.Target)
+	c.counters.Store(&counters)
 }

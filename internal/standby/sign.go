@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"xen-backup/internal/blockdev"
+	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/pace"
 	"xen-backup/internal/rdiff"
@@ -37,7 +38,7 @@ type BasisOptions struct {
 func OpenBasis(o BasisOptions) (*Basis, error) {
 	file, err := blockdev.Open(o.Target)
 	if exit.StatusOf(err) == exit.NoInput && o.MissingOK && isMissing(o.Target) {
-		return missingBasis(o)
+		return missingBasis(o, err)
 	}
 	if err != nil {
 		return nil, err
@@ -90,7 +91,10 @@ func (b *Basis) limitToImage(record *state.Record) error {
 	return b.file.Limit(min(last.Image.Size, b.file.Size())) // it was larger when it was sent
 }
 
-func missingBasis(o BasisOptions) (*Basis, error) {
+func missingBasis(o BasisOptions, missing error) (*Basis, error) {
+	if _, _, volume := dm.PathOfVolume(o.Target); blockdev.BelowDev(o.Target) && !volume {
+		return nil, missing
+	}
 	if _, err := os.Stat(filepath.Dir(o.Target)); err == nil {
 		if _, _, err := loadBasis(o); err != nil {
 			return nil, err

@@ -29,6 +29,11 @@ type Options struct {
 	Set        string    // that the delta is held for; "": it is applied alone
 	Taken      time.Time // when the source took the snapshots of the set
 	Pace       *pace.Pace
+
+	// Of a run of xen-backup.sh, which decides nothing here.
+	Managed   bool   // cures are told in the words of its administrator
+	CreateVG  string // the volume group in which a missing target is created; "": none is
+	FirstCopy bool   // in place also where there is something that no sync has left
 }
 
 // User is whoever started the run.
@@ -60,20 +65,7 @@ func Patch(user User, o Options, in io.Reader) (rdiff.Delta, error) {
 	if err := t.admit(); err != nil {
 		return rdiff.Delta{}, err
 	}
-	if o.InPlace {
-		c := newFirstCopy(t, in)
-		defer c.close()
-		err = c.run()
-		return c.delta, err
-	}
-	a := newApply(t, in)
-	defer a.close()
-	if o.Set != "" {
-		err = a.hold()
-	} else {
-		err = a.run()
-	}
-	return a.delta, err
+	return begin(t, in).run()
 }
 
 // Recover finishes the apply that was interrupted, and those of all disks of its set. It

@@ -105,5 +105,5 @@ func (a *apply) checkStranger() error {
 	}
 	return exit.Fail(exit.NotBasis,
 		"%s holds %s, and of its %d blocks in use only %d are as in the image: is it another guest's disk?\n"+
-			"nothing was written; to lose what is there: --force-diverged", a.Target, a.stranger.what, used, same)
+			"nothing was written; to lose what is there: %s", a.Target, a.stranger.what, used, same, a.forceCure())
 }

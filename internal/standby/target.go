@@ -11,6 +11,7 @@ import (
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/inuse"
+	"xen-backup/internal/lvm"
 	"xen-backup/internal/state"
 	"xen-backup/internal/text"
 )
@@ -21,12 +22,14 @@ type target struct {
 	user User
 	Options
 
-	identity  string
-	device    *state.Device
-	before    *state.Record  // what was remembered when the lock was taken
-	file      *blockdev.File // nil: it does not exist
-	lock      *state.Lock    // nil: nothing will be written
-	consented bool           // it may lose its changes, as its administrator said
+	identity    string
+	device      *state.Device
+	before      *state.Record  // what was remembered when the lock was taken
+	file        *blockdev.File // nil: it does not exist
+	lock        *state.Lock    // nil: nothing will be written
+	consented   bool           // it may lose its changes, as its administrator said
+	volume      *lvm.NewVolume // that a missing target is to be; nil: none
+	missingLock *state.Lock    // of its path, from when it was missing
 }
 
 // open finds the target, takes the lock on its state, opens it and makes sure that nobody
@@ -78,6 +81,11 @@ func find(user User, o Options) (*target, error) {
 	missing := blockdev.Check(t.Target)
 	if missing != nil && !(t.missing() && t.mayCreate()) {
 		return nil, missing
+	}
+	if missing != nil && t.CreateVG != "" {
+		if planned, err := t.planVolume(); planned || err != nil {
+			return t, err
+		}
 	}
 	var err error
 	if t.identity, err = blockdev.Identity(t.Target); err != nil {
@@ -153,8 +161,10 @@ func (t *target) close() {
 	if t.file != nil {
 		t.file.Close()
 	}
-	if t.lock != nil {
-		t.lock.Release()
+	for _, lock := range []*state.Lock{t.lock, t.missingLock} {
+		if lock != nil {
+			lock.Release()
+		}
 	}
 }
 
@@ -205,6 +215,8 @@ func (t *target) checkSize(size int64) error {
 	switch {
 	case size <= t.size():
 		return nil
+	case t.volume != nil && t.file == nil:
+		return nil // it is made as large
 	case t.file == nil || !t.file.IsBlock():
 		return blockdev.CheckFileSize(t.Target, size)
 	}

@@ -31,6 +31,7 @@ type Record struct {
 	Spool    string // of phase applying: the delta
 	Witness  string // of the device when it had this content
 	Set      *Set   // that the image came in; nil: it was copied alone
+	Created  bool   // of phase incomplete: xb-patch made the device, and no image was ever whole there
 	Last     *Last  // of phases incomplete and applying: the last image that was whole; nil: there was none
 }
 
@@ -76,14 +77,15 @@ type Fields struct {
 	Spool   string    `json:"spool,omitempty"`
 	Witness string    `json:"witness,omitempty"`
 	SetFields
-	Last *Last `json:"last,omitempty"`
+	Created bool  `json:"created,omitempty"`
+	Last    *Last `json:"last,omitempty"`
 }
 
 // Fields returns the record as it is written. One that was never saved or loaded has no
 // version.
 func (r *Record) Fields() Fields {
 	f := Fields{0, r.Phase, r.Identity, r.Device, r.Disk, r.UUID, r.Image.Fields(), r.Time, r.Peer, r.Spool, r.Witness,
-		r.Set.fields(), r.Last}
+		r.Set.fields(), r.Created, r.Last}
 	if r.Identity != "" {
 		f.Version = version
 	}
@@ -94,7 +96,7 @@ func (r *Record) Fields() Fields {
 func (f *Fields) record() (r *Record, noImage error) {
 	image, noImage := f.Image()
 	return &Record{f.Phase, f.Identity, f.Device, f.Disk, f.UUID, image, f.Time, f.Peer, f.Spool, f.Witness,
-		f.set(), f.Last}, noImage
+		f.set(), f.Created, f.Last}, noImage
 }
 
 func (r Record) MarshalJSON() ([]byte, error) { return json.Marshal(r.Fields()) }

@@ -49,12 +49,12 @@ func reseal(stream []byte) []byte {
 	seal := func(from, at int) {
 		binary.LittleEndian.PutUint64(b[at:], xxhash.Sum64(b[from:at]))
 	}
-	if len(b) < headerSize+8 {
+	if len(b) < HeaderSize+8 {
 		return b
 	}
-	seal(0, headerSize-8)
+	seal(0, HeaderSize-8)
 	h := Hash(b[10])
-	for at := headerSize; at+22+h.Size() < len(b) && b[at] == 'F'; {
+	for at := HeaderSize; at+22+h.Size() < len(b) && b[at] == 'F'; {
 		u := func(i int) int { return int(binary.LittleEndian.Uint32(b[at+i:])) }
 		end := at + 22 + h.Size() + u(2) + u(10)
 		if end+8 > len(b) {

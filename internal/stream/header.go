@@ -18,7 +18,7 @@ import (
 const Version = 1
 
 const (
-	headerSize = 32
+	HeaderSize = 32     // bytes of a header
 	sizeKnown  = 1 << 0 // header flag
 
 	// MinBlockSize and MaxBlockSize bound the block size, in bytes; it is a power
@@ -64,7 +64,7 @@ func (h Header) BlockLen(i, size int64) int {
 }
 
 func (h Header) encode(magic string) []byte {
-	b := make([]byte, 0, headerSize)
+	b := make([]byte, 0, HeaderSize)
 	b = append(b, magic...)
 	b = binary.LittleEndian.AppendUint16(b, Version)
 	b = append(b, byte(h.Hash), byte(bits.TrailingZeros(uint(h.BlockSize))))
@@ -95,7 +95,7 @@ func newReader(in io.Reader, magic string) (*reader, error) {
 	if err := r.magic(magic); err != nil {
 		return nil, err
 	}
-	b := make([]byte, headerSize)
+	b := make([]byte, HeaderSize)
 	if err := r.full(b[:10]); err != nil {
 		return nil, err
 	}

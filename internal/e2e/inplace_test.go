@@ -223,7 +223,7 @@ func TestGrownSource(t *testing.T) {
 	h.sync("small", dev, "-q").silent(t)
 	size(4)
 	h.must("sleep 1; xb-sig --missing-ok none | xb-delta --summary sum grown >delta")
-	h.must("xb-patch --record " + dev + " --peer dom0b <sum")
+	h.must("xb-patch --record " + dev + " --peer dom0b --disk d/x --target t --stages 0 --sent sum </dev/null")
 	size(6)
 	h.must("truncate -s 5M disk && losetup --set-capacity " + dev)
 	size(5)

@@ -265,16 +265,19 @@ func TestState(t *testing.T) {
 	h.sh("xb-patch --state missing").fails(t, noInput)
 
 	// The source host remembers what it sent.
-	h.sh("xb-patch --record source --peer dom0b <sum").silent(t)
+	h.sh("xb-patch --record source --peer dom0b --disk d/x --target t --stages 0 --sent sum </dev/null").silent(t)
 	decode(t, h.must("xb-patch --state source"), &record)
 	if len(record.Sent) != 1 || record.Sent[0].Peer != "dom0b" || record.Sent[0].Digest != s.Digest {
 		t.Errorf("state %+v", record)
 	}
 	for _, bad := range []string{"sig", "/dev/null", "source"} {
-		h.sh("xb-patch --record source --peer dom0b <"+bad).fails(t, badStream, "summary")
+		r := h.sh("xb-patch --record source --peer dom0b --disk d/x --target t --stages 0 --sent " + bad + " </dev/null")
+		if r.fails(t, badStream); !strings.Contains(r.out, "summary") {
+			t.Errorf("it says %s", r.out)
+		}
 	}
-	h.sh("xb-patch --record missing --peer dom0b <sum").fails(t, noInput)
-	h.sh("xb-patch --record source --peer .. <sum").fails(t, 64)
+	h.sh("xb-patch --record missing --peer dom0b --disk d/x --target t --stages 0 --sent sum </dev/null").fails(t, noInput)
+	h.sh("xb-patch --record source --peer .. --disk d/x --target t --stages 0 --sent sum </dev/null").fails(t, 64)
 }
 
 // TestReversed changes the roles after a failover: both sides know their last
@@ -283,7 +286,7 @@ func TestReversed(t *testing.T) {
 	h := newHost(t)
 	h.image("a", mib, 1)
 	h.must("truncate -s 1M b")
-	h.must("xb-sig b | xb-delta --summary sum a | xb-patch -q --peer hostA b && xb-patch --record a --peer hostB <sum")
+	h.must("xb-sig b | xb-delta --summary sum a | xb-patch -q --peer hostA b && xb-patch --record a --peer hostB --disk d/x --target t --stages 0 --sent sum </dev/null")
 	h.change("b", 3, 3) // the domain runs on b now
 	h.pipe("xb-sig a", "xb-delta b", "xb-patch --peer hostB a").silent(t)
 	h.sameBytes("a", "b")
@@ -301,9 +304,9 @@ func TestLastCommonImage(t *testing.T) {
 	h := newHost(t)
 	h.image("a", mib, 1)
 	h.image("b", mib, 2)
-	h.must("xb-sig b | xb-delta --summary sum a >/dev/null && xb-patch --record a --peer hostA <sum")
+	h.must("xb-sig b | xb-delta --summary sum a >/dev/null && xb-patch --record a --peer hostA --disk d/x --target t --stages 0 --sent sum </dev/null")
 	h.change("a", 3, 3)
-	h.must("xb-sig b | xb-delta --summary sum a >/dev/null && xb-patch --record a --peer hostB <sum")
+	h.must("xb-sig b | xb-delta --summary sum a >/dev/null && xb-patch --record a --peer hostB --disk d/x --target t --stages 0 --sent sum </dev/null")
 	common := h.summary("sum").Digest
 	h.change("a", 1, 4)
 	h.pipe("xb-sig a", "xb-delta b", "xb-patch --peer hostB a").fails(t, notBasis, "remembered is xxh64 "+common)
@@ -312,7 +315,7 @@ func TestLastCommonImage(t *testing.T) {
 	h.must("truncate -s 1M d; xb-sig d | xb-delta c | xb-patch -q --peer hostB d")
 	h.must("sed -i -E 's/(\"time\": *\")[0-9]{4}/\\12001/' " + h.stateFile("d"))
 	h.change("d", 3, 6)
-	h.must("xb-sig b | xb-delta --summary sum d >/dev/null && xb-patch --record d --peer hostB <sum")
+	h.must("xb-sig b | xb-delta --summary sum d >/dev/null && xb-patch --record d --peer hostB --disk d/x --target t --stages 0 --sent sum </dev/null")
 	common = h.summary("sum").Digest
 	h.change("d", 1, 7)
 	h.pipe("xb-sig d", "xb-delta c", "xb-patch --peer hostB d").fails(t, notBasis, "remembered is xxh64 "+common)
@@ -324,7 +327,7 @@ func TestThirdHost(t *testing.T) {
 	h := newHost(t)
 	h.image("a", mib, 1)
 	h.must("cp a b; cp a c; printf old | dd of=a conv=notrunc status=none")
-	h.must("xb-sig c | xb-delta --summary sum b | xb-patch -q --peer hostB c && xb-patch --record b --peer hostC <sum")
+	h.must("xb-sig c | xb-delta --summary sum b | xb-patch -q --peer hostB c && xb-patch --record b --peer hostC --disk d/x --target t --stages 0 --sent sum </dev/null")
 	check := h.untouched("b")
 	h.pipe("xb-sig b", "xb-delta a", "xb-patch --peer hostA b").
 		fails(t, notBasis, "diverged", "sent to hostC", "not known to hostA")

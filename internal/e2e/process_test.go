@@ -140,7 +140,7 @@ func (h *host) applying() bool {
 func (h *host) killInApply(target, delta string) {
 	h.Helper()
 	run, err := json.Marshal(map[string]any{"Run": "An apply", "Delta": delta, "After": "half written",
-		"Options": map[string]string{"Target": target, "Toolstack": "auto"}})
+		"Options": map[string]string{"Target": target, "Toolstack": "auto", "StateDir": h.state}})
 	if err != nil {
 		h.Fatal(err)
 	}

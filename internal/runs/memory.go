@@ -48,9 +48,10 @@ type Success struct {
 	Size    int64     `json:"image_size"`
 }
 
-// Of returns of when the copy is. What was written to the source later is not in it.
+// Of returns of when the copy is. What was written to the source later is not in it. One that was done before its snapshot
+// was taken saw the clock set back.
 func (s *Success) Of() time.Time {
-	if !s.Taken.IsZero() {
+	if !s.Taken.IsZero() && s.Taken.Before(s.Time) {
 		return s.Taken
 	}
 	return s.Time.Add(-time.Duration(s.Seconds * float64(time.Second)))
@@ -95,8 +96,8 @@ func (c *Copy) check(disk, peer string) error {
 		return errors.New("it has no time")
 	case c.Failures < 0 || c.Attempt.Failed() && c.Failures == 0:
 		return errors.New("its failures do not add up")
-	case c.Success != nil && (c.Success.Seconds < 0 || c.Success.Read < 0 || c.Success.Changed < 0 || c.Success.Sent < 0):
-		return errors.New("it has negative figures")
+	case c.Success != nil && (c.Success.Seconds < 0 || c.Success.Seconds > 1e9 || c.Success.Read < 0 || c.Success.Changed < 0 || c.Success.Sent < 0):
+		return errors.New("its figures are none")
 	}
 	return nil
 }

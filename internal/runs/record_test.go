@@ -327,6 +327,7 @@ func TestDamagedMemory(t *testing.T) {
 		"its peer": strings.Replace(right, `"peer": "dom0b"`, `"peer": "dom0c"`, 1),
 		"no time":  strings.Replace(right, `"time"`, `"tame"`, 1),
 		"negative": strings.Replace(right, `"seconds": 90`, `"seconds": -90`, 1),
+		"endless":  strings.Replace(right, `"seconds": 90`, `"seconds": 1e300`, 1),
 		"figures":  strings.Replace(right, `"failures": 0`, `"failures": -1`, 1),
 	} {
 		if text == right {

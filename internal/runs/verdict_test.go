@@ -97,8 +97,8 @@ func TestVerdictOfASource(t *testing.T) {
 		{"a peer that is none any more", func(h *host) { h.remember("domu1/xvda", "dom0z", 900*time.Hour, 4) }, here, Good, ""},
 		{"of the future", func(h *host) { h.remember("domu1/xvdb", "dom0c", -time.Hour, 0) }, here, Unknown, "UNKNOWN: domu1: xvdb on dom0c was copied in the future"},
 		{"taken in the future", func(h *host) {
-			h.change(h.remember("domu1/xvdb", "dom0c", time.Hour, 0), func(c *Copy) { c.Success.Taken = now.Add(time.Hour) })
-		}, here, Unknown, "of the future"},
+			h.change(h.remember("domu1/xvdb", "dom0c", 27*time.Hour, 0), func(c *Copy) { c.Success.Taken = now.Add(time.Hour) })
+		}, here, Old, "xvdb on dom0c is 27 h old"},
 		{"clocks apart", func(h *host) { h.remember("domu1/xvdb", "dom0c", -time.Minute, 0) }, here, Good, ""},
 		{"damaged", func(h *host) { testkit.Write(h.T, fileOf(h.dir, "domu1/xvdb", "dom0c"), "{") }, here, Unknown, "xvdb on dom0c: what is remembered of it cannot be read"},
 		{"empty file", func(h *host) { testkit.Write(h.T, fileOf(h.dir, "domu1/xvdb", "dom0c"), "") }, here, Unknown, ""},
@@ -204,6 +204,12 @@ func TestVerdictOfAStandby(t *testing.T) {
 		}, Failing, "xvda is a part of an image, and no whole image was ever here"},
 		{"missing", func(h *host) { set(h, time.Hour); os.Remove(h.file("domu1/xvda")) }, Failing, "is missing, or something else has its name"},
 		{"of the future", func(h *host) { set(h, -2*time.Hour) }, Unknown, "in the future"},
+		{"taken by a clock that goes before", func(h *host) {
+			for _, r := range set(h, 27*time.Hour) {
+				r.Set.Taken = now.Add(time.Hour)
+				h.holdAs(r.Identity, r)
+			}
+		}, Old, "xvda here is 26 h old"},
 		{"unreadable", func(h *host) {
 			set(h, time.Hour)
 			names, _ := filepath.Glob(string(h.dir) + "/*xvdb.json")

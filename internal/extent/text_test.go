@@ -10,13 +10,14 @@ import (
 func TestWriteText(t *testing.T) {
 	e := NewSet(10, 1005)
 	var text strings.Builder
-	if err := e.WriteText(&text); err != nil || text.String() != "" {
+	if err := e.WriteText(&text); err != nil || text.String() != "end 0 0\n" {
 		t.Errorf("nothing: %q, %v", text.String(), err)
 	}
+	text.Reset()
 	for _, off := range []int64{1003, 45, 39, 0} {
 		e.Add(off, 1)
 	}
-	if err := e.WriteText(&text); err != nil || text.String() != "0 10\n30 20\n1000 5\n" {
+	if err := e.WriteText(&text); err != nil || text.String() != "0 10\n30 20\n1000 5\nend 3 35\n" {
 		t.Errorf("%q, %v", text.String(), err)
 	}
 }

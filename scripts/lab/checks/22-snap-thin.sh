@@ -22,15 +22,15 @@ blkdiscard -o 6M -l 1M /dev/$vg/t1
 s1=$(xb-snap create --owner none /dev/$vg/t1)
 write /dev/$vg/t1 700 1
 xb-snap changes --since "$s0" "$s1" >extents
-equal "$(xargs <extents)" "$((5 * 65536)) $((7 * 65536)) $((6 << 20)) $((1 << 20))" changes
+lists "$((5 * 65536)) $((7 * 65536)) $((6 << 20)) $((1 << 20))" changes
 equal "$(held)" - "the metadata snapshot, afterwards,"
 lvextend -q -L 52M $vg/t1
 write /dev/$vg/t1 800 1
 s2=$(xb-snap create --owner none /dev/$vg/t1)
 xb-snap changes --since "$s1" "$s2" >extents
-equal "$(xargs <extents)" "$((700 * 65536)) 65536 $((48 << 20)) $((4 << 20))" "changes after the volume grew"
+lists "$((700 * 65536)) 65536 $((48 << 20)) $((4 << 20))" "changes after the volume grew"
 xb-snap changes --since "$s2" "$s1" >extents
-equal "$(xargs <extents)" "$((700 * 65536)) 65536" "changes towards the smaller one"
+lists "$((700 * 65536)) 65536" "changes towards the smaller one"
 
 echo "--- a last block that is a short one, before the volume grew and after"
 thinpool dom0a xblab1/pool "60M --chunksize 192k"
@@ -40,15 +40,15 @@ o0=$(xb-snap create --owner none /dev/xblab1/odd)
 dd if=/dev/urandom of=/dev/xblab1/odd bs=4k seek=1023 count=1 oflag=direct status=none
 o1=$(xb-snap create --owner none /dev/xblab1/odd)
 xb-snap changes --since "$o0" "$o1" >extents
-equal "$(xargs <extents)" "$((21 * 196608)) 65536" "changes in a short last block"
+lists "$((21 * 196608)) 65536" "changes in a short last block"
 lvextend -q -L 8M xblab1/odd
 o2=$(xb-snap create --owner none /dev/xblab1/odd)
 xb-snap changes --since "$o1" "$o2" >extents
-equal "$(xargs <extents)" "$((21 * 196608)) $(((8 << 20) - 21 * 196608))" "changes after it grew behind a short last block"
+lists "$((21 * 196608)) $(((8 << 20) - 21 * 196608))" "changes after it grew behind a short last block"
 lvreduce -q -y -f -L 4M xblab1/odd 2>/dev/null
 o3=$(xb-snap create --owner none /dev/xblab1/odd)
 xb-snap changes --since "$o2" "$o3" >extents
-equal "$(xargs <extents)" "" "changes after it shrank"
+lists "" "changes after it shrank"
 xb-snap remove "$o0" "$o1" "$o2" "$o3"
 
 echo "--- what can't be compared"
@@ -85,7 +85,7 @@ for signal in KILL TERM; do
 	wait $pid && fail "changes went on after SIG$signal"
 	[ $signal = KILL ] || equal "$(held)" - "the metadata snapshot after SIGTERM"
 	xb-snap changes --since "$s0" "$s1" >extents
-	equal "$(xargs <extents)" "$((5 * 65536)) $((7 * 65536)) $((6 << 20)) $((1 << 20))" "changes after SIG$signal"
+	lists "$((5 * 65536)) $((7 * 65536)) $((6 << 20)) $((1 << 20))" "changes after SIG$signal"
 	equal "$(held)" - "the metadata snapshot afterwards"
 	[ ! -s "$lock" ] || fail "$lock still tells of a metadata snapshot"
 done

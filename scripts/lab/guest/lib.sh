@@ -43,6 +43,14 @@ refused() {
 	fi
 }
 
+# lists WORDS WHAT: the file extents, which xb-snap changes has printed, has these numbers, and at last how many there
+# are.
+lists() {
+	local end
+	end=$(awk '$1 != "end" { n++; bytes += $2 } END { printf "end %d %d\n", n, bytes }' extents)
+	equal "$(xargs <extents)" "${1:+$1 }$end" "$2"
+}
+
 # --- storage: HOST is dom0a or dom0b; what is made here is removed after the check ---
 
 made() { echo "$1:$2" >>/run/lab/made; }

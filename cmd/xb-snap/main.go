@@ -38,8 +38,9 @@ with reflinks (XFS, btrfs).
   guard    watch the file systems and thin pools of an owner's snapshots, until
            that process ends, and give snapshots up before guests find no room
   check    tell how full a snapshot is; status 82 if it is invalid or given up
-  changes  print the extents that differ between two snapshots of a logical
-           volume, OFFSET LENGTH in bytes, one a line, from the records of LVM
+  changes  print the extents that differ between two snapshots of a disk, OFFSET
+           LENGTH in bytes, one a line, and at last "end EXTENTS BYTES", from the
+           records of LVM or the file system
 
       --size SIZE      what is written to a disk while it has a snapshot (1G): so
                        much a thick one can take, and so much is free for others

@@ -17,10 +17,9 @@ type span struct{ off, n int64 }
 // blocks: holes, and blocks that another file shares. Where the file system does not tell its extents, only holes are
 // known.
 func newBlocks(f *os.File, at, end int64, show func(s span, hole bool) error) error {
+	m := new(fiemap)
 	for at < end {
-		var m fiemap
-		m.start, m.length, m.flags, m.count = uint64(at), uint64(end-at), fiemapSync, uint32(len(m.extents))
-		if dm.Ioctl(f, fsIocFiemap, &m) != nil {
+		if m.ask(f, at, end) != nil {
 			return holes(f, at, end, show)
 		}
 		for _, e := range m.extents[:m.mapped] {
@@ -73,7 +72,7 @@ type fiemap struct {
 	start, length        uint64
 	flags, mapped, count uint32
 	_                    uint32
-	extents              [64]struct {
+	extents              [512]struct {
 		logical, physical, length uint64
 		_                         [2]uint64
 		flags                     uint32
@@ -82,7 +81,18 @@ type fiemap struct {
 }
 
 const (
-	fsIocFiemap  = 3<<30 | 32<<16 | 'f'<<8 | 11 // FS_IOC_FIEMAP: _IOWR('f', 11, struct fiemap), without the extents
-	fiemapSync   = 1                            // FIEMAP_FLAG_SYNC
-	fiemapShared = 0x2000                       // FIEMAP_EXTENT_SHARED
+	fsIocFiemap = 3<<30 | 32<<16 | 'f'<<8 | 11 // FS_IOC_FIEMAP: _IOWR('f', 11, struct fiemap), without the extents
+	fiemapSync  = 1                            // FIEMAP_FLAG_SYNC
+
+	fiemapLast      = 0x0001 // FIEMAP_EXTENT_LAST and so on
+	fiemapUnwritten = 0x0800
+	fiemapMerged    = 0x1000
+	fiemapShared    = 0x2000
 )
+
+// ask fills in the extents of a file from one byte up to another, as many as there is room for, once what is dirty has
+// been written.
+func (m *fiemap) ask(f *os.File, at, end int64) error {
+	m.start, m.length, m.flags, m.count = uint64(at), uint64(end-at), fiemapSync, uint32(len(m.extents))
+	return dm.Ioctl(f, fsIocFiemap, m)
+}

@@ -31,6 +31,10 @@ type fileSnapshot struct {
 	Owner    Owner     `json:"owner"`
 	Created  time.Time `json:"created"`
 
+	// Of XFS and btrfs alone, and of snapshots that are complete:
+	Identity *blockdev.FileIdentity `json:"identity,omitempty"`
+	Source   string                 `json:"source,omitempty"` // handle of the origin's file, which may get another name
+
 	record string // its path
 	source *os.File
 	clone  *os.File
@@ -120,16 +124,37 @@ func (s *fileSnapshot) try() error {
 }
 
 func (s *fileSnapshot) finish() error {
-	err := errors.Join(s.clone.Sync(), s.clone.Close(), durable.SyncDir(filepath.Dir(s.Snapshot)))
+	err := errors.Join(s.clone.Sync(), s.identify(), s.clone.Close(), durable.SyncDir(filepath.Dir(s.Snapshot)))
 	if err != nil {
 		return exit.Fail(exit.CantCreate, "cannot make the snapshot durable: %w", err)
 	}
 	// If its owner died meanwhile, somebody may have removed the record before there
-	// was a file: nobody would ever find this one.
-	if _, err := os.Stat(s.record); err != nil {
+	// was a file: nobody would ever find this one. Or after, and the record is not to be
+	// written again for a file that is gone.
+	_, err = os.Stat(s.record)
+	if err == nil {
+		err = s.remember()
+	}
+	if err == nil {
+		_, err = os.Stat(s.Snapshot)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
 		return exit.Fail(exit.CantCreate, "the snapshot of %s was removed while it was taken: %w", s.Origin, err)
 	}
-	return nil
+	return err
+}
+
+// identify finds out by what the finished snapshot will be known, where its file system tells.
+func (s *fileSnapshot) identify() error {
+	id, err := blockdev.IdentityOf(s.clone)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	s.Identity = &id
+	s.Source, err = blockdev.HandleOf(s.source)
+	return err
 }
 
 func (s *fileSnapshot) undo() error {
@@ -207,23 +232,17 @@ func (s *fileSnapshot) snapshot() *Snapshot {
 
 // checkFile describes the snapshot of a file; "" if path is not a file.
 func checkFile(path string, dir state.Dir) (string, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", exit.Fail(exit.NoInput, "%s: no such snapshot, or it is not active", path)
-	}
-	if !info.Mode().IsRegular() {
-		return "", nil
-	}
-	if path, err = realPath(path); err != nil {
+	is, err := isFile(path)
+	if !is || err != nil {
 		return "", err
 	}
-	files, err := fileSnapshots(dir)
-	for _, s := range files {
-		if s.Snapshot == path && info.Size() == 0 {
-			return "", blockdev.GivenUp(path)
-		} else if s.Snapshot == path {
-			return "file of " + text.FormatSize(info.Size()), nil
-		}
+	s, err := findFile(path, dir)
+	if err != nil {
+		return "", err
 	}
-	return "", errors.Join(err, exit.Fail(exit.Usage, "%s is not a snapshot that xb-snap took", path))
+	size, err := blockdev.Size(s.Snapshot)
+	if size == 0 && err == nil {
+		err = blockdev.GivenUp(s.Snapshot)
+	}
+	return "file of " + text.FormatSize(size), err
 }

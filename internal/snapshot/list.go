@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os/exec"
 
-	"xen-backup/internal/extent"
 	"xen-backup/internal/lvm"
 	"xen-backup/internal/state"
 )
@@ -36,10 +35,4 @@ func Check(path string, dir state.Dir) (string, error) {
 		use, err = lvm.Check(path)
 	}
 	return use, err
-}
-
-// Changes returns the extents in which two snapshots of a logical volume may differ: see
-// lvm.Changes.
-func Changes(older, newer string, dir state.Dir) (*extent.Set, error) {
-	return lvm.Changes(older, newer, string(dir))
 }

@@ -79,13 +79,13 @@ func (t *target) look() (err error) {
 func find(user User, o Options) (*target, error) {
 	t := &target{user: user, Options: o}
 	missing := blockdev.Check(t.Target)
-	if missing != nil && !(t.missing() && t.mayCreate()) {
-		return nil, missing
-	}
 	if missing != nil && t.CreateVG != "" {
 		if planned, err := t.planVolume(); planned || err != nil {
 			return t, err
 		}
+	}
+	if missing != nil && !(t.missing() && t.mayCreate()) {
+		return nil, missing
 	}
 	var err error
 	if t.identity, err = blockdev.Identity(t.Target); err != nil {

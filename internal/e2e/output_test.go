@@ -191,6 +191,9 @@ func TestInfo(t *testing.T) {
 			t.Errorf("%s: %+v", command, info)
 		}
 		h.sh("head -c -1 delta | "+command+" --info").fails(t, badStream, "cut")
+		for _, n := range []int{1, 3, 4, 7, 8} { // within the magic, too
+			h.sh(fmt.Sprintf("head -c %d delta | %s --info", n, command)).fails(t, badStream, "cut")
+		}
 		h.sh("head -c 500 sig | "+command+" --info --json").fails(t, badStream, "cut")
 		h.sh("echo hello | "+command+" --info").fails(t, notOurs, "hello")
 		h.sh(command+" --info </dev/null").fails(t, badStream)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"math/bits"
+	"strings"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -108,10 +109,10 @@ func newReader(in io.Reader, magic string) (*reader, error) {
 	return r, r.parse(b)
 }
 
-// IsDelta reports whether a stream begins as a delta does.
+// IsDelta reports whether a stream begins as a delta does, and as no signature: it may be cut within the magic.
 func IsDelta(in *bufio.Reader) bool {
 	b, _ := in.Peek(len(deltaMagic))
-	return string(b) == deltaMagic
+	return strings.HasPrefix(deltaMagic, string(b)) && !strings.HasPrefix(signatureMagic, string(b))
 }
 
 func kindOf(magic string) string {

@@ -235,6 +235,40 @@ func TestNothingToDiscard(t *testing.T) {
 	}
 }
 
+// TestConsentToAuto: what --prepare refuses by the state alone it lets through with a consent, and --auto takes. A
+// consent that can't be read is in nobody's way.
+func TestConsentToAuto(t *testing.T) {
+	testkit.Programs(t, map[string]string{"virsh": "echo"})
+	s := newScene(t, file, "")
+	s.options.Toolstack, s.options.Disk = "virsh", "domu1/xvda"
+	o := s.options
+	o.Peer = "dom0b"
+	if err := Record(o, digestOf(t, s.old)); err != nil {
+		t.Fatal(err)
+	}
+	s.options.Peer = "dom0c" // which knows nothing of that image
+	coming := Coming{Size: s.image.Size, Header: header}
+	if _, err := Prepare(s.user, s.options, coming); exit.StatusOf(err) != exit.NotBasis {
+		t.Errorf("without a consent: %v", err)
+	}
+	testkit.Write(t, s.consentFile(), "{")
+	if _, err := Prepare(s.user, s.options, coming); exit.StatusOf(err) != exit.NotBasis {
+		t.Errorf("with one that can't be read: %v", err)
+	}
+	s.discard()
+	r, err := Prepare(s.user, s.options, coming)
+	if err != nil || r.Reason != noBasis {
+		t.Errorf("with a consent: %+v, %v", r, err)
+	}
+	auto := s.options
+	auto.Managed, auto.Create = true, true
+	if _, err := Auto(s.user, auto, s.deltaTo(s.source())); err != nil {
+		t.Fatal(err)
+	}
+	s.wantNew()
+	s.wantConsent(false)
+}
+
 // TestConsentOfTheOldSource: what this host sent to others is what they may replace. It has never been a standby.
 func TestConsentOfTheOldSource(t *testing.T) {
 	testkit.Programs(t, map[string]string{"virsh": "echo"})

@@ -212,9 +212,8 @@ func (t *target) checkKnown(coming Coming) error {
 		return t.gone()
 	}
 	mine := slices.DeleteFunc(slices.Clone(known), func(r *state.Record) bool { return !t.vouches(r) })
-	consent, err := t.device.Consent()
-	if err != nil || consent != nil && consent.IsOf(t.before) && consent.Expired() == "" {
-		return err // what it is to lose is seen when the target is read
+	if t.validConsent(t.before) != nil {
+		return nil // what it is to lose is seen when the target is read
 	}
 	if len(mine) == 0 {
 		last := t.newest(known)

@@ -194,8 +194,8 @@ type scene struct {
 
 func newScene(t *testing.T, kind, after string) *scene {
 	size := 1<<20 + 1536
-	if after == halfWritten { // more than is written at once
-		size = 24 << 20
+	if after == halfWritten { // more than is written at once: of a device 14 frames of 1 MiB
+		size = 20 << 20
 	}
 	s := &scene{T: t, user: new(quiet), new: randomBytes(size, 2)}
 	s.options = Options{Target: filepath.Join(t.TempDir(), "target"), StateDir: testkit.MemoryDir(t), Toolstack: "auto"}
@@ -287,6 +287,7 @@ func (s *scene) signed() []byte {
 // deltaTo returns the delta that makes the target that image.
 func (s *scene) deltaTo(image []byte) io.Reader {
 	var sig, delta bytes.Buffer
+	delta.Grow(len(image) + len(image)/16 + 4096) // the race detector follows each byte that is moved
 	signature, content := stream.NewSignatureWriter(&sig, header), rdiff.FromPipe(bytes.NewReader(s.signed()))
 	if _, err := rdiff.Sign(content, header, signature, rdiff.Options{}); err != nil {
 		s.Fatal(err)

@@ -139,7 +139,7 @@ func TestProgressFile(t *testing.T) {
 	h.must("xb-sig target >sig")
 	in, out := pipeIn(t)
 	r := h.start(in, "xb-delta --progress-file progress --signature sig -", "cat")
-	line := regexp.MustCompile(`^[^\n]+ MiB, [^\n]+/s[^\n]*\n$`)
+	line := regexp.MustCompile(`^[^\n]+ [KM]iB, [^\n]+/s[^\n]*\n$`)
 	source := h.read("source")
 	for _, part := range [][]byte{source[:mib], source[mib:]} {
 		if _, err := out.Write(part); err != nil {

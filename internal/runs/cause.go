@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"xen-backup/internal/exit"
 )
@@ -38,8 +39,11 @@ const (
 	timedOut      = 124 // timeout(1)
 	notExecutable = 126
 	notFound      = 127
+	endedBySignal = 128 // and above: by which
 	endedByPipe   = 141 // SIGPIPE
 	noConnection  = 255
+
+	lastSignal = 64
 )
 
 // ParseStages reads the statuses of a pipeline's stages, as a shell prints them: "0 0 80".
@@ -156,7 +160,9 @@ func (r *Report) meaning(cause int) string {
 	case r.Stalled > 0:
 		return fmt.Sprintf("no progress for %d s", r.Stalled)
 	case cause == exit.NotOurs && r.isTooOld():
-		return "what is there is too old for what it is asked to do: update xen-backup on " + r.Peer
+		return "what it needs of xen-backup is not installed there, or too old: update xen-backup on " + r.Peer
+	case cause > endedBySignal && cause <= endedBySignal+lastSignal:
+		return r.endedBy(cause)
 	}
 	switch r.Step {
 	case CopyStep, Verify, Commit:
@@ -186,26 +192,28 @@ var meanings = map[int]string{
 	exit.Unfinished:  "an interrupted apply must be finished first",
 }
 
-// Which of several things a status 80 is, only the words of xb-patch tell.
-const (
-	saysOther = " the standby of "
-	saysGone  = " is missing, although a sync left an image in it"
-)
-
-// notBasis says what it can be that an image was not overwritten.
-func (r *Report) notBasis() string {
-	switch {
-	case r.says(saysOther):
-		return "it is the standby of another disk: two conf files, two names of one device or two Dom0s lead there. Mend DOM0S " +
-			"or MAP; or if the DomU or its disk only has another name now, run the xb-patch --adopt below on " + r.Peer
-	case r.says(saysGone):
-		return "the standby is gone. Is its file system not mounted?"
+// endedBy tells which signal ended a program, and where: only there it can be found out who sent it.
+func (r *Report) endedBy(cause int) string {
+	where := "here"
+	if r.isFar(slices.Index(r.Stages, cause)) {
+		where = "on " + r.Peer
 	}
+	signal := syscall.Signal(cause - endedBySignal)
+	why := ""
+	if signal == syscall.SIGKILL {
+		why = ": for want of memory? See dmesg there"
+	}
+	return fmt.Sprintf("a program %s was ended by signal %d (%v)%s", where, int(signal), signal, why)
+}
+
+// notBasis says why an image was not overwritten, whatever it is that xb-patch has found: that, and what is to be done, is
+// in its words below. What it takes to lose an image is only told there, for what helps with one does harm to another.
+func (r *Report) notBasis() string {
 	last := ""
 	if !r.Last.IsZero() {
 		last = ", at " + r.Last.UTC().Format(timeForm)
 	}
-	return "the standby is not what both hosts last had" + last + ". It was started, mounted, repaired or migrated to there; or " +
-		"this host has the older image, as after a failover, or after it crashed while much was written. Overwriting it would " +
-		"lose what was written there." + r.lastWritten() + " If that can go, here: xen-backup.sh --force-diverged " + r.DomU
+	return "the standby is not what both hosts last had" + last + ": nothing was overwritten, for that would lose what may exist " +
+		"nowhere else. It was started, mounted, repaired or migrated to there, or this host has the older image, as after a " +
+		"failover or a crash; or it is another disk's, or missing: see below which it is, and what can be done." + r.lastWritten()
 }

@@ -108,15 +108,6 @@ func bounded(s string, size int) string {
 	return s + "..."
 }
 
-func (r *Report) says(phrase string) bool {
-	for _, word := range r.words {
-		if strings.Contains(word, phrase) {
-			return true
-		}
-	}
-	return false
-}
-
 // takeSentence takes the first of the words for what did not succeed.
 func (r *Report) takeSentence() string {
 	if len(r.words) == 0 {

@@ -104,6 +104,9 @@
 //
 // The next run is in place too. It refuses what is clean: then there is something to lose.
 //
+// What is created may be a logical volume. Killed after "created" or "guarded", that holds what its extents held, and
+// nobody knows of it: the next run is a first contact. From "recorded" on the state says so, with the field "created".
+//
 //	killed after   target  state       spool  next  cure
 //	proved         old     before      none   0     the next run
 //	created        old     before      none   0     the next run

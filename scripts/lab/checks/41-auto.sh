@@ -54,3 +54,23 @@ echo "--- one that appears meanwhile"
 onb 'lvcreate -q -y -L 12M -n late xblab0 >/dev/null; mkfs.ext4 -q -F /dev/xblab0/late; sync; sha256sum </dev/xblab0/late >/run/sum'
 status 80 onb 'xb-patch --auto --peer dom0a --disk web1/xvdd /dev/xblab0/late </run/delta'
 onb 'sha256sum </dev/xblab0/late | cmp - /run/sum' || fail "it was overwritten unseen"
+
+echo "--- ended when it was made"
+for name in killed ended; do made dom0b xblab0/$name; done
+# shellcheck disable=SC2016 # for the stand-in
+onb 'cat >/usr/local/sbin/lvcreate <<X
+#!/bin/bash
+/usr/sbin/lvcreate "\$@"
+kill -\$(cat /run/signal) \$PPID
+X
+chmod 755 /usr/local/sbin/lvcreate; sed s/xvda/xvde/ /run/both >/run/fifth; echo KILL >/run/signal'
+onb 'bash /run/fifth /dev/xblab0/killed' && fail "killed, and no error"
+onb 'lvs xblab0/killed >/dev/null' || fail "there is no volume: nothing was killed in time"
+onb 'echo TERM >/run/signal; sed s/xvda/xvdf/ /run/both >/run/sixth; bash /run/sixth /dev/xblab0/ended' && fail "ended, and no error"
+onb '! lvs xblab0/ended 2>/dev/null' || fail "a run that was told to end leaves a volume"
+onb 'rm /usr/local/sbin/lvcreate'
+for job in fifth:killed sixth:ended; do
+	onb "bash /run/${job%:*} /dev/xblab0/${job#*:}" || fail "${job#*:}: the next run does not heal it"
+	onb "cmp -n 12582912 /run/source /dev/xblab0/${job#*:}" || fail "${job#*:} is not the source"
+	phase "/dev/xblab0/${job#*:}" | grep -q '"phase":"clean"' || fail "${job#*:} is not clean"
+done

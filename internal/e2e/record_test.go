@@ -37,7 +37,7 @@ func TestRecord(t *testing.T) {
 	r.fails(t, 80)
 	for _, want := range []string{
 		"err ### ERROR 80: DomU domu1, disk xvda: " + h.path("a") + " was not copied to dom0b:" + h.path("b") + ": ",
-		"err #### DomU domu1, disk xvda, dom0b:" + h.path("b") + ": xb-patch: ", "xen-backup.sh --force-diverged domu1",
+		"err #### DomU domu1, disk xvda, dom0b:" + h.path("b") + ": xb-patch: ", "xb-patch --discard-changes b",
 	} {
 		if strings.Count(r.out, want) != 1 {
 			t.Errorf("it does not say once %q:\n%s", want, r.out)

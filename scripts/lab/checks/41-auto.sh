@@ -51,7 +51,7 @@ status 73 onb 'bash -c "xb-sig --missing-ok /dev/xblab0/new | xb-delta /run/sour
 onb 'lvchange -ay xblab0/new; cmp -n 12582912 /run/source /dev/xblab0/new' || fail "it was changed"
 
 echo "--- one that appears meanwhile"
-onb 'lvcreate -q -y -L 12M -n late xblab0 >/dev/null; mkfs.ext4 -q -F /dev/xblab0/late; sync; sha256sum </dev/xblab0/late >/run/sum'
+onb 'lvcreate -q -y -L 12M -n late xblab0 >/dev/null; head -c 12M /dev/urandom | dd of=/dev/xblab0/late bs=1M iflag=fullblock oflag=direct status=none; sha256sum </dev/xblab0/late >/run/sum'
 status 80 onb 'xb-patch --auto --peer dom0a --disk web1/xvdd /dev/xblab0/late </run/delta'
 onb 'sha256sum </dev/xblab0/late | cmp - /run/sum' || fail "it was overwritten unseen"
 

@@ -142,28 +142,12 @@ func IsTerminal(file any) bool {
 	return err == nil
 }
 
-// BinaryOut refuses to write a binary stream to a terminal, and where nobody has opened anything.
+// BinaryOut refuses to write a binary stream to a terminal.
 func (e *Env) BinaryOut() (io.Writer, error) {
 	if IsTerminal(e.Stdout) {
 		return nil, exit.Fail(exit.Usage, "standard output is a terminal: redirect the stream to a file or a pipe")
 	}
-	if isClosed(e.Stdout) {
-		return nil, exit.Fail(exit.IOError, "standard output is closed")
-	}
 	return stdout{e.Stdout}, nil
-}
-
-// isClosed reports whether a standard file was closed when the program began. Go's runtime has opened /dev/null in its
-// place then, for reading and writing, and a write to that would pass for a good one.
-func isClosed(file any) bool {
-	f, ok := file.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	null, nullErr := os.Stat(os.DevNull)
-	flags, flagsErr := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
-	return errors.Join(err, nullErr, flagsErr) == nil && os.SameFile(info, null) && flags&unix.O_ACCMODE == unix.O_RDWR
 }
 
 // CheckReader returns EPIPE if standard output is a pipe or socket whose other end is

@@ -33,19 +33,36 @@ func Find(flag string) (Places, error) {
 	if dir := cmp.Or(flag, os.Getenv("XB_STATE_DIR")); dir != "" {
 		return Places{Dir: Dir(dir)}, nil
 	}
-	text, err := os.ReadFile(hostConf)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	text, err := readHostConf()
+	if err != nil {
 		return Places{}, exit.Fail(exit.Config, "cannot read where this host keeps its state: %w", err)
 	}
 	p := Places{Dir: DefaultDir}
 	number := 0
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		number++
 		if err := p.set(strings.TrimSpace(line)); err != nil {
 			return Places{}, exit.Fail(exit.Config, "%s: line %d: %w", hostConf, number, err)
 		}
 	}
 	return p, nil
+}
+
+// readHostConf returns what HostConf holds, "" if there is none. A link to nowhere is one that cannot be read: with
+// the default in its place the state would be kept in two places. Nothing is waited for, as a pipe would have it.
+func readHostConf() (string, error) {
+	if _, err := os.Lstat(hostConf); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	info, err := os.Stat(hostConf)
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() || info.Size() > 1<<20 {
+		return "", errors.New(hostConf + " is no file of a few lines")
+	}
+	text, err := os.ReadFile(hostConf)
+	return string(text), err
 }
 
 // set takes a line NAME=VALUE, as a shell would. A name that is not known may be one mistyped, and the state be kept

@@ -1,10 +1,14 @@
 package state
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/exit"
 	"xen-backup/internal/testkit"
@@ -71,4 +75,28 @@ func TestFindRefuses(t *testing.T) {
 	}
 	_, err := Find("")
 	testkit.WantStatus(t, "a directory", err, exit.Config)
+}
+
+// What cannot be told is not taken for the default, and nothing is waited for.
+func TestFindRefusesNoFile(t *testing.T) {
+	for what, arrange := range map[string]func() error{
+		"a link to nowhere": func() error { return os.Symlink(hostConf+".not", hostConf) },
+		"a pipe":            func() error { return unix.Mkfifo(hostConf, 0o600) },
+		"a device":          func() error { return os.Symlink("/dev/full", hostConf) },
+		"a large file":      func() error { return os.WriteFile(hostConf, bytes.Repeat([]byte("#\n"), 1<<20), 0o600) },
+	} {
+		confOf(t, "")
+		os.Remove(hostConf)
+		if err := arrange(); err != nil {
+			t.Fatal(err)
+		}
+		found := make(chan error, 1)
+		go func() { _, err := Find(""); found <- err }()
+		select {
+		case err := <-found:
+			testkit.WantStatus(t, what, err, exit.Config)
+		case <-time.After(time.Minute):
+			t.Errorf("%s: waits", what)
+		}
+	}
 }

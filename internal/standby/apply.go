@@ -168,15 +168,15 @@ func (a *apply) reread() error {
 // setClean remembers the target as the delta's source, unless it was replaced or somebody
 // else wrote to it.
 func (a *apply) setClean() error {
-	err := a.file.CheckName(a.identity)
-	if s := exit.StatusOf(err); s == exit.Busy || s == exit.NoInput { // replaced or removed; else nobody knows
-		return errors.Join(err, a.disown())
-	}
 	witness, err := a.endWrites()
-	if err != nil {
-		return err
+	if err == nil {
+		return a.saveClean(witness)
 	}
-	return a.saveClean(witness)
+	lost := exit.StatusOf(a.file.CheckName(a.identity))
+	if lost == exit.Busy || lost == exit.NoInput { // replaced or removed; else nobody knows
+		err = errors.Join(err, a.disown())
+	}
+	return err
 }
 
 func (a *apply) removeSpool() error {

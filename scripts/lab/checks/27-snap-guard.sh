@@ -16,11 +16,11 @@ guard() {
 	guard=$!
 }
 
-# guest PASSES: rewrites its disk, as fast as it can, and notes each time how full the pool was.
+# guest PASSES STEP: rewrites its disk, so many MiB at a time, and notes each time how full the pool was.
 guest() {
 	for ((pass = 0; pass < $1; pass++)); do
-		for ((at = 0; at < 200; at += 20)); do
-			dd if=/dev/urandom of=/dev/$vg/t1 bs=1M count=20 seek=$at oflag=direct conv=notrunc status=none || return
+		for ((at = 0; at < 200; at += $2)); do
+			dd if=/dev/urandom of=/dev/$vg/t1 bs=1M count="$2" seek=$at oflag=direct conv=notrunc status=none || return
 			used >>uses
 		done
 	done
@@ -37,7 +37,7 @@ kept=$(xb-snap create --size 100M --owner none /dev/$vg/t2)
 xb-delta --bwlimit 100K "${snaps[1]}" <sig >d.delta 2>reader &
 reader=$!
 until [ -s d.delta ]; do sleep 0.05; done
-guest 2
+guest 2 20 # as fast as it can
 status 82 wait $reader
 grep "given up: the guest needs the room" reader
 refused 65 . xb-delta --info d.delta
@@ -124,7 +124,9 @@ chmod 755 slow/thin_delta
 PATH=$PWD/slow:$PATH xb-snap changes --since "$old" "$new" >extents 2>words &
 changes=$!
 until [ -e reading ]; do sleep 0.05; done
-guest 1 & # all of it, for which there is no room
+# All of it, for which there is no room. The 20 MiB of this small pool that are left to guests must last for as long as
+# the guard starts half a dozen programs: a step starts two.
+guest 1 2 &
 guest=$!
 wait $guest
 check_is "$new" 82

@@ -2,8 +2,11 @@ package durable
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/exit"
 )
@@ -34,6 +37,25 @@ func CreatePending(path string) (*PendingFile, error) {
 		return nil, exit.Fail(exit.CantCreate, "cannot create %s: %w", path, exit.Cause(err))
 	}
 	return p, nil
+}
+
+// ReadSmall reads a file of a few lines whole. What is no regular file is an error, and nothing is waited for: a pipe
+// in its place would have no end, nor a device.
+func ReadSmall(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	const limit = 1 << 20
+	info, err := f.Stat()
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > limit) {
+		err = errors.New(path + " is no file of a few lines")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // Commit makes the file durable under its name: after it returns nil, a crash

@@ -125,7 +125,7 @@ func checkNames(disk, peer string) error {
 // load returns what is remembered; nil if nothing is. Its errors have status Config if it cannot be understood.
 func load(dir state.Dir, disk, peer string) (*Copy, error) {
 	file := fileOf(dir, disk, peer)
-	text, err := os.ReadFile(file)
+	text, err := durable.ReadSmall(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/stream"
 )
@@ -66,19 +67,12 @@ func (d *Device) consentFile() string { return d.file(".consent") }
 func (d *Device) SaveConsent(c *Consent, now *Record) error {
 	c.Version, c.Identity, c.Before = version, d.identity, now.Fields()
 	c.Given, c.Boot, c.Uptime = time.Now().UTC().Truncate(time.Second), bootID(), uptime()
-	text, err := json.MarshalIndent(c, "", "  ")
-	if err != nil {
-		return exit.Fail(exit.Internal, "state: %w", err)
-	}
-	if err := d.dir.Make(); err != nil {
-		return err
-	}
-	return write(d.consentFile(), append(text, '\n'))
+	return d.note(d.consentFile(), c)
 }
 
 // Consent returns the consent that was given for the device; nil if there is none.
 func (d *Device) Consent() (*Consent, error) {
-	text, err := os.ReadFile(d.consentFile())
+	text, err := durable.ReadSmall(d.consentFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 )
 
@@ -45,7 +46,18 @@ func Find(flag string) (Places, error) {
 			return Places{}, exit.Fail(exit.Config, "%s: line %d: %w", hostConf, number, err)
 		}
 	}
-	return p, nil
+	return p, p.check()
+}
+
+// check demands that the state directory is there. One that was made anew, below a file system that is not mounted, would
+// make strangers of all standbys. The default one is below /var/lib, which is mounted where anything works.
+func (p Places) check() error {
+	info, err := os.Stat(string(p.Dir))
+	if p.Dir == DefaultDir || err == nil && info.IsDir() {
+		return nil
+	}
+	return exit.Fail(exit.Config, "%s: STATE_DIR: %s is no directory: is its file system not mounted? A new one: mkdir -m 700 %s",
+		hostConf, p.Dir, p.Dir)
 }
 
 // readHostConf returns what HostConf holds, "" if there is none. A link to nowhere is one that cannot be read: with
@@ -54,14 +66,7 @@ func readHostConf() (string, error) {
 	if _, err := os.Lstat(hostConf); errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
-	info, err := os.Stat(hostConf)
-	if err != nil {
-		return "", err
-	}
-	if !info.Mode().IsRegular() || info.Size() > 1<<20 {
-		return "", errors.New(hostConf + " is no file of a few lines")
-	}
-	text, err := os.ReadFile(hostConf)
+	text, err := durable.ReadSmall(hostConf)
 	return string(text), err
 }
 

@@ -27,14 +27,18 @@ func confOf(t *testing.T, text string) {
 }
 
 func TestFind(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a state")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		conf string
 		want Places
 	}{
 		{"", Places{Dir: DefaultDir}},
 		{"# STATE_DIR=/no\n\n  \nSPOOL_DIR=/big/spool # of tmpfs\n", Places{DefaultDir, "/big/spool"}},
-		{"STATE_DIR=\"/srv/a state\"\n\tSPOOL_DIR='/b'\t# c\n", Places{"/srv/a state", "/b"}},
-		{"STATE_DIR=/a\nSTATE_DIR=/b", Places{Dir: "/b"}},
+		{"STATE_DIR=\"" + dir + "\"\n\tSPOOL_DIR='/b'\t# c\n", Places{Dir(dir), "/b"}},
+		{"STATE_DIR=/no\nSTATE_DIR=/tmp", Places{Dir: "/tmp"}},
 	} {
 		confOf(t, c.conf)
 		if p, err := Find(""); err != nil || p != c.want {
@@ -67,6 +71,11 @@ func TestFindRefuses(t *testing.T) {
 		if err != nil && !strings.Contains(err.Error(), hostConf+": line 2: ") {
 			t.Errorf("%s: %v", line, err)
 		}
+	}
+	for _, dir := range []string{"/no/such/directory", "/etc/passwd"} { // not mounted, or mistyped
+		confOf(t, "STATE_DIR="+dir)
+		_, err := Find("")
+		testkit.WantStatus(t, dir, err, exit.Config)
 	}
 	confOf(t, "")
 	os.Remove(hostConf)

@@ -109,14 +109,19 @@ func (d *Device) Hold(h *Held) error {
 		return exit.Fail(exit.CantCreate, "the note of what is held cannot have the names %q and %q: they are not UTF-8", h.Spool, h.Target)
 	}
 	h.Version, h.Identity = version, d.identity
-	text, err := json.MarshalIndent(h, "", "  ")
+	return d.note(d.heldFile(), h)
+}
+
+// note makes v the content of a file beside the state, durably.
+func (d *Device) note(file string, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return exit.Fail(exit.Internal, "state: %w", err)
 	}
 	if err := d.dir.Make(); err != nil {
 		return err
 	}
-	return write(d.heldFile(), append(text, '\n'))
+	return write(file, append(text, '\n'))
 }
 
 // Held returns the delta that is held for the device, nil if none is. Only who has the lock may rely on it.

@@ -80,17 +80,11 @@ func (c *command) checkList() error {
 // printList is --list.
 func (c *command) printList() error {
 	dir, now := state.Dir(c.StateDir), time.Now()
-	if c.listing.metrics != "" {
-		all, err := runs.Look(dir, nil, now)
-		if err == nil {
-			err = all.WriteMetrics(c.listing.metrics)
-		}
-		if err != nil {
-			return err
-		}
-	}
 	if c.listing.expected != "" {
 		return c.printVerdict(dir, now)
+	}
+	if err := c.writeMetrics(dir, now); err != nil {
+		return err
 	}
 	words, err := c.answer(dir, now)
 	if err != nil || words == "" {
@@ -120,14 +114,23 @@ func (c *command) answer(dir state.Dir, now time.Time) (string, error) {
 	return all.Text(), nil
 }
 
+// writeMetrics writes the file of --metrics, if it is wanted.
+func (c *command) writeMetrics(dir state.Dir, now time.Time) error {
+	if c.listing.metrics == "" {
+		return nil
+	}
+	all, err := runs.Look(dir, nil, now)
+	if err != nil {
+		return err
+	}
+	return all.WriteMetrics(c.listing.metrics)
+}
+
 // printVerdict is --expected. Whatever cannot be found out has a status of its own, which Nagios knows, and no other.
 func (c *command) printVerdict(dir state.Dir, now time.Time) error {
 	verdict, err := c.judge(dir, now)
 	if err != nil {
-		if err := c.Print("UNKNOWN: " + text.Printable(strings.ReplaceAll(err.Error(), "\n", "; ")) + "\n"); err != nil {
-			return err
-		}
-		return exit.Answer(int(runs.Unknown))
+		verdict = runs.Untold(err, c.listing.maxAge, now)
 	}
 	words := verdict.Text()
 	if c.json {
@@ -152,6 +155,9 @@ func (c *command) judge(dir state.Dir, now time.Time) (*runs.Verdict, error) {
 		in = f
 	}
 	expected, err := runs.ReadExpected(in)
+	if err == nil {
+		err = c.writeMetrics(dir, now)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -92,6 +93,16 @@ func TestList(t *testing.T) {
 	judge(`domu2\tdom0a\tdom0b\tno\t`, 2, "CRITICAL: domu2: it does not run here and was never copied here")
 	judge(`domu1`, 3, "UNKNOWN: line 1 of what is expected ")
 	h.sh("xb-patch --list --expected none --max-age 26h").fails(t, 3)
+	h.sh("xb-patch --list --expected none --max-age 26h --metrics no/such/file").fails(t, 3)
+	untold := h.sh("xb-patch --list --expected none --max-age 26h --json")
+	var answer struct {
+		Status int
+		Line   string
+	}
+	if err := json.Unmarshal([]byte(untold.out), &answer); err != nil || answer.Status != 3 ||
+		!strings.HasPrefix(answer.Line, "UNKNOWN: ") || untold.status != 3 {
+		t.Errorf("status %d, %v: %s", untold.status, err, untold.out)
+	}
 	h.must("printf x >>b; rm -r ../state/runs; mkdir -p ../state/xml")
 	h.must(`echo '<domain><name>domu1</name><devices><disk><source file="/b"/><target dev="xvda"/></disk></devices></domain>' >../state/xml/domu1.xml`)
 	judge(`domu1\tdom0b\tdom0a\tno\t`, 2, "CRITICAL: domu1: "+h.path("b")+" was changed since it was copied")

@@ -115,6 +115,10 @@ func (v *Verdict) heldDisks(domu string, document *domain.Domain) (disks []strin
 
 // judgeHolding judges one disk, and reports whether it is a whole image.
 func (v *Verdict) judgeHolding(domu, disk string, h *standby.Holding) bool {
+	if h == nil && v.hasUnreadable() {
+		v.say(domu, Unknown, "%s was never copied here, or what is remembered of it is what cannot be read", disk)
+		return false
+	}
 	if h == nil {
 		v.say(domu, Failing, "%s was never copied here", disk)
 		return false
@@ -145,6 +149,11 @@ func (v *Verdict) judgeHolding(domu, disk string, h *standby.Holding) bool {
 		return true
 	}
 	return false
+}
+
+// hasUnreadable reports whether there is a state of which nobody knows whose it is.
+func (v *Verdict) hasUnreadable() bool {
+	return slices.ContainsFunc(v.list.Holdings, func(h standby.Holding) bool { return h.Disk == "" && h.Err != nil })
 }
 
 // judgeSet judges whether the disks, and the document, are of one moment.

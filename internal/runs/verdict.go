@@ -52,7 +52,17 @@ func Judge(expected []Expected, l *List, maxAge time.Duration) *Verdict {
 	for i := range expected {
 		v.judge(&expected[i])
 	}
+	if v.judged == 0 && v.Status() == Good {
+		v.say("", Unknown, "no image was found to judge: does DOM0S name this host by the name that it has?")
+	}
 	slices.SortStableFunc(v.Findings, func(a, b Finding) int { return b.Severity.rank() - a.Severity.rank() })
+	return v
+}
+
+// Untold is the verdict where nothing can be judged.
+func Untold(why error, maxAge time.Duration, now time.Time) *Verdict {
+	v := &Verdict{list: &List{Now: now}, maxAge: maxAge}
+	v.say("", Unknown, "%v", why)
 	return v
 }
 
@@ -137,9 +147,9 @@ func (v *Verdict) judgeCopy(domu, disk, peer string) {
 	case c == nil:
 		v.say(domu, Failing, "%s was never copied", where)
 	case c.Success == nil:
-		v.say(domu, Failing, "%s was never copied, %s: %s", where, failed(c.Failures), c.Attempt.Words)
+		v.say(domu, Failing, "%s was never copied%s", where, c.sinceThen())
 	case c.Attempt.Failed():
-		v.say(domu, Failing, "%s is %s old, %s: %s", where, v.list.age(c.of()), failed(c.Failures), c.Attempt.Words)
+		v.say(domu, Failing, "%s is %s old%s", where, v.list.age(c.of()), c.sinceThen())
 	case v.isFuture(c.Success.Time):
 		v.say(domu, Unknown, "%s was copied in the future, at %s: is the clock right?", where, c.Success.Time.Format(timeForm))
 	default:
@@ -147,7 +157,17 @@ func (v *Verdict) judgeCopy(domu, disk, peer string) {
 	}
 }
 
-func failed(n int) string { return "and " + count(n, "run") + " failed since" }
+// sinceThen tells what has failed since the last success.
+func (c *Copy) sinceThen() string {
+	if c.Failures == 0 {
+		return ""
+	}
+	words := ", and " + count(c.Failures, "run") + " failed since"
+	if c.Attempt.Words != "" {
+		words += ": " + c.Attempt.Words
+	}
+	return words
+}
 
 func (v *Verdict) isFuture(t time.Time) bool { return t.Sub(v.list.Now) > skew }
 
@@ -240,11 +260,8 @@ func (v *Verdict) Status() Severity {
 func (v *Verdict) Line() string {
 	status := v.Status()
 	if status == Good {
-		line := fmt.Sprintf("OK: %s, %s", count(v.domus, "DomU"), count(v.judged, "image"))
-		if v.judged > 0 {
-			line += ", all younger than " + text.FormatAge(v.maxAge) + "; oldest " + v.which + ", " + v.list.age(v.oldest)
-		}
-		return line
+		return fmt.Sprintf("OK: %s, %s, all younger than %s; oldest %s, %s", count(v.domus, "DomU"), count(v.judged, "image"),
+			text.FormatAge(v.maxAge), v.which, v.list.age(v.oldest))
 	}
 	line := status.String() + ": " + v.Findings[0].text()
 	others := 0

@@ -2,11 +2,14 @@ package runs
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/state"
 	"xen-backup/internal/testkit"
@@ -40,6 +43,14 @@ func (h *host) want(line string, status Severity, words ...string) {
 		if !strings.Contains(v.Text(), w) {
 			h.Errorf("%s: no %q in\n%s", line, w, v.Text())
 		}
+	}
+}
+
+// pipe puts one in a file's place.
+func pipe(t *testing.T, path string) {
+	t.Helper()
+	if err := errors.Join(os.Remove(path), unix.Mkfifo(path, 0o600)); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -114,7 +125,12 @@ func TestVerdictOfASource(t *testing.T) {
 		{"this host not known", func(h *host) {}, "domu1 |  | dom0b | yes | xvda", Unknown, "which of DOM0S is this host"},
 		{"may run here", func(h *host) {}, "domu1 | dom0a | dom0b | unknown | ", Unknown, "whether it runs here cannot be told"},
 		{"a typo", func(h *host) {}, "domu9 | dom0a | dom0b | no | ", Failing, "does not run here and was never copied here"},
-		{"of other hosts", func(h *host) {}, "domu9 | - | dom0b | no | ", Good, "nothing of it is expected here"},
+		{"of other hosts", func(h *host) {}, "domu9 | - | dom0b | no | ", Unknown, "no image was found to judge"},
+		{"of other hosts, too", func(h *host) {}, here + "\ndomu9 | - | dom0b | no | ", Good, "nothing of it is expected here"},
+		{"failed without words", func(h *host) {
+			h.change(h.remember("domu1/xvdb", "dom0c", 0, 3), func(c *Copy) { c.Attempt.Words = "" })
+		}, here, Failing, "xvdb on dom0c was never copied, and 3 runs failed since\n"},
+		{"a pipe", func(h *host) { pipe(h.T, fileOf(h.dir, "domu1/xvdb", "dom0c")) }, here, Unknown, "cannot be read"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := newHost(t)
@@ -214,7 +230,7 @@ func TestVerdictOfAStandby(t *testing.T) {
 			set(h, time.Hour)
 			names, _ := filepath.Glob(string(h.dir) + "/*xvdb.json")
 			testkit.Write(h.T, names[0], "{")
-		}, Failing, "cannot be used"},
+		}, Unknown, "UNKNOWN: domu1: "},
 		{"another's is unreadable", func(h *host) {
 			set(h, time.Hour)
 			testkit.Write(h.T, string(h.dir)+"/x.json", "{")

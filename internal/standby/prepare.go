@@ -1,6 +1,7 @@
 package standby
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -121,13 +122,13 @@ func (t *target) judgeComing(coming Coming) (*Readiness, error) {
 	if err := t.look(); err != nil {
 		return nil, err
 	}
-	if err := t.checkOwner(); err != nil {
-		return nil, err
-	}
 	r := &Readiness{Phase: t.before.Phase, Guests: inuse.AnyGuest()}
-	if t.before.Phase == state.Applying { // of a dry run: else it was finished
+	if coming.DryRun && r.Phase == state.Applying { // else it was finished, or was begun and interrupted since
 		r.Reason = unfinishedApply
-		return r, t.checkFits(coming.Size)
+		return r, errors.Join(t.checkOwner(), t.checkFits(coming.Size))
+	}
+	if err := t.checkRecord(); err != nil {
+		return nil, err
 	}
 	for _, check := range []func(Coming) error{t.checkRoomFor, t.checkKnown, t.checkFirst} {
 		if err := check(coming); err != nil {

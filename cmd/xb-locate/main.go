@@ -5,9 +5,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"xen-backup/internal/cli"
@@ -171,17 +168,17 @@ type answerer func(ctx context.Context, env *cli.Env, o *options, operands []str
 
 // question returns the option that says what is asked, those that go with it, and who answers.
 func (o *options) question() (option string, allowed []string, answer answerer) {
-	ask := []string{"-c", "--connect", "--toolstack"}
+	toolstacks := []string{"-c", "--connect", "--toolstack"}
 	list := []string{"-c", "--connect", "--exclude", "--all", "--json"}
 	switch {
 	case o.active:
-		return "--active", append(ask, "--final"), tell
+		return "--active", append(toolstacks, "--final"), tell
 	case o.known:
-		return "--known", append(ask, "--xl-config"), tell
+		return "--known", append(toolstacks, "--xl-config"), tell
 	case o.copy:
-		return "--copy", append(ask, "--exclude", "--note", "--xl-config", "--document-file", "--bundle", "--final"), copyDisks
+		return "--copy", append(toolstacks, "--exclude", "--note", "--xl-config", "--document-file", "--bundle", "--final"), copyDisks
 	case o.document:
-		return "--document", append(ask, "--xl-config", "--bundle"), printDocument
+		return "--document", append(toolstacks, "--xl-config", "--bundle"), printDocument
 	case o.store != "":
 		return "--store", []string{"-c", "--connect", "--format", "--map", "--drop", "--set", "--taken", "--state-dir"},
 			storeDocument
@@ -190,7 +187,7 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	case o.targets:
 		return "--targets", []string{"--dom0s", "--rules", "--local"}, printTargets
 	case o.still != "":
-		return "--still", append(ask, "--exclude"), tellStill
+		return "--still", append(toolstacks, "--exclude"), tellStill
 	case o.uuid:
 		return "--uuid", []string{"--xml"}, listDocument
 	case o.xml != "":
@@ -206,15 +203,6 @@ func targets(list *[]string) func(string) error {
 			return errors.New("empty target")
 		}
 		*list = append(*list, target)
-		return nil
-	}
-}
-
-// words returns a setter of an option that takes a list as the script's settings are, words with
-// blanks between them.
-func words(list *[]string) func(string) error {
-	return func(value string) error {
-		*list = append(*list, strings.Fields(value)...)
 		return nil
 	}
 }
@@ -238,13 +226,17 @@ func newLocator(ctx context.Context, o *options) (*domain.Locator, *domain.Judge
 	return &domain.Locator{Toolstacks: toolstacks, InUse: judge.InUse, Pause: time.Second}, judge, err
 }
 
+// ask returns the domain that is asked for, who asks the toolstacks for it, and who judges its disks.
+func ask(ctx context.Context, o *options, operands []string) (name string, l *domain.Locator, judge *domain.Judge, err error) {
+	if name, err = oneName(operands); err == nil {
+		l, judge, err = newLocator(ctx, o)
+	}
+	return name, l, judge, err
+}
+
 // locate lists the disks of a domain that is active here.
 func locate(ctx context.Context, env *cli.Env, o *options, operands []string) error {
-	name, err := oneName(operands)
-	if err != nil {
-		return err
-	}
-	l, judge, err := newLocator(ctx, o)
+	name, l, judge, err := ask(ctx, o, operands)
 	if err != nil {
 		return err
 	}
@@ -258,11 +250,7 @@ func locate(ctx context.Context, env *cli.Env, o *options, operands []string) er
 
 // copyDisks tells all that a copy of a domain needs.
 func copyDisks(ctx context.Context, env *cli.Env, o *options, operands []string) error {
-	name, err := oneName(operands)
-	if err != nil {
-		return err
-	}
-	l, judge, err := newLocator(ctx, o)
+	name, l, judge, err := ask(ctx, o, operands)
 	if err != nil {
 		return err
 	}
@@ -310,15 +298,11 @@ func list(env *cli.Env, o *options, judge *domain.Judge, a domain.Answer) error 
 
 // tellStill says whether the answer to DOMAIN still is what --note has kept.
 func tellStill(ctx context.Context, env *cli.Env, o *options, operands []string) error {
-	name, err := oneName(operands)
+	name, l, judge, err := ask(ctx, o, operands)
 	if err != nil {
 		return err
 	}
 	before, err := domain.ReadNote(o.still)
-	if err != nil {
-		return err
-	}
-	l, judge, err := newLocator(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -349,11 +333,7 @@ func tell(ctx context.Context, env *cli.Env, o *options, names []string) error {
 
 // printDocument prints the document by which a domain can be started on another host.
 func printDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
-	name, err := oneName(operands)
-	if err != nil {
-		return err
-	}
-	l, judge, err := newLocator(ctx, o)
+	name, l, judge, err := ask(ctx, o, operands)
 	if err != nil {
 		return err
 	}
@@ -376,34 +356,4 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	store := domain.NewStore(ctx, places.Dir, o.uri)
 	store.Places, store.Dropped, store.Set, store.Format = o.places, o.drop, o.set, domain.Format(o.format)
 	return store.Keep(o.store, env.Stdin, env)
-}
-
-// tellHere says of each host whether it is this one.
-func tellHere(ctx context.Context, env *cli.Env, o *options, names []string) error {
-	if len(names) == 0 {
-		return exit.Fail(exit.Usage, "want a DOM0")
-	}
-	answers := dom0s.Here(ctx, names, o.dom0s.Local)
-	var b strings.Builder
-	for i, name := range names {
-		if slices.Index(names, name) == i {
-			fmt.Fprintf(&b, "%s\t%s\n", name, answers[name])
-		}
-	}
-	return env.Print(b.String())
-}
-
-// printTargets prints this host with its disks, and the others with the names of these there.
-func printTargets(ctx context.Context, env *cli.Env, o *options, sources []string) error {
-	o.dom0s.Sources = sources
-	plan, err := o.dom0s.Make(ctx, env)
-	if err != nil {
-		return err
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s\t%s\n", plan.Local, strings.Join(sources, " "))
-	for _, dom0 := range plan.Remotes {
-		fmt.Fprintf(&b, "%s\t%s\n", dom0, strings.Join(plan.Targets[dom0], " "))
-	}
-	return env.Print(b.String())
 }

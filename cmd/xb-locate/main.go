@@ -31,7 +31,8 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
                  [--xl-config FILE] [--bundle FILE] DOMAIN
        xb-locate --store DOMAIN [-c URI] [--format xml|xl] [--map A=B]...
                  [--drop TARGET]... [--set SET --taken TIME] [--state-dir DIR]
-       xb-locate --here [--local NAME] DOM0...
+       xb-locate --plan [-c URI] [--toolstack auto|virsh|xl] [--local NAME]
+                 [--disks] [--state-dir DIR]
        xb-locate --targets --dom0s LIST [--rules LIST] [--local NAME] SOURCE...
 
 Print the disks of DOMAIN (a name, UUID or id), one TARGET<TAB>SOURCE a line,
@@ -75,8 +76,11 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --taken TIME       and when these were frozen: 2026-11-26T23:47:28Z
       --state-dir DIR    (default: $XB_STATE_DIR, or STATE_DIR of
                          /etc/xen-backup/host.conf, or /var/lib/xen-backup)
-      --here             say of each name of a host, DOM0<TAB>yes|no|unknown, whether
-                         it leads to this one
+      --plan             read lines DOMU<TAB>DOM0S<TAB>EXCLUDE of conf files; print
+                         what a run asks of each: DOMU, is it active here, is it
+                         known here, the other hosts of DOM0S, why it is not active
+      --disks            in place of that what should be copied, in the form that
+                         xb-patch(1) expects
       --targets          print the host of --dom0s that is this one, and the others,
                          each with the names of the disks SOURCE there
       --dom0s LIST       hosts, as DOM0S of xen-backup.sh
@@ -103,7 +107,7 @@ type options struct {
 	all, json                     bool
 	note, still                   string // files
 
-	active, known, copy, document, uuid, here, targets bool // what is asked
+	active, known, copy, document, uuid, targets, plan bool // what is asked
 
 	final    bool   // for a copy that is to be the last
 	kept     string // file for the document
@@ -115,6 +119,7 @@ type options struct {
 	set      domain.Set
 	stateDir string
 	dom0s    dom0s.Order
+	disks    bool
 }
 
 func run(env *cli.Env, args []string) error {
@@ -145,7 +150,8 @@ func run(env *cli.Env, args []string) error {
 	f.String(&o.set.Name, "set")
 	f.String(&o.set.Taken, "taken")
 	f.Path(&o.stateDir, "state-dir")
-	f.Bool(&o.here, "here")
+	f.Bool(&o.plan, "plan")
+	f.Bool(&o.disks, "disks")
 	f.Bool(&o.targets, "targets")
 	f.Func("dom0s", words(&o.dom0s.Dom0s))
 	f.Func("rules", words(&o.dom0s.Rules))
@@ -182,8 +188,8 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	case o.store != "":
 		return "--store", []string{"-c", "--connect", "--format", "--map", "--drop", "--set", "--taken", "--state-dir"},
 			storeDocument
-	case o.here:
-		return "--here", []string{"--local"}, tellHere
+	case o.plan:
+		return "--plan", append(toolstacks, "--local", "--disks", "--state-dir"), plan
 	case o.targets:
 		return "--targets", []string{"--dom0s", "--rules", "--local"}, printTargets
 	case o.still != "":

@@ -12,6 +12,7 @@ type Said struct {
 	Name string
 	Word string
 	Err  error // why it is neither yes nor no
+	Why  error // why it is a no
 }
 
 // SayActive says of each domain whether it is active here. One that is has a yes, also
@@ -19,11 +20,12 @@ type Said struct {
 // final says that a copy is to be the last one, for which saved memory counts.
 func (l *Locator) SayActive(ctx context.Context, names []string, final bool, words Words) (said []Said) {
 	for i, found := range l.locateAll(ctx, names) {
-		word, err := activeWord(names[i], found, final)
-		if word == "no" {
+		s := Said{Name: names[i]}
+		if s.Word, s.Err = activeWord(names[i], found, final); s.Word == "no" {
+			s.Why = found.Err
 			words.Info("%v", found.Err)
 		}
-		said = append(said, Said{names[i], word, err})
+		said = append(said, s)
 	}
 	return said
 }
@@ -39,7 +41,7 @@ func (l *Locator) SayKnown(ctx context.Context, names []string) (said []Said) {
 		case known[i]:
 			word = "yes"
 		}
-		said = append(said, Said{name, word, errs[i]})
+		said = append(said, Said{Name: name, Word: word, Err: errs[i]})
 	}
 	return said
 }

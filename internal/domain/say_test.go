@@ -40,7 +40,7 @@ func TestActiveBusy(t *testing.T) {
 
 func TestSum(t *testing.T) {
 	busy, unknown := exit.Fail(exit.Busy, "a"), exit.Fail(exit.Unavailable, "b")
-	yes, no := Said{"x", "yes", nil}, Said{"y", "no", nil}
+	yes, no := Said{Name: "x", Word: "yes"}, Said{Name: "y", Word: "no"}
 	for _, c := range []struct {
 		said   []Said
 		text   string
@@ -48,9 +48,9 @@ func TestSum(t *testing.T) {
 	}{
 		{[]Said{yes}, "yes\n", 0},
 		{[]Said{no, yes}, "y\tno\nx\tyes\n", 0},
-		{[]Said{{"z", "busy", busy}}, "", exit.Busy},
-		{[]Said{yes, {"z", "busy", busy}}, "x\tyes\nz\tbusy\n", exit.Busy},
-		{[]Said{{"z", "busy", busy}, {"u", "unknown", unknown}, no}, "z\tbusy\nu\tunknown\ny\tno\n", exit.Unavailable},
+		{[]Said{{"z", "busy", busy, nil}}, "", exit.Busy},
+		{[]Said{yes, {"z", "busy", busy, nil}}, "x\tyes\nz\tbusy\n", exit.Busy},
+		{[]Said{{"z", "busy", busy, nil}, {"u", "unknown", unknown, nil}, no}, "z\tbusy\nu\tunknown\ny\tno\n", exit.Unavailable},
 		{nil, "", 0},
 	} {
 		if text, err := Sum(c.said); text != c.text || exit.StatusOf(err) != c.status {

@@ -160,3 +160,13 @@ func removeOld(path string) error {
 	}
 	return durable.SyncDir(filepath.Dir(path))
 }
+
+// HasDocument reports whether a document of a domain is kept below a state directory.
+func HasDocument(dir state.Dir, name string) bool {
+	for _, format := range []Format{XML, XL} {
+		if _, err := os.Stat(filepath.Join(string(dir), "xml", name+format.suffix())); err == nil {
+			return true
+		}
+	}
+	return false
+}

@@ -65,11 +65,10 @@ power_off
 
 // logger stands for logger(1), so that a test leaves nothing in this machine's log.
 const logger = `#!/bin/bash
-while [[ $1 != -- ]]; do
-	[[ $1 != -p ]] || priority=$2
-	shift
-done
-echo "$priority $2" >>/run/syslog
+while [[ $1 != -p ]]; do shift; done
+echo logger >>/run/loggers
+declare -A level=([3]=err [4]=warning [6]=info)
+while IFS= read -r line; do echo "${2%.*}.${level[${line:1:1}]} ${line:3}"; done >>/run/syslog
 `
 
 // virshStandIn makes the test driver's domains last: what one call does to them, the next sees.
@@ -82,8 +81,9 @@ esac
 cd /run
 exec 8>virsh.lock
 flock 8
-grep -q 'runstate>1<' "domains/${!#}" || [[ $word = resume ]] || exit 1
-sed -i "s|runstate>.*</test|runstate>$runstate</test|" "domains/${!#}"
+domu=${!#} domu=${domu#--domain=}
+grep -q 'runstate>1<' "domains/$domu" || [[ $word = resume ]] || exit 1
+sed -i "s|runstate>.*</test|runstate>$runstate</test|" "domains/$domu"
 { echo '<node>'; cat domains/*; echo '</node>'; } >node.xml.new
 mv node.xml.new node.xml
 echo "$word" >>paused

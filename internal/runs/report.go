@@ -62,8 +62,8 @@ const (
 	maxRemembered = 500
 )
 
-// ReadWords reads what all stages said, to the end: nobody shall wait for a reader. Heartbeats, blank lines and what a
-// stage says of the end of its neighbour are no words.
+// ReadWords reads what all stages said, to the end: nobody shall wait for a reader. Heartbeats, blank lines, what a
+// stage says of the end of its neighbour, and what --words calls information are no words.
 func (r *Report) ReadWords(in io.Reader) error {
 	lines := bufio.NewReaderSize(in, 1<<16)
 	dropped := 0
@@ -79,9 +79,15 @@ func (r *Report) ReadWords(in io.Reader) error {
 		for prefix && err == nil {
 			_, prefix, err = lines.ReadLine()
 		}
+		if level, rest, is := strings.Cut(word, " "); is && (level == errorLevel || level == warningLevel) {
+			word = rest
+		}
 		switch strings.TrimSpace(word) {
 		case "", "progress", "waiting", "xb-delta: standard output: broken pipe":
 		default:
+			if strings.HasPrefix(word, "info ") {
+				continue
+			}
 			if len(r.words) < maxLines {
 				r.words = append(r.words, word)
 			} else {

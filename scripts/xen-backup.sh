@@ -6,11 +6,10 @@
 #
 # All but the last lines are functions, so that bash has read all of it before the run begins: the file may
 # be replaced meanwhile. Each part of a run is a child that is waited for (not the left side of "||"), so
-# that "set -e" holds in it; its status is 3 if it has said what went wrong. Its files are
-# $work/CONF[.DOM0[.DISK]].WHAT, where CONF and DISK are numbers.
+# that "set -e" holds in it; its status is 3 if it has said what went wrong.
 #
 # Traps call functions, conf files are sourced, and lists of words are taken apart:
-# shellcheck disable=SC2317,SC1090,SC2086,SC2206,SC2046,SC2048,SC2116,SC2015,SC2153
+# shellcheck disable=SC2207,SC2317,SC1090,SC2086,SC2206,SC2046,SC2048,SC2116,SC2015,SC2153
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
 	echo "xen-backup.sh: needs bash 4.4 or newer, and this is $BASH_VERSION" >&2
 	exit 78
@@ -20,18 +19,18 @@ export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/sbin:/bin:/usr/sbin:/usr/bi
 
 usage() {
 	cat <<'END'
-Usage: xen-backup.sh [--dry-run] [--verify] [--to DOM0] [--wait [TIME]] [DOMU...]
+Usage: xen-backup.sh [--dry-run] [--verify] [--to DOM0] [--wait [SECONDS]] [DOMU...]
        xen-backup.sh --final|--force-diverged [OPTION...] DOMU
        xen-backup.sh --status [--json] [DOMU...]
 
-Bring the standby copies of the DomUs that run on this Dom0 up to date: of all
-that have a conf file in /etc/xen-backup.d, or only those named. The README
-explains the settings, which are in conf files and in the environment.
+Bring the standby copies of the DomUs that run on this Dom0 up to date: of all that
+have a conf file in /etc/xen-backup.d, or only those named. The README explains the
+settings, which are in conf files and in the environment.
 
   --dry-run         change nothing; say what would be done
   --verify          compare each copy with its source afterwards
   --to DOM0         only the copies on this Dom0
-  --wait [TIME]     wait for a run that is at work, at most TIME: 600, 10m, 2h
+  --wait [SECONDS]  wait for a run that is at work
   --final           last copy before a planned move: the DomU must be shut off
                     everywhere, and is read without a snapshot
   --force-diverged  overwrite copies whose changes exist nowhere else, as after a
@@ -39,10 +38,10 @@ explains the settings, which are in conf files and in the environment.
   --status          tell what is copied, and how old it is
   -h, --help        show this help
 
-Exit status: 0 done or nothing to do, 3 at least one DomU or Dom0 failed, 64
-usage, 73 cannot write to RUN_DIR, 75 another run is at work, 78 configuration
-or bash, 143 stopped by a signal. --status: 0 all copies are younger than
-MAX_AGE, 1 one is older, 2 one fails, is missing or twice as old, 3 cannot tell.
+Exit status: 0 done or nothing to do, 3 at least one DomU or Dom0 failed, 64 usage,
+73 cannot write to RUN_DIR, 75 another run is at work, 78 configuration or bash, 143
+stopped by a signal. --status: 0 all copies are younger than MAX_AGE, 1 one is
+older, 2 one fails, is missing or twice as old, 3 cannot tell.
 END
 }
 
@@ -65,8 +64,6 @@ is_for_mail() { [[ $1 != '<6>'* || -n $dry_run$erase ]]; } # erase: it is a term
 
 to_syslog() { # takes lines with a priority; what syslog does not take is for the mail
 	local line
-	# LOG_OPTION is a list of options.
-	# shellcheck disable=SC2086
 	logger --socket-errors=on --prio-prefix -t "xen-backup.sh[$$]" -p "$LOG_FACILITY.info" $LOG_OPTION ||
 		while IFS= read -r line; do is_for_mail "$line" || printf '%s\n' "${line:3}" >&2; done
 }
@@ -115,7 +112,7 @@ await() { # PROCESS NAME: of a part
 
 at_most() { # NUMBER: waits until fewer parts are at work
 	local running
-	while read -rd '' -a running < <(jobs -pr) || ((${#running[@]} >= $1)); do wait -n || :; done
+	while running=($(jobs -pr)) && ((${#running[@]} >= $1)); do wait -n || :; done
 }
 
 pause() { read -rt "$1" <>"$work/never" || :; } # SECONDS: without a program that would outlive this one
@@ -136,8 +133,7 @@ ping_url() { # WORD: never makes a run fail
 
 # --- conf files ---------------------------------------------------------------
 
-# check_settings refuses what would else be found out late, or never.
-check_settings() { # CONF
+check_settings() { # CONF: refuses what would else be found out late, or never
 	local setting value
 	[[ $DOMU =~ ^$word$ ]] || fail 78 "$1: bad or missing name in DOMU: '$DOMU'"
 	# virsh and xl would take it for the number of a domain, perhaps of another one.
@@ -167,7 +163,6 @@ check_names() { # CONF NAMES-BEFORE
 # read_conf is a child that sources a conf file and writes its settings to another one.
 read_conf() { # CONF FILE
 	local conf=$1 file=$2 names setting
-	[[ -f $conf ]] && bash -n "$conf" 2>"$file.said" || exit 78
 	names=$(compgen -v)
 	readonly "${run_wide[@]}"
 	set +eu # as the script of 2009 did
@@ -175,15 +170,19 @@ read_conf() { # CONF FILE
 	eval '. "$conf" 2>"$file.said";' "$(declare -p IFS conf file names settings form word work only about status dry_run erase failed)"
 	set -euf +C # no names of files in lists
 	DOMU=${DOMU:-} DOM0S=$(echo ${DOM0S[*]:-}) MAP=$(echo ${MAP[*]:-}) EXCLUDE=$(echo ${EXCLUDE[*]:-})
-	: >"$file"
-	((${#only[@]} == 0)) || [[ " ${only[*]} " = *" $DOMU "* ]] || exit 0
 	# "MAP = ..." and a list without quotes are commands that are not found, and no MAP.
-	[[ $(<"$file.said") != *"$conf: line "* ]] || exit 78
-	log_file warning "## $conf: " "$file.said"
-	for setting in "${settings[@]}"; do printf -v "$setting" %s "${!setting:-}"; done
-	check_names "$conf" "$names"
-	check_settings "$conf"
-	for setting in "${settings[@]}"; do printf '%s=%q\n' "$setting" "${!setting}"; done >"$file"
+	if ((${#only[@]} == 0)) || [[ " ${only[*]} " = *" $DOMU "* ]]; then
+		[[ $(<"$file.said") != *"$conf: line "* ]] || exit 78
+		log_file warning "## $conf: " "$file.said"
+		for setting in "${settings[@]}"; do printf -v "$setting" %s "${!setting:-}"; done
+		check_names "$conf" "$names"
+		check_settings "$conf"
+		for setting in "${settings[@]}"; do printf '%s=%q\n' "$setting" "${!setting}"; done >"$file"
+	elif [[ $(<"$file.said") = *"$conf: line "* ]]; then
+		exit 4 # perhaps it is the one that is asked for
+	else
+		: >"$file"
+	fi
 }
 
 # read_confs sets domus, by the numbers of their conf files.
@@ -194,16 +193,16 @@ read_confs() {
 		n=$((n + 1)) code=0
 		read_conf "$conf" "$work/$n" &
 		wait "$!" || code=$?
-		if [[ -s $work/$n ]]; then
-			IFS='=' read -r _ 'domus[n]' <"$work/$n"
-		elif ((code == 3)); then
-			failed=1
-		elif [[ ! -e $work/$n ]] && ((${#only[@]})); then # who is asked for and has no other is told of below
-			unread+=" $conf"
-		elif ((code)) || [[ ! -e $work/$n ]]; then
-			[[ ! -e $work/$n.said ]] || log_file err "## " "$work/$n.said"
+		[[ ! -s $work/$n ]] || IFS='=' read -r _ 'domus[n]' <"$work/$n"
+		case $code in
+		3) failed=1 ;;
+		4) unread+=" $conf" ;;
+		*)
+			[[ ! -e $work/$n ]] || continue
+			log_file err "## " "$work/$n.said"
 			fail 78 "$conf: not a file of shell variables, or it sets what is for the whole run, or it ends the script" || :
-		fi
+			;;
+		esac
 	done
 	for domu in "${only[@]}"; do
 		[[ " ${domus[*]} " = *" $domu "* ]] ||
@@ -211,7 +210,7 @@ read_confs() {
 	done
 }
 
-# --- the other Dom0s ----------------------------------------------------------
+# --- one Dom0 -----------------------------------------------------------------
 
 # connect opens the one connection to each Dom0 that all commands share. Who is dead is found out here, once.
 connect() { # DOM0...
@@ -232,17 +231,16 @@ connect() { # DOM0...
 	done
 }
 
-# at makes a part of the run one for a Dom0, or for a disk there.
-at() { # DOM0 [NUMBER-OF-THE-DISK]
-	local there_too
-	dom0=$1 place=$1 t=$work/$n.$1 failed=0 there=(ssh "${ssh_options[@]}" -o "ControlPath=${socket[$1]}" "$1")
-	[[ -n ${2:-} ]] || return 0
-	read -ra there_too <<<"${targets[$1]}"
-	disk=${disks[$2]} source=${sources[$2]} target=${there_too[$2]} place=$1:$target t+=.$2 progress="$work/progress $DOMU $disk to $1"
-	patch_options=(--heartbeat --peer "$local_dom0" --disk "$DOMU/$disk" --sector-size "${sectors[$2]}" ${uuid:+--uuid "$uuid"}
-		${TOOLSTACK:+--toolstack "$TOOLSTACK"} ${CREATE_LV:+--create-lv "$CREATE_LV"} ${FIRST_COPY:+--first-copy "$FIRST_COPY"}
-		${force:+--force-diverged})
-	if [[ -e $t.prepared ]]; then . "$t.prepared"; fi
+# at makes a part of the run one for a Dom0, or for a disk there. Its files are $t.WHAT.
+at() { # DOM0 [DISK]
+	dom0=$1 disk=${2:-} place=$1 t=$work/$n.$1${2:+.$2} failed=0 source='' there=(ssh "${ssh_options[@]}" -o "ControlPath=${socket[$1]}" "$1")
+	[[ -n $disk ]] || return 0
+	IFS=$'\t' read -r _ _ target _ source size sector owner mode uuid _ <<<"${row[$1 $2]}"
+	place=$1:$target progress="$work/progress $DOMU $disk to $1" snapshot=${snapshots[$disk]:-$source}
+	patch_options=(--heartbeat --peer "$local_dom0" --disk "$DOMU/$disk" --sector-size "$sector" ${TOOLSTACK:+--toolstack "$TOOLSTACK"}
+		${CREATE_LV:+--create-lv "$CREATE_LV"} ${FIRST_COPY:+--first-copy "$FIRST_COPY"} ${force:+--force-diverged})
+	[[ $uuid = - ]] || patch_options+=(--uuid "$uuid")
+	[[ ! -e $t.prepared ]] || . "$t.prepared"
 }
 
 # watch ends the stages of a part when none of them has told of progress for so long.
@@ -294,84 +292,79 @@ at_dom0() { # PROGRAM ARGUMENT...: that has the standard input of this part
 
 ended() { # STEP [OPTION...]: records how the stages of this part ended
 	[[ ${stages[*]} != *[1-9]* ]] || echo "$(<"$t.answer")" >>"$t.said" # where a login shell speaks
-	record "${source:-}" "$1" "${stages[*]}" ${stalled:+--stalled "$stalled"} ${source:+--target "$target"} \
-		${last:+--last "$last"} "${@:2}" <"$t.said"
+	record "$source" "$1" "${stages[*]}" ${stalled:+--stalled "$stalled"} ${source:+--target "$target"} ${last:+--last "$last"} \
+		"${@:2}" <"$t.said"
 }
 
-# ask is a child that asks a Dom0 whether the DomU is active there, too: the status is 81, then.
-ask() { # DOM0
+# prepare is a child that asks a Dom0 whether the DomU is active there, too; and before there is a snapshot
+# has it look at its standbys, and finish what was interrupted there.
+prepare() { # DOM0
+	local line lost=''
 	at "$1"
 	if [[ -e $work/dead.$1 ]]; then
-		record '' connect 255 <"$work/ssh.$1.said" || exit 3
+		is_wanted || exit 0
+		record '' connect 255 <"$work/ssh.$1.said"
 	fi
 	watched 150 at_dom0 xb-locate --active ${TOOLSTACK:+--toolstack "$TOOLSTACK"} "$DOMU"
 	case ${stages[0]}:$(<"$t.answer") in
-	0:no) return 0 ;;
-	0:yes) stages=(81) ;;
+	0:no) ;;
+	0:yes) : >"$work/$n.twice" && stages=(81) ;;
 	0:*) stages=(76) ;; # a shell that does nothing, or says more
 	esac
-	ended ask || exit $((stages[0] == 81 ? 81 : 3))
-}
-
-# prepare is a child that has a Dom0 look at its standbys before there is a snapshot, and finish what was
-# interrupted there.
-prepare() { # DOM0
-	local i line lost=''
-	for i in "${!disks[@]}"; do
-		at "$1" "$i"
-		if [[ -e $work/dead.$1 ]]; then # as was said
-			lost+=" $disk"
-			continue
-		fi
-		watched "$STALL" at_dom0 xb-patch --prepare "${patch_options[@]}" --size "${sizes[i]}" "${hash[@]}" \
-			${dry_run:+--dry-run} "$target"
+	is_wanted || ((stages == 81)) || exit 0
+	((stages == 0)) || ended ask
+	for disk in "${disks[@]}"; do
+		at "$1" "$disk"
+		watched "$STALL" at_dom0 xb-patch --prepare "${patch_options[@]}" --size "$size" "${hash[@]}" ${dry_run:+--dry-run} "$target"
 		while read -r line; do
-			case $line in full\ * | tracked\ *) : >"$t.prepared" ;; *) continue ;; esac
-			[[ $line != *' guests=yes'* || $BACKGROUND = no || -n $final ]] || echo 'background=--background' >>"$t.prepared"
-			[[ ! $line =~ \ last=([^ ]+) ]] || echo "last=${BASH_REMATCH[1]}" >>"$t.prepared"
+			[[ $line =~ ^(full|tracked)( .*)?$ ]] || continue
+			[[ ! "$line " =~ \ last=([^ ]+) ]] && : >"$t.prepared" || echo "last=${BASH_REMATCH[1]}" >"$t.prepared"
+			[[ "$line " != *' guests=yes '* || $BACKGROUND = no || -n $final ]] || echo 'background=--background' >>"$t.prepared"
 		done <"$t.answer"
 		((stages)) || [[ -e $t.prepared ]] || stages=(76)
-		ended prepare || lost+=" $disk"
+		if [[ ${stages[*]} != 0 || -s $t.said ]]; then ended prepare || lost+=" $disk"; fi
 		[[ -z $dry_run || ! -e $t.prepared ]] || log_mesg info "### would sync $DOMU from $local_dom0 to $dom0: $source to $target"
+		[[ ! -e $work/dead.$1 ]] || break
 	done
 	[[ -z $lost ]] || tell_when "failed:$lost; "
 }
 
-copy() { # NUMBER
+is_wanted() { [[ -z $to || $dom0 = "$to" ]]; }
+
+copy() {
 	local into=(${set:+--hold "$set" --taken "$taken"})
-	[[ ${owners[$1]} = - ]] || into+=(--owner "${owners[$1]}")
-	[[ ${modes[$1]} = - ]] || into+=(--mode "${modes[$1]}")
+	[[ $owner = - ]] || into+=(--owner "$owner")
+	[[ $mode = - ]] || into+=(--mode "$mode")
 	stages=(0 0 0)
 	stage "${there[@]}" xb-sig --heartbeat --missing-ok $background "${hash[@]}" "$target" </dev/null |
 		stage xb-delta --heartbeat "${reading[@]}" ${BWLIMIT:+--bwlimit "$BWLIMIT"} --progress-file "$progress" \
-			--summary "$t.summary" "${snapshots[$1]:-$source}" |
+			--summary "$t.summary" "$snapshot" |
 		stage "${there[@]}" xb-patch --auto "${patch_options[@]}" $background "${into[@]}" "$target" >>"$t.answer" ||
 		stages=("${PIPESTATUS[@]}")
-	rm -f "$progress"
+	: >"$progress"
 }
 
-compare() { # NUMBER
+compare() {
 	stages=(0 0)
 	stage "${there[@]}" xb-sig --heartbeat $background "${hash[@]}" "$target" </dev/null |
-		stage xb-delta --heartbeat "${reading[@]}" --check "${snapshots[$1]:-$source}" >>"$t.answer" || stages=("${PIPESTATUS[@]}")
+		stage xb-delta --heartbeat "${reading[@]}" --check "$snapshot" >>"$t.answer" || stages=("${PIPESTATUS[@]}")
 }
 
-# copy_disk is a child that brings one standby up to date. Where the DomU has several, the new image is only
-# held there.
-copy_disk() { # DOM0 NUMBER
+# copy_disk is a child that brings one standby up to date. Of a DomU of several the new image is only held there.
+copy_disk() { # DOM0 DISK
 	at "$1" "$2"
 	log_mesg info "### sync $DOMU from $local_dom0 to $dom0: $source to $target"
-	watched "$STALL" copy "$2"
+	watched "$STALL" copy
 	[[ -n $set && ${stages[*]} = '0 0 0' ]] || ended copy --sent "$t.summary" ${final:+--final}
 }
 
 # finish_disk is a child that remembers what came in a set, and compares a copy with its source.
-finish_disk() { # DOM0 NUMBER
+finish_disk() { # DOM0 DISK
 	at "$1" "$2"
 	stages=(0 0 0)
 	[[ -z $set ]] || ended copy --sent "$t.summary" ${final:+--final} --set "$set"
 	[[ -n $verify ]] || return 0
-	watched "$STALL" compare "$2"
+	watched "$STALL" compare
 	ended verify
 	log_mesg info "#### $place: verified, $(<"$t.answer")"
 }
@@ -390,130 +383,125 @@ tell_when() { # WORDS
 # copy_to is a child that brings one Dom0 up to date: every disk, and when all are there the document by
 # which the DomU starts from them. The disks of a DomU of several become the new ones together, or none does.
 copy_to() { # DOM0
-	local i parts=() lost='' store=() there_too
-	at "$1"
+	local parts=() lost='' all=() store=(--words)
 	((${#disks[@]} == 1)) || new_set
-	for i in "${!disks[@]}"; do
+	for disk in "${disks[@]}"; do
 		at_most "$share"
-		copy_disk "$1" "$i" &
-		parts+=($!)
+		copy_disk "$1" "$disk" &
+		parts+=("$!")
+		at "$1" "$disk"
+		all+=("$target")
+		[[ $target = "$source" ]] || store+=(--map "$source=$target")
 	done
-	for i in "${!disks[@]}"; do await "${parts[i]}" "disk ${disks[i]} to $1" || lost+=" ${disks[i]}"; done
-	read -ra there_too <<<"${targets[$1]}"
-	if [[ -n $set && -z $lost ]]; then
-		log_mesg info "### commit $DOMU on $dom0: ${disks[*]}, of $taken"
-		watched "$STALL" at_dom0 xb-patch --commit "$set" --peer "$local_dom0" --heartbeat "${there_too[@]}"
-		ended commit --set "$set" || tell_when
-	fi
+	for disk in "${disks[@]}"; do
+		await "${parts[0]}" "disk $disk to $1" || lost+=" $disk"
+		parts=("${parts[@]:1}")
+	done
+	at "$1"
 	[[ -z $lost ]] || tell_when "failed:$lost; "
-	for i in "${!disks[@]}"; do
-		finish_disk "$1" "$i" &
-		await "$!" "disk ${disks[i]} on $1" || :
-		[[ ${there_too[i]} = "${sources[i]}" ]] || store+=(--map "${sources[i]}=${there_too[i]}")
+	if [[ -n $set ]]; then
+		log_mesg info "### commit $DOMU on $dom0: ${disks[*]}, of $taken"
+		watched "$STALL" at_dom0 xb-patch --commit "$set" --peer "$local_dom0" --heartbeat "${all[@]}"
+		ended commit --set "$set" || tell_when
+		store+=(--set "$set" --taken "$taken")
+	fi
+	for disk in "${disks[@]}"; do
+		finish_disk "$1" "$disk" &
+		await "$!" "disk $disk on $1" || :
 	done
-	for i in $EXCLUDE; do store+=(--drop "$i"); done
-	[[ -z $set ]] || store+=(--set "$set" --taken "$taken")
+	for disk in $EXCLUDE; do store+=(--drop "$disk"); done
 	if [[ -s $work/$n.bundle ]]; then
-		watched 300 at_dom0 xb-locate --store "$DOMU" --words "${store[@]}" <"$work/$n.bundle"
-		((stages == 0)) || ended document || failed=1
-		((stages)) || log_file warning "## remote Dom0 $dom0: " "$t.said"
+		watched 300 at_dom0 xb-locate --store "$DOMU" "${store[@]}" <"$work/$n.bundle"
+		if ((stages)); then ended document; else log_file warning "## remote Dom0 $dom0: " "$t.said"; fi
 	fi
 	exit $((failed ? 3 : 0))
 }
 
-# --- one DomU -----------------------------------------------------------------
-
-# skip is for a DomU that is not copied: an error if it was asked for by name.
-skip() { # REASON
-	local level=info
-	((${#only[@]} == 0)) || level=err failed=1
-	log_mesg "$level" "## SKIP: DomU $DOMU $1"
+new_set() { # a name of a set is 26 of a-z and 2-7
+	local i
+	read -r set </proc/sys/kernel/random/uuid
+	set=${set//-/} set=${set:0:26}
+	for i in 0g 1h 8i 9j; do set=${set//${i:0:1}/${i:1}}; done
 }
 
-# local_step runs a program on this host for the DomU, and records it if it fails.
-local_step() { # STEP OUTPUT PROGRAM ARGUMENT...
+# --- one DomU -----------------------------------------------------------------
+
+skip() { # REASON: the DomU is not copied; an error if it was asked for by name
+	local level=info
+	((${#only[@]} == 0)) || level=err failed=1
+	log_mesg "$level" "## SKIP: DomU $DOMU is not running on this host: $1"
+	exit $((failed ? 3 : 0))
+}
+
+here() { # STEP OUTPUT PROGRAM ARGUMENT...: runs it on this host for the DomU, and records it if it fails
 	local code=0
 	"${@:3}" >"$2" 2>"$work/$n.said" || code=$?
-	((code == 0)) || record '' "$1" "$code" <"$work/$n.said" || return 3
+	if ((code == 1)); then skip "$(<"$work/$n.said")"; fi
+	((code == 0)) || record '' "$1" "$code" <"$work/$n.said"
 	log_file warning "## $about: " "$work/$n.said"
 }
 
 # locate finds the disks, the document, and the names of all standbys.
 locate() {
-	local disk source size sector owner mode dom0 list code=0 exclude=() keep=()
-	[[ -n $dry_run ]] || keep=(--document-file "${XML_DIR:-$CONF_DIR}/$DOMU")
-	for disk in $EXCLUDE; do exclude+=(--exclude "$disk"); done
-	still=(xb-locate "${toolstack[@]}" "${exclude[@]}" --still "$work/$n.note" "$DOMU")
-	xb-locate --copy --words "${toolstack[@]}" "${exclude[@]}" ${XL_CONFIG:+--xl-config "$XL_CONFIG"} ${final:+--final} \
-		--bundle "$work/$n.bundle" --note "$work/$n.note" "${keep[@]}" "$DOMU" >"$work/$n.disks" 2>"$work/$n.said" || code=$?
-	if ((code == 1)); then
-		skip "is not running on this host: $(<"$work/$n.said")"
-		exit $((failed ? 3 : 0))
-	elif ((code)); then
-		record '' locate "$code" <"$work/$n.said" || return 3
-	fi
-	log_file warning "## $about: " "$work/$n.said"
-	while IFS=$'\t' read -r disk source size sector owner mode uuid _; do
-		disks+=("$disk") sources+=("$source") sizes+=("$size") sectors+=("$sector") owners+=("$owner") modes+=("$mode")
-	done <"$work/$n.disks"
-	uuid=${uuid#-}
+	local line d exclude=() more=(${XL_CONFIG:+--xl-config "$XL_CONFIG"} ${final:+--final} "${local_name[@]}")
+	for d in $EXCLUDE; do exclude+=(--exclude "$d"); done
+	[[ -n $dry_run ]] || more+=(--document-file "${XML_DIR:-$CONF_DIR}/$DOMU")
+	still=(xb-locate --words "${toolstack[@]}" "${exclude[@]}" --still "$work/$n.note" "$DOMU")
+	here locate "$work/$n.rows" xb-locate --copy --words "${toolstack[@]}" "${exclude[@]}" --note "$work/$n.note" \
+		--bundle "$work/$n.bundle" --dom0s "$DOM0S" --rules "$MAP" "${more[@]}" "$DOMU"
+	while IFS= read -r line; do
+		IFS=$'\t' read -r local_dom0 dom0 _ d source _ <<<"$line"
+		row[$dom0 $d]=$line
+		[[ " ${remotes[*]} " = *" $dom0 "* ]] || remotes+=("$dom0")
+		[[ $dom0 != "${remotes[0]}" ]] || disks+=("$d") sources+=("$source")
+	done <"$work/$n.rows"
+	dom0=''
 	((${#disks[@]})) || fail 78 "it has no disk to copy, or EXCLUDE names them all: $EXCLUDE"
-	local_step other "$work/$n.targets" xb-locate --targets --words --dom0s "$DOM0S" --rules "$MAP" "${here[@]}" "${sources[@]}"
-	while IFS=$'\t' read -r dom0 list; do
-		remotes+=("$dom0") targets[$dom0]=$list
-	done <"$work/$n.targets"
-	local_dom0=${remotes[0]} remotes=("${remotes[@]:1}")
 }
 
-# everywhere runs a part for each Dom0 of reachable, and leaves in it those where all is well.
-everywhere() { # NUMBER-AT-THE-SAME-TIME FUNCTION
-	local dom0 code parts=() good=()
-	for dom0 in "${reachable[@]}"; do
-		at_most "$1"
-		"$2" "$dom0" &
-		parts+=($!)
+# each runs a part for each of the Dom0s that are left, and leaves those where all is well.
+each() { # FUNCTION
+	local peer parts=() good=()
+	for peer in "${left[@]}"; do
+		at_most "$JOBS"
+		"$1" "$peer" &
+		parts+=("$!")
 	done
-	for dom0 in "${reachable[@]}"; do
-		code=0
-		wait "${parts[0]}" || code=$?
+	for peer in "${left[@]}"; do
+		! await "${parts[0]}" "remote Dom0 $peer" || good+=("$peer")
 		parts=("${parts[@]:1}")
-		case $code in
-		0) [[ -n $to && $dom0 != "$to" ]] || good+=("$dom0") ;;
-		3) failed=1 ;;
-		81) twice=1 failed=1 ;;
-		*) fail 70 "Dom0 $dom0: it broke off with status $code" || : ;;
-		esac
 	done
-	reachable=("${good[@]}")
+	left=("${good[@]}")
 }
 
 take_snapshots() {
-	local i size how=()
-	case $PAUSE in auto) how=(--pause "$DOMU") ;; freeze*) how=("--$PAUSE" "$DOMU") ;; esac
+	local d path size how=()
+	case $PAUSE in auto) how=(--pause "$DOMU" "${toolstack[@]}") ;; freeze*) how=("--$PAUSE" "$DOMU" "${toolstack[@]}") ;; esac
 	hooked=1
 	hook PRE_SNAPSHOT 0
-	local_step snapshot "$work/$n.snapshots" xb-snap create --words -v --uri --owner "$run" --size "$SNAPSHOT_SIZE" \
-		"${how[@]}" ${how:+"${toolstack[@]}"} ${dry_run:+--dry-run} "${sources[@]}"
+	here snapshot "$work/$n.snapshots" xb-snap create --words -v --uri --owner "$run" --size "$SNAPSHOT_SIZE" \
+		"${how[@]}" ${dry_run:+--dry-run} "${sources[@]}"
 	hooked=''
 	hook POST_SNAPSHOT 0
 	[[ -z $dry_run ]] || return 0
-	mapfile -t snapshots <"$work/$n.snapshots"
-	for i in "${!sources[@]}"; do
+	for d in "${!disks[@]}"; do
+		read -r path
 		size=''
-		[[ ${snapshots[i]} != /dev/* ]] || size=" with size $SNAPSHOT_SIZE"
-		log_mesg info "### local Dom0 $local_dom0: take snapshot ${snapshots[i]##*/} for ${sources[i]}$size"
-	done
-	local_step still /dev/null "${still[@]}"
+		[[ $path != /dev/* ]] || size=" with size $SNAPSHOT_SIZE"
+		log_mesg info "### local Dom0 $local_dom0: take snapshot ${path##*/} for ${sources[d]}$size"
+		snapshots[${disks[d]}]=$path
+	done <"$work/$n.snapshots"
+	here still /dev/null "${still[@]}"
 }
 
 leave_domu() { # STATUS: whatever happened, nothing stays behind
-	local code=$1
+	local code=$1 snaps=()
 	trap '' TERM INT HUP
 	[[ -z $hooked ]] || hook POST_SNAPSHOT 3 || code=3
-	mapfile -t snapshots <"$work/$n.snapshots" # a signal may come before they are in the variable
-	if ((${#snapshots[@]})) && [[ -z $dry_run ]]; then
+	mapfile -t snaps <"$work/$n.snapshots"
+	if ((${#snaps[@]})) && [[ -z $dry_run ]]; then
 		set -m # a process group of its own, which no second signal to this run reaches
-		xb-snap remove --words "${snapshots[@]}" </dev/null 2>"$work/$n.said" &
+		xb-snap remove --words "${snaps[@]}" </dev/null 2>"$work/$n.said" &
 		wait "$!" || code=3
 		set +m
 		log_file err "## $about: " "$work/$n.said"
@@ -524,64 +512,53 @@ leave_domu() { # STATUS: whatever happened, nothing stays behind
 
 # backup_domu is a child that does one conf file; what the file sets is gone afterwards.
 backup_domu() { # NUMBER
-	n=$1 dom0='' failed=0
+	n=$1 failed=0
 	. "$work/$n"
-	about="DomU $DOMU"
+	about="DomU $DOMU" hash=(-b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}") reading=(${READ_LIMIT:+--read-limit "$READ_LIMIT"})
 	log_mesg info "## checking DomU $DOMU"
+	[[ -n $final || ${active[n]} != no ]] || unknown
 	echo "$$ $began $DOMU" >"$RUN_DIR/xen-backup.lock"
-	if [[ ${active[n]} = no && -z $final ]]; then unknown; fi
 	: >"$work/$n.snapshots"
 	trap 'leave_domu "$?"' EXIT
 	trap 'exit 143' TERM INT HUP
 	locate
-	log_mesg info "## BACKUP: DomU $DOMU to remote Dom0(s): [${to:-${remotes[*]}}]"
-	reachable=("${remotes[@]}")
-	everywhere 99 ask
-	[[ -z $twice ]] || exit 3
-	hash=(-b "${BLOCK_SIZE:-4K}" --hash "${HASH:-xxh64}") reading=(${READ_LIMIT:+--read-limit "$READ_LIMIT"})
+	log_mesg info "## BACKUP: DomU $DOMU to remote Dom0(s): [${remotes[*]}]"
 	[[ $BACKGROUND = no || -n $final ]] || reading+=(--background)
-	everywhere 99 prepare
-	((${#reachable[@]})) || exit $((failed ? 3 : 0))
+	left=("${remotes[@]}")
+	each prepare
+	[[ ! -e $work/$n.twice ]] || exit 3
+	[[ -z $to ]] || left=($([[ " ${left[*]} " != *" $to "* ]] || echo "$to"))
+	((${#left[@]})) || exit $((failed ? 3 : 0))
 	TZ=UTC printf -v taken '%(%FT%TZ)T' -1
 	[[ -n $final ]] || take_snapshots
 	[[ -z $dry_run ]] || exit $((failed ? 3 : 0))
 	[[ -z $final ]] || JOBS=1 # what is no snapshot must have but one reader
-	share=$((JOBS / ${#reachable[@]}))
+	share=$((JOBS / ${#left[@]}))
 	[[ -z $BWLIMIT ]] && ((share)) || share=1
-	everywhere "$JOBS" copy_to
+	each copy_to
 	exit $((failed ? 3 : 0))
 }
 
-# unknown is for a DomU that this host does not know and was never copied: if no Dom0 knows it, its conf file must
+# unknown is for a DomU that does not run here. If no Dom0 knows it, and it was never copied, its conf file must
 # mean another one. If one cannot be asked it is not.
 unknown() {
-	local is_known=no
-	for dom0 in ${others[n]}; do
+	local is_known=${known[n]}
+	for dom0 in ${others[n]#-}; do
+		[[ $is_known = no ]] || break
 		at "$dom0"
 		[[ -e $work/dead.$dom0 ]] || watched 60 at_dom0 xb-locate --known ${TOOLSTACK:+--toolstack "$TOOLSTACK"} "$DOMU"
 		[[ ! -e $work/dead.$dom0 && $(<"$t.answer") = no ]] || is_known=maybe
 	done
 	dom0=''
 	[[ $is_known != no ]] || fail 78 "no Dom0 knows a DomU of that name, and it was never copied: is DOMU right in its conf file?"
-	skip "is not running on this host: ${reason[n]}"
-	exit $((failed ? 3 : 0))
-}
-
-new_set() { # a name of a set is 26 of a-z and 2-7
-	local i
-	read -r set </proc/sys/kernel/random/uuid
-	for i in -: 0g 1h 8i 9j; do set=${set//${i:0:1}/${i:1}}; done
-	set=${set//:/} set=${set:0:26}
+	skip "${reason[n]}"
 }
 
 # --- the run ------------------------------------------------------------------
 
-# list_domus prints what the conf files say, for xb-locate --plan.
-list_domus() {
-	local n
-	for n in "${!domus[@]}"; do
-		(. "$work/$n" && printf '%s\t%s\t%s\n' "$DOMU" "$DOM0S" "$EXCLUDE")
-	done
+list_domus() { # for xb-locate --plan
+	local i
+	for i in "${!domus[@]}"; do (. "$work/$i" && printf '%s\t%s\t%s\n' "$DOMU" "$DOM0S" "$EXCLUDE"); done
 }
 
 # show_progress is for a terminal: the copies that are under way, in its last line.
@@ -590,7 +567,7 @@ show_progress() {
 	while pause 1; do
 		text=''
 		for file in "$work/progress "*; do
-			if read -r line 2>/dev/null <"$file"; then text+="${text:+ | }${file#*/progress }: $line"; fi
+			! read -r line 2>/dev/null <"$file" || text+="${text:+ | }${file#*/progress }: $line"
 		done
 		[[ -z $text ]] || printf '%s\e[?7l%s\e[?7h' "$erase" "$text" >&2
 	done
@@ -608,7 +585,7 @@ guard_room() {
 # backup_all is a child that does all conf files. It and all its children are a process group of their own, so
 # that TERM reaches every command at once.
 backup_all() {
-	local i domu peer parts=() guard=none
+	local i domu peer guard=none parts=()
 	local -A numbers=() wanted=()
 	set +m # all in one process group
 	run=$BASHPID
@@ -616,22 +593,17 @@ backup_all() {
 	read_confs
 	((${#domus[@]})) || exit $((failed ? 3 : 0))
 	if [[ -n $status ]]; then
-		list_domus | xb-locate --plan --disks "${toolstack[@]}" "${here[@]}" |
+		list_domus | xb-locate --plan --disks "${toolstack[@]}" "${local_name[@]}" |
 			xb-patch --list --expected - --max-age "$MAX_AGE" $json
-		exit
+		exit $((failed ? 3 : 0))
 	fi
-	list_domus | xb-locate --plan --words "${toolstack[@]}" "${here[@]}" >"$work/plan" 2>"$work/plan.said" || failed=1
+	list_domus | xb-locate --plan --words "${toolstack[@]}" "${local_name[@]}" >"$work/plan" 2>"$work/plan.said" || failed=1
 	log_file err "## " "$work/plan.said"
 	for i in "${!domus[@]}"; do
 		IFS=$'\t' read -r _ 'active[i]' 'known[i]' 'others[i]' 'reason[i]'
-		if [[ -z $final && ${active[i]} = no && (${known[i]} != no || -e ${XML_DIR:-$CONF_DIR}/${domus[i]}.xml ) ]]; then
-			DOMU=${domus[i]}
-			log_mesg info "## checking DomU $DOMU"
-			skip "is not running on this host: ${reason[i]}"
-		else
-			numbers[${domus[i]}]+=" $i"
-			for peer in ${others[i]}; do wanted[$peer]=1; done
-		fi
+		numbers[${domus[i]}]+=" $i"
+		[[ ! -e ${XML_DIR:-$CONF_DIR}/${domus[i]}.xml && ! -e ${XML_DIR:-$CONF_DIR}/${domus[i]}.cfg ]] || known[i]=yes
+		[[ ${active[i]} = no && ${known[i]} != no && -z $final ]] || for peer in ${others[i]#-}; do wanted[$peer]=1; done
 	done <"$work/plan"
 	connect "${!wanted[@]}"
 	if [[ -z $dry_run ]]; then # leftovers of runs that were killed
@@ -639,10 +611,11 @@ backup_all() {
 		log_file err "## " "$work/prune"
 		log_file info "## removed leftover snapshot " "$work/pruned"
 	fi
-	[[ -z $erase ]] || { show_progress & disown; }
-	for domu in $(xb-patch --list --order "${!numbers[@]}"); do
+	if [[ -n $erase ]]; then show_progress & disown; fi
+	((${#numbers[@]} == 1)) || mapfile -t domus < <(xb-patch --list --order "${!numbers[@]}")
+	for domu in "${domus[@]}"; do
 		for i in ${numbers[$domu]}; do
-			[[ -n $dry_run$final ]] || guard_room
+			[[ -n $dry_run$final || ${active[i]} = no ]] || guard_room
 			at_most "$DOMUS_AT_ONCE"
 			backup_domu "$i" &
 			parts+=("$!")
@@ -685,7 +658,7 @@ run() {
 	exec {keep}<>"$work/log"
 	(trap '' TERM INT HUP && to_syslog) <"$work/log" {keep}>&- &
 	logger=$!
-	log_mesg info "# Start $0 $(now)"
+	[[ -n $status ]] || log_mesg info "# Start $0 $(now)"
 	ping_url /start
 	trap stop TERM INT HUP
 	set -m
@@ -696,7 +669,7 @@ run() {
 	while wait "$group" || code=$?; kill -0 "$group" 2>/dev/null; do code=0; done
 	((code < 128)) || log_mesg err "### ERROR: the run was stopped by a signal"
 	ping_url "$( ((code == 0)) || echo /fail)"
-	log_mesg info "# end backup script $(now)"
+	[[ -n $status ]] || log_mesg info "# end backup script $(now)"
 	exec {keep}>&-
 	wait "$logger" || :
 	exit "$code"
@@ -728,11 +701,12 @@ lock() {
 		log_mesg "$level" "## another process is running${pid:+: $pid, since $(printf '%(%F %T)T' "$since")${domu:+, at DomU $domu}}"
 		exit 75
 	fi
+	printf -v began '%(%s)T' -1
 	echo "$$ $began" >"$RUN_DIR/xen-backup.lock"
 }
 
 main() {
-	local dir seconds
+	local dir
 	while (($#)); do
 		case $1 in
 		--dry-run) dry_run=1 ;;
@@ -740,15 +714,7 @@ main() {
 		--final) final=1 ;;
 		--force-diverged) force=1 ;;
 		--to) to=${2:-} && [[ $to =~ ^$word$ ]] && shift || misuse "--to needs the name of a Dom0" ;;
-		--wait)
-			waiting=()
-			if [[ ${2:-} =~ ^([0-9]+)([smh]?)$ ]]; then
-				seconds=${BASH_REMATCH[1]}
-				case ${BASH_REMATCH[2]} in m) ((seconds *= 60)) ;; h) ((seconds *= 3600)) ;; esac
-				waiting=(-w "$seconds")
-				shift
-			fi
-			;;
+		--wait) waiting=() && [[ ! ${2:-} =~ ^[0-9]+$ ]] || { waiting=(-w "$2") && shift; } ;;
 		--status) status=1 ;;
 		--json) json=--json ;;
 		-h | --help) usage || exit 74 && exit 0 ;;
@@ -759,7 +725,7 @@ main() {
 	done
 	if [[ -n $final && -n $force ]]; then misuse "--final and --force-diverged exclude each other"; fi
 	if [[ -n $final$force ]] && ((${#only[@]} != 1)); then misuse "--final and --force-diverged need one DomU"; fi
-	if [[ -n $status && -n $dry_run$verify$final$force$to || -n $json && -z $status ]]; then misuse "--status goes with --json alone"; fi
+	if [[ -n $status$json && ($status != 1 || -n $dry_run$verify$final$force$to) ]]; then misuse "--status goes with --json alone"; fi
 	for dir in "$CONF_DIR" /etc/xen-backup.d /root/Works/Xen-Backup/xen-backup.d; do
 		if [[ -n $dir && (-d $dir || $dir = "$CONF_DIR") ]]; then CONF_DIR=$dir && break; fi
 	done
@@ -772,7 +738,7 @@ main() {
 	trap '' PIPE TTOU # whoever reads what is said, or does not: the run goes on
 	# Bash keeps the file for itself, closed on exec: the lock is held by all parts of the run, and by no program that
 	# one of them starts and that may stay behind.
-	if [[ -z $status ]]; then lock; fi
+	[[ -n $status ]] || lock
 	run 9>&-
 }
 
@@ -785,7 +751,7 @@ CONNECT_TIMEOUT=${CONNECT_TIMEOUT:-15} # seconds until a Dom0 answers, and a fou
 ssh_options=(-T -o BatchMode=yes -o "ConnectTimeout=$CONNECT_TIMEOUT" -o ServerAliveInterval=10 -o ServerAliveCountMax=30
 	-o 'IgnoreUnknown=*' -o RemoteCommand=none -o StdinNull=no -o ForkAfterAuthentication=no
 	-o 'Ciphers=^aes128-gcm@openssh.com,aes256-gcm@openssh.com')
-here=(${LOCAL_DOM0:+--local "$LOCAL_DOM0"})
+local_name=(${LOCAL_DOM0:+--local "$LOCAL_DOM0"})
 toolstack=(${VIRSH_URI:+--connect "$VIRSH_URI"} ${TOOLSTACK:+--toolstack "$TOOLSTACK"})
 
 # What a conf file may set, DOMU first; what the words of those look like that mean something to a program; and what
@@ -801,9 +767,9 @@ run_wide=(CONF_DIR XML_DIR LOCAL_DOM0 VIRSH_URI TOOLSTACK JOBS DOMUS_AT_ONCE MAX
 
 status='' json='' dry_run='' verify='' final='' force='' to='' only=() waiting=(-n) # options
 work='' run='' about='' erase='' domus=() active=() known=() others=() reason=() # the run
-dom0='' n='' set='' taken='' twice='' hooked='' uuid='' last='' background='' # a part of it
-disks=() sources=() sizes=() sectors=() owners=() modes=() snapshots=() remotes=() reachable=()
-declare -A targets=() socket=()
+dom0='' disk='' source='' set='' taken='' hooked='' last='' background='' stalled='' # a part of it
+disks=() sources=() remotes=() left=()
+declare -A row=() snapshots=() socket=()
 declare -i failed=0
 printf -v began '%(%s)T' -1
 [[ ! -t 2 ]] || erase=$'\r\e[K'

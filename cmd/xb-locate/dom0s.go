@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"xen-backup/internal/cli"
+	"xen-backup/internal/dom0s"
 )
 
 // words returns a setter of an option that takes a list as the script's settings are, words with
@@ -17,17 +18,23 @@ func words(list *[]string) func(string) error {
 	}
 }
 
-// printTargets prints this host with its disks, and the others with the names of these there.
-func printTargets(ctx context.Context, env *cli.Env, o *options, sources []string) error {
-	o.dom0s.Sources = sources
-	plan, err := o.dom0s.Make(ctx, env)
+// withTargets returns the rows of all disks once for each other host, with the names of both hosts and that
+// of the disk there before them.
+func withTargets(ctx context.Context, env *cli.Env, order dom0s.Order, rows string) (string, error) {
+	disks := strings.SplitAfter(rows, "\n")
+	disks = disks[:len(disks)-1]
+	for _, disk := range disks {
+		order.Sources = append(order.Sources, strings.Split(disk, "\t")[1])
+	}
+	plan, err := order.Make(ctx, env)
 	if err != nil {
-		return err
+		return "", err
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\t%s\n", plan.Local, strings.Join(sources, " "))
 	for _, dom0 := range plan.Remotes {
-		fmt.Fprintf(&b, "%s\t%s\n", dom0, strings.Join(plan.Targets[dom0], " "))
+		for i, disk := range disks {
+			fmt.Fprintf(&b, "%s\t%s\t%s\t%s", plan.Local, dom0, plan.Targets[dom0][i], disk)
+		}
 	}
-	return env.Print(b.String())
+	return b.String(), nil
 }

@@ -26,14 +26,14 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
                  [--xl-config FILE] DOMAIN...
        xb-locate --copy [-c URI] [--toolstack auto|virsh|xl]
                  [--exclude TARGET]... [--xl-config FILE] [--note FILE]
-                 [--document-file FILE] [--bundle FILE] [--final] DOMAIN
+                 [--document-file FILE] [--bundle FILE] [--final]
+                 [--dom0s LIST [--rules LIST] [--local NAME]] DOMAIN
        xb-locate --document [-c URI] [--toolstack auto|virsh|xl]
                  [--xl-config FILE] [--bundle FILE] DOMAIN
        xb-locate --store DOMAIN [-c URI] [--format xml|xl] [--map A=B]...
                  [--drop TARGET]... [--set SET --taken TIME] [--state-dir DIR]
        xb-locate --plan [-c URI] [--toolstack auto|virsh|xl] [--local NAME]
                  [--disks] [--state-dir DIR]
-       xb-locate --targets --dom0s LIST [--rules LIST] [--local NAME] SOURCE...
 
 Print the disks of DOMAIN (a name, UUID or id), one TARGET<TAB>SOURCE a line,
 if it is active on this host; else say why not and exit with status 1. Its
@@ -81,9 +81,8 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
                          known here, the other hosts of DOM0S, why it is not active
       --disks            in place of that what should be copied, in the form that
                          xb-patch(1) expects
-      --targets          print the host of --dom0s that is this one, and the others,
-                         each with the names of the disks SOURCE there
-      --dom0s LIST       hosts, as DOM0S of xen-backup.sh
+      --dom0s LIST       hosts, as DOM0S of xen-backup.sh: a line a disk and other
+                         host, this host, the other one and the disk there first
       --rules LIST       DOM0:A=B: the disk A is B on DOM0, as MAP of xen-backup.sh
       --local NAME       this host's name, if its addresses do not tell
       --words            begin each line on standard error with its level: err,
@@ -107,7 +106,7 @@ type options struct {
 	all, json                     bool
 	note, still                   string // files
 
-	active, known, copy, document, uuid, targets, plan bool // what is asked
+	active, known, copy, document, uuid, plan bool // what is asked
 
 	final    bool   // for a copy that is to be the last
 	kept     string // file for the document
@@ -152,7 +151,6 @@ func run(env *cli.Env, args []string) error {
 	f.Path(&o.stateDir, "state-dir")
 	f.Bool(&o.plan, "plan")
 	f.Bool(&o.disks, "disks")
-	f.Bool(&o.targets, "targets")
 	f.Func("dom0s", words(&o.dom0s.Dom0s))
 	f.Func("rules", words(&o.dom0s.Rules))
 	f.String(&o.dom0s.Local, "local")
@@ -182,7 +180,8 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	case o.known:
 		return "--known", append(toolstacks, "--xl-config"), tell
 	case o.copy:
-		return "--copy", append(toolstacks, "--exclude", "--note", "--xl-config", "--document-file", "--bundle", "--final"), copyDisks
+		return "--copy", append(toolstacks, "--exclude", "--note", "--xl-config", "--document-file", "--bundle", "--final",
+			"--dom0s", "--rules", "--local"), copyDisks
 	case o.document:
 		return "--document", append(toolstacks, "--xl-config", "--bundle"), printDocument
 	case o.store != "":
@@ -190,8 +189,6 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 			storeDocument
 	case o.plan:
 		return "--plan", append(toolstacks, "--local", "--disks", "--state-dir"), plan
-	case o.targets:
-		return "--targets", []string{"--dom0s", "--rules", "--local"}, printTargets
 	case o.still != "":
 		return "--still", append(toolstacks, "--exclude"), tellStill
 	case o.uuid:
@@ -261,6 +258,9 @@ func copyDisks(ctx context.Context, env *cli.Env, o *options, operands []string)
 		return err
 	}
 	rows, err := l.Look(ctx, judge, name, domain.Copy{Note: o.note, Document: o.kept, Bundle: o.bundle, Final: o.final}, env)
+	if err == nil && len(o.dom0s.Dom0s) > 0 {
+		rows, err = withTargets(ctx, env, o.dom0s, rows)
+	}
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ package dom0s
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
@@ -46,25 +47,39 @@ func Here(ctx context.Context, names []string, local string) map[string]Answer {
 	return answers
 }
 
-// leadsHere asks getent(1), as ssh asks the C library: by all that /etc/nsswitch.conf names.
 func leadsHere(ctx context.Context, name string) Answer {
-	out, err := program.Ask(ctx, patience, "getent", "ahosts", name)
-	if err != nil {
-		return Unknown
-	}
 	answer := Unknown
-	for line := range bytes.Lines(out) {
-		word, _, _ := strings.Cut(string(line), " ")
-		address, err := netip.ParseAddr(word)
-		switch {
-		case err != nil:
-		case isLocal(address):
+	for _, address := range addresses(ctx, name) {
+		if isLocal(address) {
 			return Yes
-		default:
-			answer = No
 		}
+		answer = No
 	}
 	return answer
+}
+
+// hostsFile knows what /etc/hosts and addresses say, and asks nobody.
+var hostsFile = net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+	return nil, errors.New("no server is asked")
+}}
+
+// addresses returns those of a name. What /etc/hosts does not have getent(1) is asked for, which asks as ssh does:
+// all that /etc/nsswitch.conf names.
+func addresses(ctx context.Context, name string) (all []netip.Addr) {
+	if all, err := hostsFile.LookupNetIP(ctx, "ip", name); err == nil {
+		return all
+	}
+	out, err := program.Ask(ctx, patience, "getent", "ahosts", name)
+	if err != nil {
+		return nil
+	}
+	for line := range bytes.Lines(out) {
+		word, _, _ := strings.Cut(string(line), " ")
+		if address, err := netip.ParseAddr(word); err == nil {
+			all = append(all, address)
+		}
+	}
+	return all
 }
 
 // isLocal reports whether the way to an address stays on this host: the kernel then answers from

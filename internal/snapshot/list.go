@@ -2,8 +2,10 @@ package snapshot
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 
+	"xen-backup/internal/blockdev"
 	"xen-backup/internal/lvm"
 	"xen-backup/internal/state"
 )
@@ -25,6 +27,17 @@ func taken(dir state.Dir) ([]*Snapshot, *lvm.Volumes, error) {
 		return all, nil, errors.Join(fileErr, err)
 	}
 	return append(all, takenVolumes(volumes, dir)...), volumes, fileErr
+}
+
+// takenAmong returns all snapshots that can be among these paths: LVM is not asked for files.
+func takenAmong(paths []string, dir state.Dir) ([]*Snapshot, *lvm.Volumes, error) {
+	for _, path := range paths {
+		if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() || blockdev.BelowDev(path) {
+			return taken(dir)
+		}
+	}
+	all, err := takenFiles(dir)
+	return all, nil, err
 }
 
 // Check says in words how full the snapshot at path is. The error's status is BadSnapshot

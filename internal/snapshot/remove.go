@@ -35,7 +35,7 @@ func Prune(dir state.Dir, tell Tell) error {
 
 // Remove removes the snapshots at paths, if they are ones that xb-snap took.
 func Remove(paths []string, dir state.Dir) error {
-	all, volumes, listErr := taken(dir)
+	all, volumes, listErr := takenAmong(paths, dir)
 	var errs []error
 	for _, path := range paths {
 		s, err := find(path, all, volumes)

@@ -662,7 +662,7 @@ run() {
 	ping_url /start
 	trap stop TERM INT HUP
 	set -m
-	backup_all {keep}>&- &
+	backup_all </dev/null {keep}>&- &
 	group=$!
 	set +m
 	if [[ -n $stopped ]]; then stop; fi

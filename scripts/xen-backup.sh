@@ -64,7 +64,7 @@ is_for_mail() { [[ $1 != '<6>'* || -n $dry_run$erase ]]; } # erase: it is a term
 
 to_syslog() { # takes lines with a priority; what syslog does not take is for the mail
 	local line
-	logger --socket-errors=on --prio-prefix -t "xen-backup.sh[$$]" -p "$LOG_FACILITY.info" $LOG_OPTION ||
+	logger --socket-errors=on --prio-prefix -t "xen-backup.sh[$$]" -p "$LOG_FACILITY.info" $LOG_OPTION 2>/dev/null ||
 		while IFS= read -r line; do is_for_mail "$line" || printf '%s\n' "${line:3}" >&2; done
 }
 
@@ -115,7 +115,10 @@ at_most() { # NUMBER: waits until fewer parts are at work
 	while running=($(jobs -pr)) && ((${#running[@]} >= $1)); do wait -n || :; done
 }
 
-pause() { read -rt "$1" <>"$work/never" || :; } # SECONDS: without a program that would outlive this one
+# pause waits without a program that would outlive this one. It fails when the run's directory is gone.
+pause() { # SECONDS
+	read -rt "$1" <>"$work/never" || [[ -p $work/never ]]
+} 2>/dev/null
 
 hook() { # SETTING STATUS: runs a command of the administrator's
 	local code=0 said=$work/hook.$BASHPID
@@ -234,6 +237,8 @@ connect() { # DOM0...
 # at makes a part of the run one for a Dom0, or for a disk there. Its files are $t.WHAT.
 at() { # DOM0 [DISK]
 	dom0=$1 disk=${2:-} place=$1 t=$work/$n.$1${2:+.$2} failed=0 source='' there=(ssh "${ssh_options[@]}" -o "ControlPath=${socket[$1]}" "$1")
+	# When the master has ended, ssh would call anew a Dom0 that is dead, each time.
+	[[ -S ${socket[$1]} ]] || : >"$work/dead.$1"
 	[[ -n $disk ]] || return 0
 	IFS=$'\t' read -r _ _ target _ source size sector owner mode uuid _ <<<"${row[$1 $2]}"
 	place=$1:$target progress="$work/progress $DOMU $disk to $1" snapshot=${snapshots[$disk]:-$source}
@@ -353,6 +358,9 @@ compare() {
 # copy_disk is a child that brings one standby up to date. Of a DomU of several the new image is only held there.
 copy_disk() { # DOM0 DISK
 	at "$1" "$2"
+	if [[ -e $work/dead.$1 ]]; then
+		record '' connect 255 <"$work/ssh.$1.said" || exit 3
+	fi
 	log_mesg info "### sync $DOMU from $local_dom0 to $dom0: $source to $target"
 	watched "$STALL" copy
 	[[ -n $set && ${stages[*]} = '0 0 0' ]] || ended copy --sent "$t.summary" ${final:+--final}
@@ -534,6 +542,7 @@ backup_domu() { # NUMBER
 	[[ -z $dry_run ]] || exit $((failed ? 3 : 0))
 	[[ -z $final ]] || JOBS=1 # what is no snapshot must have but one reader
 	share=$((JOBS / ${#left[@]}))
+	((share <= 5 / DOMUS_AT_ONCE)) || share=$((5 / DOMUS_AT_ONCE)) # a copy takes two sessions, and sshd gives ten
 	[[ -z $BWLIMIT ]] && ((share)) || share=1
 	each copy_to
 	exit $((failed ? 3 : 0))
@@ -585,7 +594,7 @@ guard_room() {
 # backup_all is a child that does all conf files. It and all its children are a process group of their own, so
 # that TERM reaches every command at once.
 backup_all() {
-	local i domu peer guard=none parts=()
+	local i domu peer guard=none shown='' parts=()
 	local -A numbers=() wanted=()
 	set +m # all in one process group
 	run=$BASHPID
@@ -611,7 +620,11 @@ backup_all() {
 		log_file err "## " "$work/prune"
 		log_file info "## removed leftover snapshot " "$work/pruned"
 	fi
-	if [[ -n $erase ]]; then show_progress & disown; fi
+	if [[ -n $erase ]]; then
+		show_progress &
+		shown=$!
+		disown # no part that is waited for
+	fi
 	((${#numbers[@]} == 1)) || mapfile -t domus < <(xb-patch --list --order "${!numbers[@]}")
 	for domu in "${domus[@]}"; do
 		for i in ${numbers[$domu]}; do
@@ -622,6 +635,7 @@ backup_all() {
 		done
 	done
 	for i in "${parts[@]}"; do await "$i" "a DomU" || :; done
+	[[ -z $shown ]] || kill "$shown" || : # it holds the lock, too
 	kill "$guard" 2>/dev/null || :
 	while kill -0 "$guard" 2>/dev/null; do pause 0.1; done
 	[[ ! -e $work/guard ]] || log_file err "## " "$work/guard"
@@ -658,18 +672,22 @@ run() {
 	exec {keep}<>"$work/log"
 	(trap '' TERM INT HUP && to_syslog) <"$work/log" {keep}>&- &
 	logger=$!
-	[[ -n $status ]] || log_mesg info "# Start $0 $(now)"
-	ping_url /start
+	if [[ -z $status ]]; then
+		log_mesg info "# Start $0 $(now)"
+		ping_url /start
+	fi
 	trap stop TERM INT HUP
 	set -m
-	backup_all </dev/null {keep}>&- &
+	backup_all </dev/null {keep}>&- & # who reads a terminal in the background is stopped
 	group=$!
 	set +m
 	if [[ -n $stopped ]]; then stop; fi
 	while wait "$group" || code=$?; kill -0 "$group" 2>/dev/null; do code=0; done
 	((code < 128)) || log_mesg err "### ERROR: the run was stopped by a signal"
-	ping_url "$( ((code == 0)) || echo /fail)"
-	[[ -n $status ]] || log_mesg info "# end backup script $(now)"
+	if [[ -z $status ]]; then
+		ping_url "$( ((code == 0)) || echo /fail)"
+		log_mesg info "# end backup script $(now)"
+	fi
 	exec {keep}>&-
 	wait "$logger" || :
 	exit "$code"

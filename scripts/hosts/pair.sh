@@ -83,12 +83,19 @@ await() {
 	die "$1 does not start: $(tail -n 3 "$dir/$1.log")"
 }
 
-# cable joins the two Dom0s.
+# address gives a Dom0 its address, and switches its end of a cable on.
+address() { # DOM0 ADDRESS
+	on "$1" ip address replace "$2/32" dev lo
+	on "$1" ip address add "$2/24" dev veth0
+	on "$1" ip link set veth0 up
+}
+
+# cable joins the two Dom0s. A host whose neighbour dies keeps its address, as on a switch,
+# though its end of the cable is gone with the other one.
 cable() {
 	ip link add veth0 netns "$(<"$dir/dom0a.pid")" type veth peer name veth0 netns "$(<"$dir/dom0b.pid")"
-	on dom0a ip address add 192.0.2.1/24 dev veth0
-	on dom0b ip address add 192.0.2.2/24 dev veth0
-	for h in dom0a dom0b; do on $h ip link set veth0 up; done
+	address dom0a 192.0.2.1
+	address dom0b 192.0.2.2
 	await dom0b on dom0a ssh dom0b true
 	await dom0a on dom0b ssh dom0a true
 }

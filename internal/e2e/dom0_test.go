@@ -22,12 +22,15 @@ import (
 // the scripts log is in /run/syslog.
 type site struct {
 	*testing.T
-	dir string
-	pid map[string]string // of each Dom0's first process
+	dir     string
+	pid     map[string]string // of each Dom0's first process
+	orders  io.WriteCloser    // to what made the Dom0s
+	answers *bufio.Reader
+	words   bytes.Buffer // what it said
 }
 
-// addresses are in each Dom0's /etc/hosts. At dom0c's nobody answers, what is sent
-// to dom0d is dropped, and dom0e is a second sshd of dom0b, if a test starts it.
+// addresses are in each Dom0's /etc/hosts. At dom0c's nobody answers, unless a test adds it; what
+// is sent to dom0d is dropped, and dom0e is a second sshd of dom0b, if a test starts it.
 const addresses = `127.0.0.1 localhost
 192.0.2.1 dom0a
 192.0.2.2 dom0b
@@ -36,30 +39,51 @@ const addresses = `127.0.0.1 localhost
 192.0.2.5 dom0e
 `
 
-// pair makes the two Dom0s, and ends them when its standard input ends.
+// pair makes the two Dom0s, and ends them when its standard input ends. Until then a line of
+// that is something to do to them.
 const pair = `
-dir=$1
+dir=$1 bin=$3
 die() { echo "$*" >&2; exit 1; }
 . "$2/hosts/pair.sh"
-make_keys
-for h in dom0a dom0b; do
-	make_host $h 1g
-	cd "$dir/$h"
+make() {
+	make_host $1 1g
+	cd "$dir/$1"
 	rm -rf etc/xen* etc/profile.d etc/ssh/*_config.d
 	mkdir etc/xen-backup.d
 	cp ../hosts etc/hosts
 	sed -i 's/^[^ ]*/*/' root/.ssh/known_hosts
 	printf '%s\n' 'ListenAddress 0.0.0.0' 'UsePAM no' 'UseDNS no' 'MaxStartups 100' >>etc/ssh/pair
 	echo 'uri_default = "test:///run/node.xml"' >etc/libvirt/libvirt.conf
-	power_on $h
-	on $h mount --bind "$3" /usr/local/bin
-	on $h bash -c "mkdir /run/domains; echo '<node/>' >/run/node.xml; touch /run/syslog"
+}
+boot() {
+	power_on $1
+	on $1 mount --bind "$bin" /usr/local/bin
+	on $1 bash -c "mkdir /run/domains; echo '<node/>' >/run/node.xml; touch /run/syslog"
+}
+cut() {
+	kill -9 "$(<"$dir/$1.pid")"
+	wait "${host[$1]}" || : # what it had mounted is no longer
+}
+third() { # joins dom0c to dom0a
+	ip link add veth1 netns "$(<"$dir/dom0a.pid")" type veth peer name veth0 netns "$(<"$dir/dom0c.pid")"
+	address dom0c 192.0.2.3
+	on dom0a ip link set veth1 up
+	on dom0a ip route add 192.0.2.3/32 dev veth1
+	await dom0c on dom0a ssh dom0c true
+}
+make_keys
+for h in dom0a dom0b; do
+	make $h
+	boot $h
 done
 cable
 for h in dom0a dom0b; do on $h ip neighbour add 192.0.2.4 lladdr 02:00:00:00:00:04 dev veth0; done
 on dom0b ip address add 192.0.2.5/24 dev veth0
-echo up
-cat >/dev/null
+echo done
+while read -r order; do
+	$order
+	echo done
+done
 power_off
 `
 
@@ -121,7 +145,7 @@ func newSite(t *testing.T) *site {
 		s.write("bin/"+name, text, 0o755)
 	}
 	s.write("hosts", addresses, 0o644)
-	s.powerOn()
+	s.start()
 	return s
 }
 
@@ -133,46 +157,73 @@ func (s *site) write(name, text string, mode os.FileMode) {
 	}
 }
 
-// powerOn starts both Dom0s, for as long as the test runs.
-func (s *site) powerOn() {
+// start starts both Dom0s, for as long as the test runs.
+func (s *site) start() {
 	s.Helper()
 	scripts, err := filepath.Abs("../../scripts")
 	if err != nil {
 		s.Fatal(err)
 	}
 	both := exec.Command("bash", "-euc", pair, "pair", s.dir, scripts, bin)
-	var words bytes.Buffer
-	both.Env, both.Stderr = s.env(), &words
-	end, err1 := both.StdinPipe()
+	both.Env, both.Stderr = s.env(), &s.words
+	orders, err1 := both.StdinPipe()
 	out, err2 := both.StdoutPipe()
 	if err := errors.Join(err1, err2, both.Start()); err != nil {
 		s.Fatal(err)
 	}
+	s.orders, s.answers = orders, bufio.NewReader(out)
 	s.Cleanup(func() {
-		end.Close()
+		s.orders.Close()
 		both.Wait()
 		if s.Failed() {
 			for name := range s.pid {
 				text, _ := os.ReadFile(filepath.Join(s.dir, name+".log"))
 				s.Logf("%s:\n%s", name, text)
 			}
+			s.Logf("what made them:\n%s", s.words.String())
 		}
 	})
-	for _, name := range []string{"dom0a", "dom0b"} {
-		s.pid[name] = ""
+	s.done("dom0a", "dom0b")
+}
+
+// done waits until an order to what made the Dom0s is carried out, and these of them are up.
+func (s *site) done(up ...string) {
+	s.Helper()
+	if answer, err := s.answers.ReadString('\n'); answer != "done\n" {
+		s.Fatalf("the Dom0s do not start, or end: %q, %v", answer, err)
 	}
-	if up, err := bufio.NewReader(out).ReadString('\n'); up != "up\n" {
-		end.Close()
-		both.Wait()
-		s.Fatalf("the Dom0s do not start: %v\n%s", err, words.String())
-	}
-	for name := range s.pid {
+	for _, name := range up {
 		pid, err := os.ReadFile(filepath.Join(s.dir, name+".pid"))
 		if err != nil {
 			s.Fatal(err)
 		}
 		s.pid[name] = strings.TrimSpace(string(pid))
 	}
+}
+
+// order has something done to the Dom0s.
+func (s *site) order(line string, up ...string) {
+	s.Helper()
+	if _, err := io.WriteString(s.orders, line+"\n"); err != nil {
+		s.Fatal(err)
+	}
+	s.done(up...)
+}
+
+// cut takes a Dom0's power away: its processes, its link and what it has in /run are gone.
+func (s *site) cut(name string) {
+	s.Helper()
+	s.order("cut " + name)
+}
+
+// bootThird starts dom0c, for the first time or after a cut, which only dom0a can reach.
+func (s *site) bootThird() {
+	s.Helper()
+	if _, is := s.pid["dom0c"]; !is {
+		s.order("make dom0c")
+	}
+	s.order("boot dom0c", "dom0c")
+	s.order("third")
 }
 
 func (s *site) env() []string {

@@ -324,6 +324,7 @@ prepare() { # DOM0
 		while read -r line; do
 			[[ $line =~ ^(full|tracked)( .*)?$ ]] || continue
 			[[ ! "$line " =~ \ last=([^ ]+) ]] && : >"$t.prepared" || echo "last=${BASH_REMATCH[1]}" >"$t.prepared"
+			[[ "$line " != *' finished=yes '* ]] || log_mesg info "### remote Dom0 $1: finished the interrupted apply on $target"
 			[[ "$line " != *' guests=yes '* || $BACKGROUND = no || -n $final ]] || echo 'background=--background' >>"$t.prepared"
 		done <"$t.answer"
 		((stages)) || [[ -e $t.prepared ]] || stages=(76)

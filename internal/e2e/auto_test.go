@@ -176,7 +176,8 @@ func TestPrepareRecovers(t *testing.T) {
 	h.must("mv " + h.state + "/spool/*.delta kept")
 	h.prepared("source", "target", "").fails(t, unfinished, "--abandon-apply", "run again")
 	h.must("mv kept " + h.state + "/spool/$(basename " + h.state + "/*.json .json).delta")
-	if r := h.prepared("source", "target", ""); r.status != 0 || !strings.HasPrefix(r.out, "full reason=no-base phase=clean last=") {
+	if r := h.prepared("source", "target", ""); r.status != 0 || !strings.HasPrefix(r.out, "full reason=no-base phase=clean last=") ||
+		!strings.HasSuffix(r.out, " finished=yes\n") {
 		t.Errorf("status %d: %s%s", r.status, r.out, r.err)
 	}
 	h.sameBytes("source", "target")

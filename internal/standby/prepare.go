@@ -30,6 +30,8 @@ type Readiness struct {
 	Phase  state.Phase
 	Last   time.Time // of the last image that the peer and this host both had; zero: there is none
 	Guests bool      // a guest is seen to run on this host
+	// Finished tells that an interrupted apply was.
+	Finished bool
 }
 
 // Why the source has to be read whole.
@@ -57,7 +59,11 @@ func (r *Readiness) String() string {
 	if r.Guests {
 		guests = "yes"
 	}
-	return words + fmt.Sprintf(" takes=%d guests=%s", deltaVersion, guests)
+	words += fmt.Sprintf(" takes=%d guests=%s", deltaVersion, guests)
+	if r.Finished {
+		words += " finished=yes"
+	}
+	return words
 }
 
 // Prepare finishes what was interrupted on a target, and refuses whatever is known to end in a refusal, without
@@ -85,7 +91,12 @@ func Prepare(user User, o Options, coming Coming) (*Readiness, error) {
 			return nil, err
 		}
 	}
-	return t.judgeComing(coming)
+	r, err := t.judgeComing(coming)
+	if err != nil {
+		return nil, err
+	}
+	r.Finished = recovered
+	return r, nil
 }
 
 // findComing is find, and names what makes a missing volume.

@@ -30,7 +30,7 @@ logged dom0a '### ERROR 74: DomU web1: its disks on dom0b did not become the new
 onb xb-patch --state /dev/mapper/xblabdev-vm2 | grep '"phase":"applying"'
 heal dom0b vm2 /dev/xblab0/vm2
 backup dom0a
-logged dom0a '### remote Dom0 dom0b: finish the interrupted apply on /dev/'
+logged dom0a '### remote Dom0 dom0b: finished the interrupted apply on /dev/'
 same /dev/xblabpv/vm1 /dev/xblab0/vm1
 same /dev/xblab0/vm2
 onb xb-patch --state /dev/xblab0/vm1 | grep '"whole_set":true'

@@ -49,7 +49,7 @@ status 3 wait "$RUN"
 equal "$(phase)" applying "the phase"
 write 0
 start
-onb 'until pgrep -f "[x]b-patch .*--recover"; do sleep 0.05; done; sleep 1'
+onb 'until pgrep -f "[x]b-patch .*--prepare"; do sleep 0.05; done; sleep 1'
 spill dom0b
 power off
 kill -TERM "$RUN"
@@ -57,7 +57,7 @@ status 143 wait "$RUN"
 power on
 equal "$(phase)" applying "the phase"
 backup dom0a
-logged dom0a '### remote Dom0 dom0b: finish the interrupted apply on /dev/xblab1/vm1$'
+logged dom0a '### remote Dom0 dom0b: finished the interrupted apply on /dev/xblab1/vm1$'
 same /dev/xblab0/vm1 /dev/xblab1/vm1
 equal "$(phase)" clean "the phase"
 nothing_left

@@ -23,7 +23,7 @@ echo "--- a second run at the same time"
 start
 until grep -q 'checking DomU' /run/syslog; do sleep 0.1; done
 status 75 backup dom0a
-logged dom0a '^local3.info ## another process is running$'
+logged dom0a '^local3.info ## another process is running: [0-9]+, since 20.*, at DomU web1$'
 wait "$RUN"
 
 # end SIGNAL PERCENT: a run gets the signal after this part of its time.

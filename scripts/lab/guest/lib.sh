@@ -188,7 +188,8 @@ esac
 cd /run/lab
 exec 8>virsh.lock
 flock 8 # the watchdog of a killed run may resume while the next run pauses
-sed -i "s|runstate>.*</test|runstate>$runstate</test|" "domains/${!#}"
+domain=${!#}
+sed -i "s|runstate>.*</test|runstate>$runstate</test|" "domains/${domain#--domain=}"
 { echo '<node>'; cat domains/*; echo '</node>'; } >node.xml.tmp
 mv node.xml.tmp node.xml
 echo "${EPOCHREALTIME/./} $word" >>paused

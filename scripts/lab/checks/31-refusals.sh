@@ -67,7 +67,8 @@ conf dom0a 73 DOMU=web2 'DOM0S="dom0a dom0b"' MAP=dom0b:/dev/xblab0/c=/dev/xblab
 conf dom0a 74 DOMU=web1 'DOM0S="dom0a dom0b"' BLOCK_SIZE=3K
 conf dom0a 75 DOMU=web1 'DOM0S="dom0a dom0b"' CREATE_LV=/dev/xblab0
 status 3 backup dom0a
-logged dom0a '### ERROR 65: DomU web2, disk xvda: dom0b:/dev/xblab0/c is too small; on dom0b: lvextend -L 8388608b /dev/xblab0/c$'
+logged dom0a '### ERROR 65: DomU web2, disk xvda: dom0b:/dev/xblab0/c cannot be written to$'
+logged dom0a '/dev/xblab0/c is too small: .*; on dom0b: lvextend -L 8388608b /dev/xblab0/c$'
 logged dom0a "### ERROR 78: .*4.conf: bad or missing name in DOMU: '../web4'"
 logged dom0a "### ERROR 78: .*5.conf: bad DOM0S: -oProxyCommand=reboot"
 logged dom0a "### ERROR 78: .*6.conf: "
@@ -77,7 +78,8 @@ logged dom0a "### ERROR 78: .*7.conf: a DomU whose name is a number"
 logged dom0a "71.conf: line 3: MAP: command not found"
 logged dom0a "### ERROR 78: .*71.conf: not a file of shell variables"
 logged dom0a "### ERROR 78: .*72.conf: DOM0S names no Dom0"
-logged dom0a "### ERROR 78: DomU web2: /dev/xblab0/c would overwrite dom0b:/dev/xblab0/a of web1 /dev/xblab0/a"
+logged dom0a '### ERROR 75: DomU web2, disk xvda: dom0b:/dev/xblab0/a cannot be written to$'
+logged dom0a '/dev/xblab0/a belongs to another domain of this host: web1 '
 logged dom0a "### ERROR 78: .*74.conf: bad BLOCK_SIZE: 3K"
 logged dom0a "### ERROR 78: .*75.conf: bad CREATE_LV: /dev/xblab0"
 same /dev/xblab0/a
@@ -101,7 +103,7 @@ status 3 backup dom0a --dry-run --force-diverged web2
 grep -q '^### ERROR 73: DomU web2, disk xvda: dom0b:/dev/xblab0/c cannot be written to$' mail
 conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"' CREATE_LV=nosuch MAP=dom0b:/dev/xblab0/c=/dev/nosuch/c
 status 3 backup dom0a --dry-run web2
-grep -q '^### ERROR 73: DomU web2, disk xvda: cannot create dom0b:/dev/nosuch/c$' mail
+grep -q '^### ERROR 73: DomU web2, disk xvda: dom0b:/dev/nosuch/c cannot be written to$' mail
 conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"'
 onb mkdir /run/spools
 backup dom0a --force-diverged web2

@@ -61,7 +61,7 @@ before=$(digest dom0b /dev/xblab0/t1; digest dom0b /dev/xblab0/t2)
 status 3 backup dom0a
 logged dom0a '^local3.info ## removed leftover snapshot /dev/xblab0/xb-t1-'
 logged dom0a '### ERROR 73: DomU web1: its disks on dom0b did not become the new ones together: '
-logged dom0a 'DomU web1, dom0b: .*no room for the image in the thin pool of /dev/xblab0/t[12]: it needs '
+logged dom0a 'DomU web1, remote Dom0 dom0b: .*no room for the image in the thin pool of /dev/xblab0/t[12]: it needs '
 logged dom0a '### DomU web1: its standby on dom0b is of 20'
 equal "$(digest dom0b /dev/xblab0/t1; digest dom0b /dev/xblab0/t2)" "$before" "the standbys without room"
 onb xb-patch --state /dev/xblab0/t2 | grep '"phase":"clean"'

@@ -32,8 +32,9 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
                  [--xl-config FILE] [--bundle FILE] DOMAIN
        xb-locate --store DOMAIN [-c URI] [--format xml|xl] [--map A=B]...
                  [--drop TARGET]... [--set SET --taken TIME] [--state-dir DIR]
-       xb-locate --plan [-c URI] [--toolstack auto|virsh|xl] [--local NAME]
-                 [--disks] [--state-dir DIR]
+       xb-locate --plan --confs DIR --settings OUT|--disks [-c URI]
+                 [--toolstack auto|virsh|xl] [--local NAME] [--state-dir DIR]
+                 [DOMAIN...]
 
 Print the disks of DOMAIN (a name, UUID or id), one TARGET<TAB>SOURCE a line,
 if it is active on this host; else say why not and exit with status 1. Its
@@ -76,9 +77,12 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --taken TIME       and when these were frozen: 2026-11-26T23:47:28Z
       --state-dir DIR    (default: $XB_STATE_DIR, or STATE_DIR of
                          /etc/xen-backup/host.conf, or /var/lib/xen-backup)
-      --plan             read lines DOMU<TAB>DOM0S<TAB>EXCLUDE of conf files; print
-                         what a run asks of each: DOMU, is it active here, is it
-                         known here, the other hosts of DOM0S, why it is not active
+      --plan             read the conf files of xen-backup.sh, of all DomUs or those
+                         named; print what a run asks of each: N, DOMU, is it active
+                         here, is it known here, the other hosts of DOM0S, why it is
+                         not active. A conf file with a mistake is lost: 78
+      --confs DIR        where they are: DIR/*.conf
+      --settings OUT     keep the settings of each as OUT/N, for a shell to source
       --disks            in place of that what should be copied, in the form that
                          xb-patch(1) expects
       --dom0s LIST       hosts, as DOM0S of xen-backup.sh: a line a disk and other
@@ -118,6 +122,8 @@ type options struct {
 	set      domain.Set
 	stateDir string
 	dom0s    dom0s.Order
+	confs    string // directory of conf files
+	settings string // that for what they say
 	disks    bool
 }
 
@@ -150,6 +156,8 @@ func run(env *cli.Env, args []string) error {
 	f.String(&o.set.Taken, "taken")
 	f.Path(&o.stateDir, "state-dir")
 	f.Bool(&o.plan, "plan")
+	f.Path(&o.confs, "confs")
+	f.Path(&o.settings, "settings")
 	f.Bool(&o.disks, "disks")
 	f.Func("dom0s", words(&o.dom0s.Dom0s))
 	f.Func("rules", words(&o.dom0s.Rules))
@@ -188,7 +196,7 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 		return "--store", []string{"-c", "--connect", "--format", "--map", "--drop", "--set", "--taken", "--state-dir"},
 			storeDocument
 	case o.plan:
-		return "--plan", append(toolstacks, "--local", "--disks", "--state-dir"), plan
+		return "--plan", append(toolstacks, "--confs", "--settings", "--disks", "--local", "--state-dir"), plan
 	case o.still != "":
 		return "--still", append(toolstacks, "--exclude"), tellStill
 	case o.uuid:

@@ -1,12 +1,14 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
+	"fmt"
+	"strconv"
 	"strings"
 
 	"xen-backup/internal/cli"
+	"xen-backup/internal/conf"
 	"xen-backup/internal/dom0s"
 	"xen-backup/internal/domain"
 	"xen-backup/internal/exit"
@@ -16,24 +18,28 @@ import (
 
 // planned is what a conf file says of a DomU, and what this host says of it.
 type planned struct {
-	name           string
-	dom0s, exclude []string
+	conf *conf.Conf
+	name string
 
-	local   string // this host's name in dom0s; "-" if it is not there, "" if that cannot be told
+	local   string // this host's name among its Dom0s; "-" if it is not there, "" if that cannot be told
 	remotes []string
 	active  string // yes, no, busy or unknown
 	reason  error  // why it is not active here
 	known   string // of one that is not active here: yes, no or unknown
 }
 
-// plan reads DomUs, and prints what a run of xen-backup.sh has to do, or what should be copied.
+// plan reads conf files, and prints what a run of xen-backup.sh has to do, or what should be copied.
 func plan(ctx context.Context, env *cli.Env, o *options, operands []string) error {
-	if len(operands) > 0 {
-		return exit.Fail(exit.Usage, "--plan reads DomUs from standard input")
+	if o.confs == "" || (o.settings == "") != o.disks {
+		return exit.Fail(exit.Usage, "--plan needs --confs DIR, and --settings OUT or --disks")
 	}
-	all, err := readPlan(env)
-	if err != nil || len(all) == 0 {
+	if err := domain.CheckNames(operands...); err != nil {
 		return err
+	}
+	words := runWords{env}
+	all, lost := readPlan(ctx, o, operands, words)
+	if len(all) == 0 {
+		return lost
 	}
 	places, err := state.Find(o.stateDir)
 	if err != nil {
@@ -41,44 +47,54 @@ func plan(ctx context.Context, env *cli.Env, o *options, operands []string) erro
 	}
 	l, judge, err := newLocator(ctx, o)
 	if err != nil {
-		env.Error("%v", err) // nothing is known of any
+		words.say((*cli.Env).Error, "## "+env.Name+": ", "%v", []any{err}) // nothing is known of any
 	} else {
 		sayActive(ctx, l, all)
 		sayKnown(ctx, l, all, places)
 	}
 	sayLocal(ctx, all, o.dom0s.Local)
 	for _, p := range all {
-		row := []string{p.name, p.local, strings.Join(p.remotes, " "), p.active, ""}
-		if !o.disks {
-			row = []string{p.name, p.active, p.known, cmp.Or(strings.Join(p.remotes, " "), "-"), p.because()}
-		} else if p.active == "yes" {
-			row[4] = p.disks(ctx, l, judge, env)
+		row := []string{strconv.Itoa(p.conf.Number), p.name, p.active, p.known, cmp.Or(strings.Join(p.remotes, " "), "-"), p.because()}
+		if o.disks {
+			row = []string{p.name, p.local, strings.Join(p.remotes, " "), p.active, p.disks(ctx, l, judge)}
 		}
 		if err := env.Print(strings.Join(row, "\t") + "\n"); err != nil {
 			return err
 		}
 	}
-	return nil
+	return lost
 }
 
-// readPlan reads lines DOMU<TAB>DOM0S<TAB>EXCLUDE.
-func readPlan(env *cli.Env) (all []*planned, err error) {
-	lines := bufio.NewScanner(env.Stdin)
-	for lines.Scan() {
-		columns := strings.Split(lines.Text(), "\t")
-		if len(columns) != 3 {
-			return nil, exit.Fail(exit.BadStream, "want DOMU<TAB>DOM0S<TAB>EXCLUDE, not %q", lines.Text())
+// readPlan reads the conf files, and keeps their settings. What is lost is said.
+func readPlan(ctx context.Context, o *options, names []string, words runWords) (all []*planned, lost error) {
+	confs, lost := conf.Dir{Path: o.confs}.Read(ctx, names, words)
+	for _, c := range confs {
+		if o.settings != "" {
+			if err := c.Write(o.settings); err != nil {
+				return nil, err
+			}
 		}
-		if err := domain.CheckNames(columns[0]); err != nil {
-			return nil, err
-		}
-		all = append(all, &planned{name: columns[0], dom0s: strings.Fields(columns[1]), exclude: strings.Fields(columns[2]),
-			active: "unknown", known: "unknown"})
+		all = append(all, &planned{conf: c, name: c.DomU(), active: "unknown", known: "unknown"})
 	}
-	if err := lines.Err(); err != nil {
-		return nil, exit.Fail(exit.IOError, "cannot read the DomUs: %w", err)
+	return all, lost
+}
+
+// runWords says something as the log of a run has it.
+type runWords struct{ env *cli.Env }
+
+func (w runWords) Error(format string, args ...any) { w.say((*cli.Env).Error, "## ", format, args) }
+func (w runWords) Warn(format string, args ...any)  { w.say((*cli.Env).Warn, "## ", format, args) }
+func (w runWords) Lost(err error) {
+	w.say((*cli.Env).Error, fmt.Sprintf("### ERROR %d: ", exit.StatusOf(err)), "%v", []any{err})
+}
+
+func (w runWords) say(how func(*cli.Env, string, ...any), prefix, format string, args []any) {
+	env := *w.env
+	if env.Words {
+		env.Name = ""
+		format = prefix + format
 	}
-	return all, nil
+	how(&env, format, args...)
 }
 
 // sayActive asks for all at once: each toolstack takes longer than its answer.
@@ -133,12 +149,12 @@ func (p *planned) because() string {
 func sayLocal(ctx context.Context, all []*planned, local string) {
 	var names []string
 	for _, p := range all {
-		names = append(names, p.dom0s...)
+		names = append(names, p.conf.Dom0s()...)
 	}
 	here := dom0s.Here(ctx, names, local)
 	for _, p := range all {
 		p.local = "-"
-		for _, dom0 := range p.dom0s {
+		for _, dom0 := range p.conf.Dom0s() {
 			switch {
 			case here[dom0] == dom0s.Yes:
 				p.local = dom0
@@ -152,13 +168,16 @@ func sayLocal(ctx context.Context, all []*planned, local string) {
 }
 
 // disks returns those that are copied; what is wrong with them a run says.
-func (p *planned) disks(ctx context.Context, l *domain.Locator, judge *domain.Judge, env *cli.Env) string {
+func (p *planned) disks(ctx context.Context, l *domain.Locator, judge *domain.Judge) string {
+	if p.active != "yes" {
+		return ""
+	}
 	answer, err := l.Locate(ctx, p.name)
 	if err != nil {
 		return ""
 	}
 	var names []string
-	judge.Exclude = p.exclude
+	judge.Exclude = p.conf.Exclude()
 	if disks, _ := judge.List(answer, false, quiet{}); disks != nil {
 		for _, e := range disks.Disks {
 			names = append(names, e.Target)

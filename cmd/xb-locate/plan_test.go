@@ -26,23 +26,58 @@ esac`})
 	testkit.Write(t, filepath.Join(dir, "xml", "copied.cfg"), "")
 	uri := node(t, guest("here", 1, 1, disk("file", "file", image, "xvda", "")+disk("file", "file", image, "xvdb", ""))+
 		guest("off", 2, 5, ""))
-	lines := "here\tdom0a dom0b\txvdb\noff\tdom0b dom0a dom0c\t\ncopied\tdom0b dom0c\t\nnone\tdom0b\t\n"
-	for _, c := range []struct{ option, want string }{
-		{"", "here\tyes\tunknown\tdom0b\t-\n" +
-			"off\tno\tyes\tdom0b dom0c\toff is not active here (virsh: shut off (unknown))\n" +
-			"copied\tno\tyes\tdom0b dom0c\tcopied is not active here (virsh: not defined)\n" +
-			"none\tno\tno\tdom0b\tnone is not active here (virsh: not defined)\n"},
+	confs, settings := filepath.Join(dir, "confs"), filepath.Join(dir, "settings")
+	for _, d := range []string{confs, settings} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, text := range map[string]string{"1": "DOMU=here\nDOM0S='dom0a dom0b'\nEXCLUDE=xvdb",
+		"2": "DOMU=off; DOM0S=(dom0b dom0a dom0c)", "3": "exit", "4": "DOMU=copied; DOM0S='dom0b dom0c'; EXCLUD=x",
+		"5": "DOMU=none; DOM0S=dom0b; STALL=1"} {
+		testkit.Write(t, filepath.Join(confs, name+".conf"), text+"\n")
+	}
+	ask := func(more string) result {
+		return locateCommand(t, nil, strings.Fields("--plan -c "+uri+" --toolstack virsh --state-dir "+dir+" --confs "+confs+" "+more)...)
+	}
+	for _, c := range []struct{ options, want string }{
+		{"--settings " + settings, "1\there\tyes\tunknown\tdom0b\t-\n" +
+			"2\toff\tno\tyes\tdom0b dom0c\toff is not active here (virsh: shut off (unknown))\n" +
+			"4\tcopied\tno\tyes\tdom0b dom0c\tcopied is not active here (virsh: not defined)\n" +
+			"5\tnone\tno\tno\tdom0b\tnone is not active here (virsh: not defined)\n"},
 		{"--disks", "here\tdom0a\tdom0b\tyes\txvda\n" +
 			"off\tdom0a\tdom0b dom0c\tno\t\n" +
 			"copied\t\tdom0b dom0c\tno\t\n" +
 			"none\t-\tdom0b\tno\t\n"},
 	} {
-		args := strings.Fields("--plan -c " + uri + " --toolstack virsh --state-dir " + dir + " " + c.option)
-		if r := locateCommand(t, strings.NewReader(lines), args...); r.stdout != c.want || r.status != 0 {
-			t.Errorf("%s: %+v\nwant %s", c.option, r, c.want)
+		if r := ask("--words " + c.options); r.stdout != c.want || r.status != 78 ||
+			r.stderr != "err ### ERROR 78: "+confs+"/3.conf: not a file of shell variables, or it sets what is for the whole run, "+
+				"or it ends the script\nwarning ## "+confs+"/4.conf: EXCLUD is no setting, and nothing uses it\n" {
+			t.Errorf("%s: %+v\nwant %s", c.options, r, c.want)
 		}
 	}
-	if r := locateCommand(t, strings.NewReader("here\tdom0a\n"), "--plan"); r.status != 65 {
-		t.Errorf("of a line with a part: %+v", r)
+	if names := testkit.Names(t, settings); names != "1 2 4 5" {
+		t.Errorf("settings of %s", names)
+	}
+	if text := testkit.Read(t, settings+"/5"); !strings.HasPrefix(text, "DOMU='none'\nDOM0S='dom0b'\n") ||
+		!strings.Contains(text, "\nSTALL='1'\n") {
+		t.Errorf("settings:\n%s", text)
+	}
+	if err := os.Remove(confs + "/3.conf"); err != nil {
+		t.Fatal(err)
+	}
+	if r := ask("--disks here"); r != (result{stdout: "here\tdom0a\tdom0b\tyes\txvda\n"}) {
+		t.Errorf("of one: %+v", r)
+	}
+	if r := ask("--disks here who"); r.status != 78 || r.stderr != "xb-locate: no conf file for DomU who\n" {
+		t.Errorf("of one that has none: %+v", r)
+	}
+	for _, options := range []string{"", "--disks --settings " + settings} {
+		if r := ask(options); r.status != 64 {
+			t.Errorf("%q: %+v", options, r)
+		}
+	}
+	if r := ask("--settings " + settings + "/none here"); r.status != 73 {
+		t.Errorf("with no place for settings: %+v", r)
 	}
 }

@@ -24,7 +24,7 @@ var Version = "0.1.0"
 
 // Env is what a command is given to run in: its name and standard files.
 type Env struct {
-	Name   string // "xb-sig": the prefix of every message
+	Name   string // "xb-sig": the prefix of every message, if it is not empty
 	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
@@ -122,9 +122,10 @@ func (e *Env) say(l level, message string) {
 		if e.Words {
 			b.WriteString(string(l) + " ")
 		}
-		if i > 0 {
+		switch {
+		case i > 0:
 			b.WriteString("  ")
-		} else {
+		case e.Name != "":
 			b.WriteString(e.Name + ": ")
 		}
 		b.WriteString(text.Printable(line) + "\n")

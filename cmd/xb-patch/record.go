@@ -1,10 +1,7 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -107,7 +104,7 @@ func (c *command) recordRun() error {
 		}
 	}
 	if o.sent != "" {
-		r.Sent, r.Unsent = readSent(o.sent)
+		r.Sent, r.Unsent = runs.ReadSent(o.sent)
 	}
 	lines, status := r.Record(state.Dir(c.StateDir))
 	text := ""
@@ -118,36 +115,6 @@ func (c *command) recordRun() error {
 		return err
 	}
 	return exit.Answer(status)
-}
-
-// readSent reads what xb-delta's --summary has left. That of a run which failed is missing or of no image.
-func readSent(file string) (*runs.Sent, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, exit.OpenFailed(err)
-	}
-	defer f.Close()
-	return parseSent(f, file)
-}
-
-func parseSent(in io.Reader, name string) (*runs.Sent, error) {
-	text, err := io.ReadAll(io.LimitReader(in, 1<<20))
-	if err != nil {
-		return nil, err
-	}
-	var s cli.Summary
-	if err := json.Unmarshal(text, &s); err != nil {
-		return nil, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", name, err)
-	}
-	if s.Command != "xb-delta" || s.BytesSent == 0 {
-		return nil, exit.Fail(exit.BadStream, "%s is no summary of an xb-delta that sent a delta", name)
-	}
-	image, err := s.Image()
-	if err != nil {
-		return nil, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", name, err)
-	}
-	return &runs.Sent{Image: image, BytesRead: s.BytesRead, Changed: s.BytesChanged, Bytes: s.BytesSent,
-		Seconds: s.Seconds}, nil
 }
 
 // checkRecordSent and recordSent are --record of a script that only remembers images.
@@ -163,7 +130,7 @@ func (c *command) recordSent() error {
 	if err != nil {
 		return err
 	}
-	sent, err := parseSent(in, "standard input")
+	sent, err := runs.ParseSent(in, "standard input")
 	if err != nil {
 		return err
 	}

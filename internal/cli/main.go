@@ -1,4 +1,4 @@
-// Package cli is what the five commands share towards their user: options, messages,
+// Package cli is what the commands share towards their user: options, messages,
 // progress, heartbeat, summaries and signals.
 package cli
 

@@ -33,11 +33,6 @@ func (e *Env) NewSummary(i stream.Image, start time.Time) *Summary {
 		Hash: i.Hash.String(), Digest: i.Digest(), Seconds: time.Since(start).Seconds()}
 }
 
-// Image returns the image that the run led to.
-func (s *Summary) Image() (stream.Image, error) {
-	return stream.ImageFields{Size: s.ImageSize, BlockSize: s.BlockSize, Hash: s.Hash, Digest: s.Digest}.Image()
-}
-
 // CheckSummary tells before the run whether its summary can be written to a file:
 // afterwards the answer would come too late. What is no regular file is not touched.
 func CheckSummary(path string) error {

@@ -10,7 +10,6 @@ import (
 	"unicode/utf8"
 
 	"xen-backup/internal/exit"
-	"xen-backup/internal/stream"
 	"xen-backup/internal/text"
 )
 
@@ -31,13 +30,6 @@ type Report struct {
 	Set            string
 	Last           time.Time // when both hosts last had one image, if that is known
 	words          []string  // what the programs said
-}
-
-// Sent is what xb-delta's summary tells.
-type Sent struct {
-	Image                     stream.Image
-	BytesRead, Changed, Bytes int64
-	Seconds                   float64
 }
 
 // Line is a line for the log.

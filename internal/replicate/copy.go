@@ -1,0 +1,109 @@
+package replicate
+
+import (
+	"path/filepath"
+	"slices"
+
+	"xen-backup/internal/runs"
+)
+
+// copied is one disk on its way to one Dom0.
+type copied struct {
+	*delivery
+	row   *Row
+	reads string // the path that is read: of a snapshot, or the source
+	ended *ended // how its copy has
+}
+
+// do brings one standby up to date, or has the other side hold the new image for its set. It reports whether that went
+// well.
+func (c *copied) do() bool {
+	if c.dom0.isDead() {
+		return c.recordDead()
+	}
+	c.say(infoLevel, "### sync "+c.DomU+" from "+c.row.Local+" to "+c.row.Dom0+": "+c.row.Source+" to "+c.row.Target)
+	done := c.progress.show(&shown{name: c.DomU + " " + c.row.Disk + " to " + c.row.Dom0, place: c.place(), file: c.file("progress")})
+	c.ended = c.ask(c.dom0, c.Stall, nil, c.pipeline()...)
+	done()
+	if c.set != "" && c.ended.good() {
+		return true // it is recorded when its set is committed
+	}
+	return c.recordCopy()
+}
+
+// pipeline is what brings the standby up to date. All of its programs tell of their progress.
+func (c *copied) pipeline() pipeline {
+	return pipeline{c.sign(), c.delta("--progress-file", c.file("progress"), "--summary", c.file("summary")), c.patch()}
+}
+
+func (c *copied) sign() []string {
+	words := slices.Concat([]string{"xb-sig", "--heartbeat", "--missing-ok"}, c.farBackground(), c.blocks())
+	return c.at(c.dom0, append(words, c.row.Target)...)
+}
+
+func (c *copied) delta(more ...string) []string {
+	words := []string{"xb-delta", "--heartbeat"}
+	if c.ReadLimit != "" {
+		words = append(words, "--read-limit", c.ReadLimit)
+	}
+	if c.Background {
+		words = append(words, "--background")
+	}
+	return append(append(words, more...), c.reads)
+}
+
+func (c *copied) patch() []string {
+	words := slices.Concat([]string{"xb-patch", "--auto"}, c.patchOptions(c.row), c.farBackground())
+	if c.set != "" {
+		words = append(words, "--hold", c.set, "--taken", c.taken())
+	}
+	if c.row.Owner != none {
+		words = append(words, "--owner", c.row.Owner)
+	}
+	if c.row.Mode != none {
+		words = append(words, "--mode", c.row.Mode)
+	}
+	return c.at(c.dom0, append(words, c.row.Target)...)
+}
+
+// farBackground lets guests of the other side go first, where there are any.
+func (c *copied) farBackground() []string {
+	if c.Background && c.row.answered("guests") == "yes" {
+		return []string{"--background"}
+	}
+	return nil
+}
+
+func (c *copied) recordCopy() bool {
+	report := c.reportOf(c.row, runs.CopyStep)
+	report.Final, report.Set = c.Final, c.set
+	if c.ended.good() {
+		report.Sent, report.Unsent = runs.ReadSent(c.file("summary"))
+	}
+	if c.set == "" { // else all disks are told of together
+		c.addState(c.ended, c.row)
+	}
+	return c.record(report, c.ended)
+}
+
+// verify compares a standby with what was read for it.
+func (c *copied) verify() bool {
+	e := c.ask(c.dom0, c.Stall, nil, c.sign(), c.delta("--check"))
+	if !c.record(c.reportOf(c.row, runs.Verify), e) {
+		return false
+	}
+	c.say(infoLevel, "#### "+c.place()+": verified, "+e.answer.String())
+	return true
+}
+
+func (c *copied) place() string { return c.row.Dom0 + ":" + c.row.Target }
+
+// file names one of the files that a copy needs here.
+func (c *copied) file(what string) string {
+	return filepath.Join(c.dir, c.row.Dom0+"."+c.row.Disk+"."+what)
+}
+
+// finish remembers what came in a set, and compares the copy with its source if that is wanted.
+func (c *copied) finish() bool {
+	return (c.set == "" || c.recordCopy()) && (!c.Verify || c.verify())
+}

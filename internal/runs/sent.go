@@ -1,0 +1,57 @@
+package runs
+
+import (
+	"encoding/json"
+	"io"
+	"os"
+
+	"xen-backup/internal/exit"
+	"xen-backup/internal/stream"
+)
+
+// Sent is what xb-delta's summary tells.
+type Sent struct {
+	Image                     stream.Image
+	BytesRead, Changed, Bytes int64
+	Seconds                   float64
+}
+
+// ReadSent reads what xb-delta's --summary has left. That of a run which failed is missing or of no image.
+func ReadSent(file string) (*Sent, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, exit.OpenFailed(err)
+	}
+	defer f.Close()
+	return ParseSent(f, file)
+}
+
+// ParseSent reads a summary of xb-delta; name says where it is in errors.
+func ParseSent(in io.Reader, name string) (*Sent, error) {
+	text, err := io.ReadAll(io.LimitReader(in, 1<<20))
+	if err != nil {
+		return nil, err
+	}
+	var s struct {
+		Command      string  `json:"command"`
+		ImageSize    int64   `json:"image_size"`
+		BlockSize    int     `json:"block_size"`
+		Hash         string  `json:"hash"`
+		Digest       string  `json:"digest"`
+		BytesRead    int64   `json:"bytes_read"`
+		BytesChanged int64   `json:"bytes_changed"`
+		BytesSent    int64   `json:"bytes_sent"`
+		Seconds      float64 `json:"seconds"`
+	}
+	if err := json.Unmarshal(text, &s); err != nil {
+		return nil, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", name, err)
+	}
+	if s.Command != "xb-delta" || s.BytesSent == 0 {
+		return nil, exit.Fail(exit.BadStream, "%s is no summary of an xb-delta that sent a delta", name)
+	}
+	image, err := stream.ImageFields{Size: s.ImageSize, BlockSize: s.BlockSize, Hash: s.Hash, Digest: s.Digest}.Image()
+	if err != nil {
+		return nil, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", name, err)
+	}
+	return &Sent{Image: image, BytesRead: s.BytesRead, Changed: s.BytesChanged, Bytes: s.BytesSent, Seconds: s.Seconds}, nil
+}

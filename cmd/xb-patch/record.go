@@ -11,7 +11,6 @@ import (
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/runs"
-	"xen-backup/internal/standby"
 	"xen-backup/internal/state"
 )
 
@@ -54,9 +53,6 @@ func (o *recordOptions) names() []string {
 func (c *command) checkRecord() error {
 	o := &c.report
 	_, disk, ofDisk := strings.Cut(c.Disk, "/")
-	if !o.staged && c.Disk == "" {
-		return c.checkRecordSent()
-	}
 	if o.step == "" {
 		if o.step = string(runs.Other); ofDisk {
 			o.step = string(runs.CopyStep)
@@ -84,9 +80,6 @@ const allPeers = "-"
 // recordRun is --record.
 func (c *command) recordRun() error {
 	o := &c.report
-	if !o.staged && c.Disk == "" {
-		return c.recordSent()
-	}
 	domu, disk, _ := strings.Cut(c.Disk, "/")
 	source, peer := c.Target, c.Peer
 	if absolute, err := filepath.Abs(source); err == nil && source != "" {
@@ -115,24 +108,4 @@ func (c *command) recordRun() error {
 		return err
 	}
 	return exit.Answer(status)
-}
-
-// checkRecordSent and recordSent are --record of a script that only remembers images.
-func (c *command) checkRecordSent() error {
-	if c.Peer == "" || len(c.operands) != 1 {
-		return exit.Fail(exit.Usage, "--record needs --peer HOST")
-	}
-	return c.flags.Only("--record", "--peer", "--state-dir")
-}
-
-func (c *command) recordSent() error {
-	in, err := c.BinaryIn()
-	if err != nil {
-		return err
-	}
-	sent, err := runs.ParseSent(in, "standard input")
-	if err != nil {
-		return err
-	}
-	return standby.Record(c.Options, sent.Image)
 }

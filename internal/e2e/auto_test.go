@@ -116,7 +116,7 @@ func TestAutoDecides(t *testing.T) {
 			"--peer dom0a --disk domu1/xvda target 2>/dev/null; [ -e target ]", "", false, ""},
 		{"incomplete, sent", "xb-sig --missing-ok target | xb-delta source | head -c 3500000 | xb-patch -q --auto --peer dom0a " +
 			"--disk domu1/xvda target 2>/dev/null; xb-sig --missing-ok none | xb-delta --summary sum larger >delta; " +
-			"xb-patch --record target --peer dom0c <sum", "--force-diverged", true, "force-diverged"},
+			"xb-patch --record target --peer dom0c --disk d/x --target t --stages 0 --sent sum </dev/null", "--force-diverged", true, "force-diverged"},
 		{"missing, forced", "true", "--force-diverged", false, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

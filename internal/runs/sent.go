@@ -23,12 +23,7 @@ func ReadSent(file string) (*Sent, error) {
 		return nil, exit.OpenFailed(err)
 	}
 	defer f.Close()
-	return ParseSent(f, file)
-}
-
-// ParseSent reads a summary of xb-delta; name says where it is in errors.
-func ParseSent(in io.Reader, name string) (*Sent, error) {
-	text, err := io.ReadAll(io.LimitReader(in, 1<<20))
+	text, err := io.ReadAll(io.LimitReader(f, 1<<20))
 	if err != nil {
 		return nil, err
 	}
@@ -44,14 +39,14 @@ func ParseSent(in io.Reader, name string) (*Sent, error) {
 		Seconds      float64 `json:"seconds"`
 	}
 	if err := json.Unmarshal(text, &s); err != nil {
-		return nil, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", name, err)
+		return nil, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", file, err)
 	}
 	if s.Command != "xb-delta" || s.BytesSent == 0 {
-		return nil, exit.Fail(exit.BadStream, "%s is no summary of an xb-delta that sent a delta", name)
+		return nil, exit.Fail(exit.BadStream, "%s is no summary of an xb-delta that sent a delta", file)
 	}
 	image, err := stream.ImageFields{Size: s.ImageSize, BlockSize: s.BlockSize, Hash: s.Hash, Digest: s.Digest}.Image()
 	if err != nil {
-		return nil, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", name, err)
+		return nil, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", file, err)
 	}
 	return &Sent{Image: image, BytesRead: s.BytesRead, Changed: s.BytesChanged, Bytes: s.BytesSent, Seconds: s.Seconds}, nil
 }

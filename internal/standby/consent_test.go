@@ -235,6 +235,17 @@ func TestNothingToDiscard(t *testing.T) {
 	}
 }
 
+// sent: a peer has got the old image from this host.
+func (s *scene) sent(o Options) {
+	t, err := find(nil, o)
+	if err == nil {
+		err = t.device.SaveSent(t.Peer, digestOf(s.T, s.old))
+	}
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
 // TestConsentToAuto: what --prepare refuses by the state alone it lets through with a consent, and --auto takes. A
 // consent that can't be read is in nobody's way.
 func TestConsentToAuto(t *testing.T) {
@@ -243,9 +254,7 @@ func TestConsentToAuto(t *testing.T) {
 	s.options.Toolstack, s.options.Disk = "virsh", "domu1/xvda"
 	o := s.options
 	o.Peer = "dom0b"
-	if err := Record(o, digestOf(t, s.old)); err != nil {
-		t.Fatal(err)
-	}
+	s.sent(o)
 	s.options.Peer = "dom0c" // which knows nothing of that image
 	coming := Coming{Size: s.image.Size, Header: header}
 	if _, err := Prepare(s.user, s.options, coming); exit.StatusOf(err) != exit.NotBasis {
@@ -277,9 +286,7 @@ func TestConsentOfTheOldSource(t *testing.T) {
 	sent := func(peer string) {
 		o := s.options
 		o.Peer = peer
-		if err := Record(o, digestOf(t, s.old)); err != nil {
-			t.Fatal(err)
-		}
+		s.sent(o)
 	}
 	sent("dom0b")
 	s.write(0, "a write that dom0b never got")

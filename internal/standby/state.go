@@ -10,7 +10,6 @@ import (
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/domain"
 	"xen-backup/internal/state"
-	"xen-backup/internal/stream"
 )
 
 // Memory is what is remembered of a target, and what can be said of it now.
@@ -126,14 +125,4 @@ func (t *target) changedSince(r *state.Record) *bool {
 		return nil
 	}
 	return &changed
-}
-
-// Record remembers that a peer has an image of a device, so that both hosts know their last
-// common image when the roles change.
-func Record(o Options, image stream.Image) error {
-	t, err := find(nil, o)
-	if err != nil {
-		return err
-	}
-	return t.device.SaveSent(t.Peer, image)
 }

@@ -212,7 +212,7 @@ func TestWords(t *testing.T) {
 		!strings.HasSuffix(r.stderr, "info xb-locate: domu1: not carried: a host device (usb)\n") {
 		t.Errorf("%+v", r)
 	}
-	if r := ask("--document"); r.stderr != "err xb-locate: want one DOMAIN\n" {
+	if r := ask("--copy"); r.stderr != "err xb-locate: want one DOMAIN\n" {
 		t.Errorf("%+v", r)
 	}
 	document := "<domain><name>d</name><os><kernel>/none</kernel></os><devices>" +

@@ -20,7 +20,6 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
        xb-locate --still FILE [-c URI] [--toolstack auto|virsh|xl]
                  [--exclude TARGET]... DOMAIN
        xb-locate [-c URI] [--exclude TARGET]... [--all] [--json] --xml FILE
-       xb-locate --uuid --xml FILE
        xb-locate --active [--final] [-c URI] [--toolstack auto|virsh|xl] DOMAIN...
        xb-locate --known [-c URI] [--toolstack auto|virsh|xl]
                  [--xl-config FILE] DOMAIN...
@@ -28,8 +27,6 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
                  [--exclude TARGET]... [--xl-config FILE] [--note FILE]
                  [--document-file FILE] [--bundle FILE] [--final]
                  [--dom0s LIST [--rules LIST] [--local NAME]] DOMAIN
-       xb-locate --document [-c URI] [--toolstack auto|virsh|xl]
-                 [--xl-config FILE] [--bundle FILE] DOMAIN
        xb-locate --store DOMAIN [-c URI] [--format xml|xl] [--map A=B]...
                  [--drop TARGET]... [--set SET --taken TIME] [--state-dir DIR]
        xb-locate --plan --confs DIR --settings OUT|--disks [-c URI]
@@ -51,7 +48,6 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --xml FILE         list the disks of what virsh dumpxml or xl list -l has
                          printed, or of a configuration file of xl (- is stdin),
                          active or not
-      --uuid             print the UUID that is kept there, if there is one
       --active           say yes or no, of several domains DOMAIN<TAB>yes|no a
                          line; busy or unknown where neither can be said
       --final            the domain is to be shut off, not active; busy, too, if its
@@ -60,9 +56,9 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --copy             all that its copy needs, a line a disk: target, source, size,
                          sector size, owner, mode, UUID, format of the document
       --document-file FILE
-                         keep the document as FILE.xml, or FILE.cfg for xl
-      --document         print the document by which DOMAIN can be started here
-                         or on another host, passwords included
+                         keep the document by which DOMAIN can be started here or
+                         on another host, passwords included, as FILE.xml, or
+                         FILE.cfg for xl
       --bundle FILE      and write it to FILE with the variables of UEFI firmware
                          and the state of a TPM
       --xl-config FILE   which that is for xl (/etc/xen/DOMAIN.cfg)
@@ -110,7 +106,7 @@ type options struct {
 	all, json                     bool
 	note, still                   string // files
 
-	active, known, copy, document, uuid, plan bool // what is asked
+	active, known, copy, plan bool // what is asked
 
 	final    bool   // for a copy that is to be the last
 	kept     string // file for the document
@@ -144,10 +140,8 @@ func run(env *cli.Env, args []string) error {
 	f.Bool(&o.known, "known")
 	f.Bool(&o.copy, "copy")
 	f.Path(&o.kept, "document-file")
-	f.Bool(&o.document, "document")
 	f.Path(&o.xlConfig, "xl-config")
 	f.Path(&o.bundle, "bundle")
-	f.Bool(&o.uuid, "uuid")
 	f.String(&o.store, "store")
 	f.Func("format", cli.OneOf(&o.format, string(domain.XML), string(domain.XL)))
 	f.Func("map", o.places.Add)
@@ -190,8 +184,6 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	case o.copy:
 		return "--copy", append(toolstacks, "--exclude", "--note", "--xl-config", "--document-file", "--bundle", "--final",
 			"--dom0s", "--rules", "--local"), copyDisks
-	case o.document:
-		return "--document", append(toolstacks, "--xl-config", "--bundle"), printDocument
 	case o.store != "":
 		return "--store", []string{"-c", "--connect", "--format", "--map", "--drop", "--set", "--taken", "--state-dir"},
 			storeDocument
@@ -199,8 +191,6 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 		return "--plan", append(toolstacks, "--confs", "--settings", "--disks", "--local", "--state-dir"), plan
 	case o.still != "":
 		return "--still", append(toolstacks, "--exclude"), tellStill
-	case o.uuid:
-		return "--uuid", []string{"--xml"}, listDocument
 	case o.xml != "":
 		return "--xml", list, listDocument
 	}
@@ -275,21 +265,16 @@ func copyDisks(ctx context.Context, env *cli.Env, o *options, operands []string)
 	return env.Print(rows)
 }
 
-// listDocument lists the disks of a document of libvirt or xl, or prints its UUID.
+// listDocument lists the disks of a document of libvirt or xl.
 func listDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
 	if o.xml == "" || len(operands) > 0 {
 		return exit.Fail(exit.Usage, "want --xml FILE, and no DOMAIN")
 	}
 	d, err := domain.ParseFile(o.xml, env.Stdin)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case !o.uuid:
-		return list(env, o, newJudge(ctx, o), domain.Answer{Domain: d})
-	case d.KeptUUID() == "":
-		return nil
 	}
-	return env.Print(d.KeptUUID() + "\n")
+	return list(env, o, newJudge(ctx, o), domain.Answer{Domain: d})
 }
 
 // list prints the disks of a domain. What cannot be copied is the error.
@@ -343,19 +328,6 @@ func tell(ctx context.Context, env *cli.Env, o *options, names []string) error {
 	}
 	text, failed := domain.Sum(said)
 	return cmp.Or(env.Print(text), failed)
-}
-
-// printDocument prints the document by which a domain can be started on another host.
-func printDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
-	name, l, judge, err := ask(ctx, o, operands)
-	if err != nil {
-		return err
-	}
-	text, err := l.Export(ctx, judge, name, o.bundle, env)
-	if err != nil {
-		return err
-	}
-	return env.Print(string(text))
 }
 
 // storeDocument keeps another host's document, made one of this host.

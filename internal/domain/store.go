@@ -110,7 +110,7 @@ func (s *Store) readWhole(name string, in io.Reader, files io.Writer) (doc *Docu
 		return nil, false, exit.Fail(exit.BadStream, "standard input: a document of the format %s, not %s", doc.format(), s.Format)
 	case !doc.whole():
 		return nil, false, exit.Fail(exit.BadStream,
-			"standard input: the configuration is cut, or --document has not printed it")
+			"standard input: the configuration is cut, or xb-locate has not written it")
 	case doc.Domain.Name != name:
 		return nil, false, exit.Fail(exit.BadStream, "this is the document of %s, not of %s", doc.Domain.Name, name)
 	}

@@ -58,16 +58,6 @@ func document(ctx context.Context, lists []*list, name string) (doc *Document, w
 		name, strings.Join(none, ", "))
 }
 
-// Export returns the text of the document by which a domain can be started on another
-// host, and writes what else belongs to the domain to the file bundle, if that is not "".
-func (l *Locator) Export(ctx context.Context, judge *Judge, name, bundle string, words Words) ([]byte, error) {
-	doc, text, err := export(ctx, l.lists(), judge, name, words)
-	if err != nil || bundle == "" {
-		return text, err
-	}
-	return text, doc.keepBundle(bundle, text, words)
-}
-
 // export returns a domain's document, made one that means the same on another host.
 func export(ctx context.Context, lists []*list, judge *Judge, name string, words Words) (*Document, []byte, error) {
 	doc, differ, err := document(ctx, lists, name)

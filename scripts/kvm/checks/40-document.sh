@@ -30,8 +30,8 @@ status 1 on dom0b virsh -q start web
 on dom0b virsh -q undefine web
 
 echo "--- as it is"
-on dom0a xb-locate --document --bundle /srv/web/bundle web >document
-[[ $(on dom0a xb-locate --uuid --xml /dev/stdin <document) = 11111111-2222-4333-8444-666666666666 ]]
+[[ $(on dom0a xb-locate --copy --document-file /srv/web/document --bundle /srv/web/bundle web | cut -f 7 | uniq) = 11111111-2222-4333-8444-666666666666 ]]
+on dom0a cat /srv/web/document.xml >document
 status 1 grep -E "<domain [^>]*id=|pool=|<cpu mode='custom' match='exact' check='full'" document
 on dom0b truncate -s 10M "/srv/web/my root.img"
 on dom0a cat /srv/web/bundle | on dom0b xb-locate --store web --map file:///srv/web/pool/root=file:///srv/web/my%20root.img --drop vdc 2>words
@@ -53,7 +53,7 @@ on dom0b virsh -q domblklist web | grep 'hda *-'
 echo "--- a disk that only the running guest has"
 on dom0a truncate -s 10M /srv/web/hot.img
 on dom0a virsh -q attach-disk web /srv/web/hot.img vdd --live
-on dom0a xb-locate --document web 2>&1 >document | grep 'disk vdd is attached to the running domain, but not in its definition'
+on dom0a xb-locate --copy --document-file /srv/web/document web 2>&1 >/dev/null | grep 'disk vdd is attached to the running domain, but not in its definition'
 
 echo "--- a secret"
 on dom0a virsh -q secret-define /dev/stdin <<'END'

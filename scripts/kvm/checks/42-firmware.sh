@@ -25,7 +25,7 @@ until_so on dom0a [ -s $tpm ]
 on dom0a virsh -q destroy uefi
 on dom0a bash -c "printf 'a boot entry' | dd of=$vars conv=notrunc bs=1 seek=100000" 2>/dev/null
 
-on dom0a xb-locate --document --bundle /srv/bundle uefi 2>words >document
+on dom0a xb-locate --copy --final --document-file /srv/uefi --bundle /srv/bundle uefi 2>words
 grep 'uefi: not carried: the shared directory /srv' words
 on dom0a cat /srv/bundle | on dom0b xb-locate --store uefi
 on dom0b grep -F 'tar -C / -xpf /var/lib/xen-backup/xml/uefi.files.tar' /var/lib/xen-backup/xml/uefi.xml >put
@@ -38,4 +38,4 @@ on dom0b virsh -q start uefi
 on dom0b grep -q 'a boot entry' $vars
 status 1 on dom0b grep -s manufactur /var/log/swtpm/libvirt/qemu/uefi-swtpm.log # no new TPM
 
-for h in dom0a dom0b; do on $h bash -c 'virsh -q destroy uefi; virsh -q undefine --nvram uefi; rm -f /srv/uefi.img /srv/bundle' 2>/dev/null || true; done
+for h in dom0a dom0b; do on $h bash -c 'virsh -q destroy uefi; virsh -q undefine --nvram uefi; rm -f /srv/uefi.img /srv/uefi.xml /srv/bundle' 2>/dev/null || true; done

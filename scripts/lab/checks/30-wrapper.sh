@@ -38,7 +38,8 @@ logged dom0a '^local3.info ## SKIP: DomU web3 is not running on this host: .*shu
 logged dom0a '^local3.info ## SKIP: DomU web4 is not running on this host: .*crashed' # row "crashed|dying"
 [ "$(grep -c '## BACKUP' /run/syslog)" = 2 ] || fail "a DomU that does not run was backed up"
 logged dom0a '^local3.info # end backup script '
-xb-locate --document web1 | cmp - /etc/xen-backup.d/web1.xml
+xb-locate --copy --exclude xvdb --document-file document web1 >/dev/null
+cmp document.xml /etc/xen-backup.d/web1.xml
 onb cat /var/lib/xen-backup/xml/web1.xml | grep -v scratch | grep -E "<source dev=./dev/xblab0/(vm1|copy1)"
 # rows "arrays never reset" and "log_mesg inf": web1's CREATE_LV is not web2's
 logged dom0a '^local3.err ### ERROR 66: DomU web2, disk xvda: dom0b:/dev/xblab0/vm3 cannot be written to$'

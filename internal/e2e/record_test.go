@@ -126,7 +126,7 @@ func TestUsageOfRecord(t *testing.T) {
 	for _, options := range []string{
 		"--peer b --disk d/a a", "--peer b --disk d/a --stages 0 --target t a", "--peer b --disk d/a --stages 80 a",
 		"--peer b --disk d/a --stages 80 --target t", "--peer - --disk d/a --stages 80 --target t a", "--peer b --disk d --stages 80 a",
-		"--disk d --stages 80", "--peer b --stages 80", "--peer b --disk d --stages x", "--peer b --disk d --step copy --stages 80",
+		"--disk d --stages 80", "--peer b --stages 80", "--peer b a", "--peer b --disk d --stages x", "--peer b --disk d --step copy --stages 80",
 		"--peer b --disk d/a --step commit --stages 80 --target t a", "--peer b --disk d --stages 80 --create",
 		"--peer b --disk d --stages 80 --stalled 0", "--peer b --disk /a --stages 80 --target t a", "--peer b --disk d/ --stages 80 --target t a",
 		"--peer b --disk d --stages 80 --taken now",

@@ -53,6 +53,8 @@ func TestSettings(t *testing.T) {
 	for name, c := range map[string]struct{ text, setting, want string }{
 		"plain":               {good, "DOM0S", "dom0a dom0b"},
 		"the default":         {good, "SNAPSHOT_SIZE", "1G"},
+		"the block size":      {good, "BLOCK_SIZE", "4K"},
+		"the hash":            {good + "HASH=\n", "HASH", "xxh64"},
 		"no value":            {good + "HOOK_TIMEOUT=\n", "HOOK_TIMEOUT", "60"},
 		"the surroundings":    {good, "BWLIMIT", "20M"},
 		"not of these":        {good + "BWLIMIT=\n", "BWLIMIT", ""},

@@ -213,18 +213,39 @@ func TestCopyStallsInApply(t *testing.T) {
 	s.change("dom0a", xvda)
 	s.must("dom0b", "fsfreeze -f /srv")
 	t.Cleanup(func() { s.on("dom0b", "fsfreeze -u /srv") })
-	r := s.on("dom0a", conducted("domu1", "dom0a dom0b", "--stall 25", ""))
+	run := s.begin("dom0a", conducted("domu1", "dom0a dom0b", "--stall 25", ""))
+	applying := func() bool {
+		return strings.Contains(s.on("dom0b", "xb-patch --state /srv/a.img").out, `"phase":"applying"`)
+	}
+	eventually(s, "the apply", applying)
+	s.must("dom0b", "pkill -STOP -x xb-patch") // it does not even say that it waits
+	r := run.end()
 	r.fails(t, 3, "err ### ERROR 69: DomU domu1, disk xvda: /srv/a.img was not copied to dom0b:/srv/a.img: no progress for 25 s\n",
 		"err #### DomU domu1, disk xvda, dom0b:/srv/a.img: the standby is of no one set: xvda applying: what has begun to be applied "+
 			"goes on there, or the next run finishes it, or on dom0b: xb-patch --recover /srv/a.img\n")
 	if strings.Count(r.err, "ERROR") != 1 {
 		t.Errorf("errors:\n%s", r.err)
 	}
-	s.must("dom0b", "fsfreeze -u /srv")
-	eventually(s, "the end of the apply", func() bool {
-		return strings.Contains(s.on("dom0b", "xb-patch --state /srv/a.img").out, `"phase":"clean"`)
-	})
+	s.must("dom0b", "fsfreeze -u /srv; pkill -CONT -x xb-patch")
+	eventually(s, "the end of the apply", func() bool { return !applying() })
 	s.same(xvda, xvda)
+}
+
+// TestCopyShells has a login shell on the other Dom0 that speaks where data should be, and one that is none.
+func TestCopyShells(t *testing.T) {
+	for name, c := range map[string]struct{ setup, words string }{
+		"stdout":  {"echo 'printf glued' >/root/.bashrc", "glued"},
+		"nologin": {"sed -i 's|^\\(root:.*:\\)[^:]*$|\\1/usr/sbin/nologin|' /etc/passwd", "This account is currently not available."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.domu1(xvda)
+			s.must("dom0b", c.setup)
+			s.on("dom0a", conducted("domu1", "dom0a dom0b", "", "")).fails(t, 3,
+				"err ### ERROR ", ": DomU domu1: remote Dom0 dom0b cannot tell whether the DomU runs there", c.words)
+			s.nothingLeft("dom0a")
+		})
+	}
 }
 
 // TestCopyFirstCause has a stage fail here, and the others only see its end: what is told is the cause, in the same run.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -45,6 +46,7 @@ const patience = 2 * time.Second
 
 func newChildren() (c *children, release func(), err error) {
 	c = &children{thread: make(chan func()), alive: make(map[*child]bool)}
+	closeOnExec()
 	parent := os.Getppid()
 	go func() {
 		runtime.LockOSThread() // for good
@@ -60,6 +62,16 @@ func newChildren() (c *children, release func(), err error) {
 		syscall.Kill(os.Getpid(), syscall.SIGTERM)
 	}
 	return c, durable.OnSignal(c.endAll), nil
+}
+
+// closeOnExec has no program inherit what this one has inherited, such as a lock: it may stay longer.
+func closeOnExec() {
+	files, _ := os.ReadDir("/proc/self/fd")
+	for _, f := range files {
+		if fd, err := strconv.Atoi(f.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
 }
 
 func (c *children) onThread(do func()) {

@@ -196,7 +196,7 @@ func (r *run) sayAsTold(level, prefix, line string) {
 	if first == errLevel || first == warningLevel || first == infoLevel {
 		level, line = first, rest
 	}
-	if line != "" {
+	if line = strings.TrimRight(line, "\r"); line != "" {
 		r.say(level, prefix+line)
 	}
 }

@@ -33,7 +33,11 @@ func (c *copied) do() bool {
 
 // pipeline is what brings the standby up to date. All of its programs tell of their progress.
 func (c *copied) pipeline() pipeline {
-	return pipeline{c.sign(), c.delta("--progress-file", c.file("progress"), "--summary", c.file("summary")), c.patch()}
+	sending := []string{"--progress-file", c.file("progress"), "--summary", c.file("summary")}
+	if c.BWLimit != "" {
+		sending = append(sending, "--bwlimit", c.BWLimit)
+	}
+	return pipeline{c.sign(), c.delta(sending...), c.patch()}
 }
 
 func (c *copied) sign() []string {

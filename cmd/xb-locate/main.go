@@ -21,6 +21,7 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
                  [--exclude TARGET]... DOMAIN
        xb-locate [-c URI] [--exclude TARGET]... [--all] [--json] --xml FILE
        xb-locate --active [--final] [-c URI] [--toolstack auto|virsh|xl] DOMAIN...
+       xb-locate --stuck [-c URI] [--toolstack auto|virsh|xl] DOMAIN
        xb-locate --known [-c URI] [--toolstack auto|virsh|xl]
                  [--xl-config FILE] DOMAIN...
        xb-locate --copy [-c URI] [--toolstack auto|virsh|xl]
@@ -52,6 +53,8 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
                          line; busy or unknown where neither can be said
       --final            the domain is to be shut off, not active; busy, too, if its
                          memory was saved to some file
+      --stuck            say yes if libvirt has paused DOMAIN because of an I/O error,
+                         as when there is no room where its disks are; else no
       --known            the same of whether this host knows it, active or not
       --copy             all that its copy needs, a line a disk: target, source, size,
                          sector size, owner, mode, UUID, format of the document
@@ -106,7 +109,7 @@ type options struct {
 	all, json                     bool
 	note, still                   string // files
 
-	active, known, copy, plan bool // what is asked
+	active, known, stuck, copy, plan bool // what is asked
 
 	final    bool   // for a copy that is to be the last
 	kept     string // file for the document
@@ -138,6 +141,7 @@ func run(env *cli.Env, args []string) error {
 	f.Bool(&o.active, "active")
 	f.Bool(&o.final, "final")
 	f.Bool(&o.known, "known")
+	f.Bool(&o.stuck, "stuck")
 	f.Bool(&o.copy, "copy")
 	f.Path(&o.kept, "document-file")
 	f.Path(&o.xlConfig, "xl-config")
@@ -181,6 +185,8 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 		return "--active", append(toolstacks, "--final"), tell
 	case o.known:
 		return "--known", append(toolstacks, "--xl-config"), tell
+	case o.stuck:
+		return "--stuck", toolstacks, tellStuck
 	case o.copy:
 		return "--copy", append(toolstacks, "--exclude", "--note", "--xl-config", "--document-file", "--bundle", "--final",
 			"--dom0s", "--rules", "--local"), copyDisks
@@ -305,7 +311,7 @@ func tellStill(ctx context.Context, env *cli.Env, o *options, operands []string)
 	if err != nil {
 		return err
 	}
-	return l.Still(ctx, judge, name, before, env)
+	return l.Still(ctx, judge, name, before)
 }
 
 // tell says of each domain whether it is active here, or whether this host knows it.
@@ -328,6 +334,18 @@ func tell(ctx context.Context, env *cli.Env, o *options, names []string) error {
 	}
 	text, failed := domain.Sum(said)
 	return cmp.Or(env.Print(text), failed)
+}
+
+// tellStuck says whether a domain stands still because of an I/O error.
+func tellStuck(ctx context.Context, env *cli.Env, o *options, operands []string) error {
+	name, l, _, err := ask(ctx, o, operands)
+	if err != nil {
+		return err
+	}
+	if l.Stuck(ctx, name) {
+		return env.Print("yes\n")
+	}
+	return env.Print("no\n")
 }
 
 // storeDocument keeps another host's document, made one of this host.

@@ -36,7 +36,6 @@ func (l *Locator) Look(ctx context.Context, judge *Judge, name string, c Copy, w
 		return "", found.Err
 	}
 	words.Info("%s: %s is %s", found.Toolstack, name, found.State)
-	found.complain(words)
 	disks, err := judge.List(found.Answer, false, words)
 	if err != nil {
 		return "", err
@@ -137,14 +136,6 @@ func (c Copy) youngest() (path string, err error) {
 			XL.suffix())
 	}
 	return path, nil
-}
-
-// complain tells of a domain that stands still, whoever has caused it.
-func (a *Answer) complain(words Words) {
-	if a.State == "paused (I/O error)" {
-		words.Error("%s is paused by an I/O error: is there room where its disks are? Then: virsh resume %s",
-			a.Domain.Name, a.Domain.Name)
-	}
 }
 
 // rows returns the disks, each with all that its copy needs, the domain's UUID, and the format of

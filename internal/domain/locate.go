@@ -72,6 +72,14 @@ func (l *Locator) locateAll(ctx context.Context, names []string) []Found {
 	}
 }
 
+// Stuck reports whether a domain stands still because of an I/O error, whoever has caused it. Only libvirt knows.
+func (l *Locator) Stuck(ctx context.Context, name string) bool {
+	return slices.ContainsFunc(l.Toolstacks, func(t Toolstack) bool {
+		v, is := t.(*virsh)
+		return is && v.stuck(ctx, name)
+	})
+}
+
 // known tells of each domain whether a toolstack knows it, active or not. The errors have
 // status Unavailable: a toolstack that did not answer may know it.
 func (l *Locator) known(ctx context.Context, names []string) (known []bool, errs []error) {

@@ -108,14 +108,13 @@ func (n *Note) disk(target string) *notedDisk {
 
 // Still asks about the domain again and returns an error with status Busy if the answer is
 // not what was noted.
-func (l *Locator) Still(ctx context.Context, judge *Judge, name string, before *Note, words Words) error {
+func (l *Locator) Still(ctx context.Context, judge *Judge, name string, before *Note) error {
 	answer, err := l.Locate(ctx, name)
 	if s := exit.StatusOf(err); s == exit.No || s == exit.Busy {
 		return notStill(name, err.Error())
 	} else if err != nil {
 		return err
 	}
-	answer.complain(words)
 	entries := judge.Disks(answer.Domain)
 	for _, e := range entries {
 		if e.Failed {

@@ -72,23 +72,22 @@ func (v *virshListing) Ask(ctx context.Context, name string) (Answer, error) {
 	if ref == "" {
 		return a, nil // also while it reboots libvirt has it in its list
 	}
-	text, err := v.run(ctx, "dumpxml", "--domain="+ref)
+	// One virsh for both: each takes longer than its answer. The status is that of the last command.
+	word := commandWord(ref)
+	text, err := v.run(ctx, "dumpxml --domain "+word+"; domstate --reason --domain "+word)
 	if err != nil {
 		return vanished(a, err)
 	}
-	d, err := parseXML(strings.NewReader(string(text)))
+	document, state := splitDocument(string(text))
+	d, err := parseXML(strings.NewReader(document))
 	if err != nil {
 		return a, exit.Fail(exit.Unavailable, "virsh dumpxml: %w", err)
 	}
 	if idForm.MatchString(ref) && d.ID != strings.TrimSpace(ref) {
 		return a, nil // no id of a domain that is here
 	}
-	state, err := v.run(ctx, "domstate", "--reason", "--domain="+ref)
-	if err != nil {
-		return vanished(a, err)
-	}
 	a.Domain = d
-	a.State = strings.TrimSpace(string(state))
+	a.State = strings.TrimSpace(state)
 	if err := a.judgeVirsh(); err != nil || a.Active {
 		return a, err
 	}
@@ -107,6 +106,25 @@ func (v *virshListing) Ask(ctx context.Context, name string) (Answer, error) {
 		return a, exit.Fail(exit.Unavailable, "virsh dominfo tells Managed save: %q", saved)
 	}
 	return a, nil
+}
+
+// commandWord returns what virsh, where it takes several commands in one word, takes for this one.
+func commandWord(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// splitDocument parts a document from what is printed after it.
+func splitDocument(text string) (document, rest string) {
+	const end = "</domain>\n"
+	if i := strings.LastIndex(text, end); i >= 0 {
+		return text[:i+len(end)], text[i+len(end):]
+	}
+	return text, ""
+}
+
+// stuck reports whether libvirt has paused a domain because it could not write to a disk. Of one that it does not
+// know, or if it cannot be asked, there is nothing to tell.
+func (v *virsh) stuck(ctx context.Context, name string) bool {
+	state, err := v.run(ctx, "domstate", "--reason", "--domain="+name)
+	return err == nil && strings.TrimSpace(string(state)) == "paused (I/O error)"
 }
 
 // Knows needs no question. Of an id nothing is known for long.

@@ -236,8 +236,7 @@ func TestMigratedAway(t *testing.T) {
 #!/bin/sh
 case $1 in
 list) echo '11111111-2222-4333-8444-555555555555 domu1' ;;
-dumpxml) echo "<domain type='kvm'><name>domu1</name><uuid>11111111-2222-4333-8444-555555555555</uuid></domain>" ;;
-domstate) cat state ;;
+dumpxml*) echo "<domain type='kvm'><name>domu1</name><uuid>11111111-2222-4333-8444-555555555555</uuid></domain>"; cat state ;;
 dominfo) echo 'Managed save:   no' ;;
 esac
 END

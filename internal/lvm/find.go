@@ -75,7 +75,11 @@ func (vs *Volumes) notListed(status int, message string) error {
 // checkVG refuses a volume whose group shares its name with another group:
 // LVM's commands would not know which one is meant.
 func (vs *Volumes) checkVG(v *Volume) error {
-	for _, group := range vs.groups {
+	groups, err := vs.allGroups()
+	if err != nil {
+		return err
+	}
+	for _, group := range groups {
 		if group["vg_name"] == v.VG && group["vg_uuid"] != v.VGUUID {
 			return exit.Fail(exit.Config, "two volume groups are called %s (%s and %s): "+
 				"rename one (vgrename UUID NEWNAME), and keep LVM from looking into the guests' disks (devices/scan_lvs=0)",

@@ -44,7 +44,11 @@ func (vs *Volumes) checkNew(n *NewVolume) error {
 			return exit.Fail(exit.NoInput, "%s is not active: lvchange -ay %s", n.Path(), v)
 		}
 	}
-	for _, group := range vs.groups {
+	groups, err := vs.allGroups()
+	if err != nil {
+		return err
+	}
+	for _, group := range groups {
 		if group["vg_name"] == n.VG {
 			return vs.checkFree(n, group)
 		}

@@ -65,18 +65,14 @@ func (v *Volume) dmUUID() string { return dm.VolumeUUID(v.VGUUID, v.UUID) }
 // Volumes are all logical volumes of the host, the hidden ones too.
 type Volumes struct {
 	list       []*Volume
-	groups     []row // all volume groups, the empty ones too
+	groups     []row // see allGroups
 	incomplete error // what LVM complained of; others may be missing
 }
 
 // List asks LVM for all volumes. It fails only if LVM answers nothing of use: a
 // broken volume group must not keep the others from being backed up.
 func List() (*Volumes, error) {
-	groups, failed, err := report("vg_name,vg_uuid,vg_extent_size,vg_free", "vgs")
-	if err != nil {
-		return nil, err
-	}
-	rows, lvsFailed, err := report(strings.Join(fields, ","), "lvs", "--all")
+	rows, failed, err := report(strings.Join(fields, ","), "lvs", "--all")
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +80,19 @@ func List() (*Volumes, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Volumes{list: list, groups: groups, incomplete: errors.Join(failed, lvsFailed)}, nil
+	return &Volumes{list: list, incomplete: failed}, nil
+}
+
+// allGroups returns all volume groups, the empty ones too. Few want them: they are asked for when they are.
+func (vs *Volumes) allGroups() ([]row, error) {
+	if vs.groups == nil {
+		groups, failed, err := report("vg_name,vg_uuid,vg_extent_size,vg_free", "vgs")
+		if err != nil {
+			return nil, err
+		}
+		vs.groups, vs.incomplete = groups, errors.Join(vs.incomplete, failed)
+	}
+	return vs.groups, nil
 }
 
 // volumes reads the rows of lvs: since segtype is among the fields, a volume has one

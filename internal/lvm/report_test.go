@@ -33,7 +33,7 @@ func volumesOf(t *testing.T, report []byte) *Volumes {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Volumes{list: list}
+	return &Volumes{list: list, groups: []row{}}
 }
 
 func (vs *Volumes) named(t *testing.T, name string) *Volume {

@@ -26,7 +26,8 @@ Bring the standbys of a DomU on other Dom0s up to date, over ssh: all of its dis
 and the document by which it starts from them. xen-backup.sh calls it.
 
       --connect          open a connection to each DOM0, tell in DIR/dom0s which can be
-                         reached, and keep them open until standard input ends
+                         reached, say ready, and keep them open until standard input
+                         ends
       --known            say yes if one of the DOM0s knows DOMU, no if none does, and
                          maybe if one that cannot be asked may
       --prepare          ask each Dom0 whether DOMU is active there, too, and have it
@@ -169,7 +170,7 @@ func (o *options) mode(operands []string) (do func(*cli.Env, *options, []string)
 }
 
 func connect(env *cli.Env, o *options, dom0s []string) error {
-	return replicate.Connect(o.Options, dom0s, env.Stdin)
+	return replicate.Connect(o.Options, dom0s, env.Stdin, func() error { return env.Print("ready\n") })
 }
 
 func known(env *cli.Env, o *options, operands []string) error {

@@ -15,8 +15,8 @@ import (
 )
 
 // Connect opens the connection to each Dom0 that all programs of a run share, and tells in the run's directory which can
-// be reached. It keeps them until in, of whoever has started it, ends.
-func Connect(o Options, dom0s []string, in io.Reader) error {
+// be reached; then it calls told. It keeps them until in, of whoever has started it, ends.
+func Connect(o Options, dom0s []string, in io.Reader, told func() error) error {
 	for _, name := range dom0s {
 		if !nameForm.MatchString(name) {
 			return exit.Fail(exit.Usage, "bad name of a Dom0: %s", name)
@@ -41,7 +41,11 @@ func Connect(o Options, dom0s []string, in io.Reader) error {
 	known := make(chan error, 1)
 	go func() {
 		each(masters, len(masters), func(m *master) bool { return m.open(programs, 4*o.ConnectTimeout) })
-		known <- list(o.Run, masters)
+		err := list(o.Run, masters)
+		if err == nil {
+			err = told()
+		}
+		known <- err
 	}()
 	select {
 	case err = <-known:

@@ -23,8 +23,13 @@ type shown struct {
 	told  time.Time
 }
 
-// sometimes is how often the log tells of a copy that takes long.
-const sometimes = 10 * time.Minute
+// sometimes is how often the log tells of a copy that takes long. Tests do not have that long.
+func sometimes() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("XB_PROGRESS_EVERY")); err == nil {
+		return d
+	}
+	return 10 * time.Minute
+}
 
 func startProgress(r *run) *progress {
 	p := &progress{stop: make(chan struct{})}
@@ -73,7 +78,7 @@ func (p *progress) tell(r *run) {
 			continue
 		}
 		all = append(all, s.name+": "+line)
-		if time.Since(s.told) >= sometimes {
+		if time.Since(s.told) >= sometimes() {
 			s.told = time.Now()
 			r.say(infoLevel, "#### "+s.place+": "+line)
 		}

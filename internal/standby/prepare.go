@@ -121,7 +121,10 @@ func (t *target) finishFirst(coming Coming) (done bool, err error) {
 	if err != nil || coming.DryRun || change == nil && r.Phase != state.Applying {
 		return false, err
 	}
-	if _, err := Recover(t.user, t.Options); err != nil {
+	switch _, err := Recover(t.user, t.Options); {
+	case errors.Is(err, state.ErrAtWork): // it is under way, not interrupted
+		return false, err
+	case err != nil:
 		return false, exit.Fail(exit.Unfinished, "the interrupted apply cannot be finished: %w\n"+
 			"when the cause is mended, run again, or on %s: xb-patch --recover %s", err, here(), text.Operand(t.Target))
 	}

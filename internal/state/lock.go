@@ -64,6 +64,9 @@ var patience = 30 * time.Second
 // lockPatience is how long is waited for the locks of all disks of a set.
 var lockPatience = time.Minute
 
+// ErrAtWork is the cause where another process has the lock.
+var ErrAtWork = errors.New("another xb-patch is at work on it")
+
 // Lock takes the device's lock until it is released or the process ends. If another
 // process has it, the error has status Busy and says what is known of that one, unless
 // that is a run of the same disk from the same peer whose session is dead: it is ended.
@@ -184,7 +187,7 @@ func (l *Lock) open() bool {
 func (l *Lock) takeOver(d *Device, run Run) error {
 	pid, theirs := l.holder()
 	busy := func() error {
-		return exit.Fail(exit.Busy, "%s: another xb-patch is at work on it%s", d.path, l.describe(pid, theirs))
+		return exit.Fail(exit.Busy, "%s: %w%s", d.path, ErrAtWork, l.describe(pid, theirs))
 	}
 	if theirs == nil || !theirs.deadFor(run) {
 		return busy()

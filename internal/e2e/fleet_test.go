@@ -54,7 +54,7 @@ func TestFleetDeadDom0(t *testing.T) {
 	s := newSite(t)
 	s.bootThird()
 	s.fleet(20, "dom0a", "dom0b", "dom0c")
-	run := s.begin("dom0a", cron("STALL=14", "CONNECT_TIMEOUT=1", "DOMUS_AT_ONCE=4"))
+	run := s.begin("dom0a", cron("STALL=14", "CONNECT_TIMEOUT=5", "DOMUS_AT_ONCE=4"))
 	s.must("dom0c", "until (($(ls /var/lib/xen-backup/xml | wc -l) >= 7)); do sleep 0.05; done 2>/dev/null")
 	s.cut("dom0c")
 	r := run.end()

@@ -42,6 +42,7 @@ func TestWrapperTo(t *testing.T) {
 	s.conf("dom0a", "domu1", "DOMU=domu1", `DOM0S="dom0a dom0b dom0c"`)
 	s.backup("dom0a", "CONNECT_TIMEOUT=1", "--to", "dom0b").silent(t)
 	s.same("/srv/a.img", "/srv/a.img")
+	s.backup("dom0a", "--to", "dom0d").fails(t, 3, "### ERROR 78: no DomU has a standby on dom0d\n")
 	s.domain("dom0b", "domu1", 1, "/srv/a.img")
 	s.backup("dom0a", "CONNECT_TIMEOUT=1", "--to", "dom0c").fails(t, 3, "### ERROR 81: DomU domu1: it runs on dom0b too")
 }
@@ -53,15 +54,15 @@ func TestWrapperWait(t *testing.T) {
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "PRE_SNAPSHOT='until test -e /run/go; do sleep 0.1; done'")
 	first := s.begin("dom0a", cron())
 	eventually(s, "the first run", func() bool { return strings.Contains(s.log("dom0a"), "## BACKUP: DomU domu1") })
-	for _, words := range [][]string{nil, {"--wait", "1"}} {
+	for _, words := range [][]string{nil, {"--wait", "1"}, {"--wait", "2s", "domu1"}, {"--wait", "0m"}, {"--wait", "0h"}} {
 		if r := s.on("dom0a", cron(words...)); r.status != 75 || r.err != "" {
 			t.Errorf("status %d: %s", r.status, r.err)
 		}
 	}
-	if log := s.log("dom0a"); strings.Count(log, "local3.info ## another process is running: ") != 2 || !strings.Contains(log, ", at DomU domu1\n") {
+	if log := s.log("dom0a"); strings.Count(log, "local3.info ## another process is running: ") != 5 || !strings.Contains(log, ", at DomU domu1\n") {
 		t.Errorf("in the log:\n%s", log)
 	}
-	second := s.begin("dom0a", cron("--wait"))
+	second := s.begin("dom0a", cron("--wait", "5m"))
 	s.must("dom0a", "touch /run/go")
 	first.end().silent(t)
 	second.end().silent(t)

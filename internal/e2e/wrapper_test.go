@@ -172,7 +172,7 @@ func TestWrapperDryRun(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	for _, name := range []string{"dom0a", "dom0b"} {
-		s.must(name, "mkdir /etc/xen-backup; echo STATE_DIR=/srv/state >/etc/xen-backup/host.conf")
+		s.must(name, "mkdir /etc/xen-backup /srv/state; echo STATE_DIR=/srv/state >/etc/xen-backup/host.conf")
 	}
 	s.backup("dom0a").silent(t)
 	s.change("dom0a", "/srv/a.img")
@@ -374,11 +374,16 @@ func TestWrapperSurroundings(t *testing.T) {
 func TestWrapperBreaksOff(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
-	s.write("dom0a/sbin/xb-delta", `#!/bin/bash
-while [[ $1 != --progress-file ]]; do shift; done
-mkdir "$2"
+	s.write("dom0a/sbin/xb-copy", `#!/bin/bash
+case " $* " in *" --connect "* | *" --prepare "*) exec /usr/local/bin/xb-copy "$@" ;; esac
+exit 5
 `, 0o755)
-	s.backup("dom0a").fails(t, 3, "### ERROR 70: DomU domu1: disk xvda to dom0b: it broke off with status 1\n")
+	s.backup("dom0a").fails(t, 3, "### ERROR 70: DomU domu1: it broke off with status 5\n")
+	s.must("dom0b", "! ls /srv/a.img")
+	s.must("dom0a", "rm /usr/local/sbin/xb-copy")
+	s.write("dom0a/sbin/xb-delta", "#!/bin/sh\nexit 5\n", 0o755)
+	s.backup("dom0a").fails(t, 3, "### ERROR 5: DomU domu1, disk xvda: /srv/a.img was not copied to dom0b:/srv/a.img")
+	s.must("dom0b", "! test -s /srv/a.img")
 }
 
 // TestWrapperMap has a disk that has another name on each Dom0: it keeps it, wherever
@@ -531,7 +536,7 @@ func TestWrapperStallInApply(t *testing.T) {
 	t.Cleanup(func() { s.on("dom0b", "fsfreeze -u /srv") })
 	s.on("dom0a", cron("STALL=25")).fails(t, 3,
 		"### ERROR 69: DomU domu1, disk xvda: /srv/a.img was not copied to dom0b:/srv/a.img: no progress for 25 s\n")
-	s.on("dom0a", cron()).fails(t, 3, "### ERROR ", "xb-patch is at work on it: process ", "from dom0a, of domu1/xvda")
+	s.on("dom0a", cron()).fails(t, 3, "### ERROR 75: ", "xb-patch is at work on it: process ", "from dom0a, of domu1/xvda")
 	s.must("dom0b", "fsfreeze -u /srv")
 	eventually(s, "the end of the apply", func() bool {
 		return strings.Contains(s.on("dom0b", "xb-patch --state /srv/a.img").out, `"phase":"clean"`)
@@ -677,8 +682,25 @@ func TestWrapperPausedByError(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.must("dom0a", "mv /usr/local/sbin/virsh /usr/local/sbin/virsh.real")
-	s.write("dom0a/sbin/virsh", "#!/bin/bash\ncase \"$* \" in *'domstate --reason '*domu1' '*) echo 'paused (I/O error)' ;; *) exec virsh.real \"$@\" ;; esac\n", 0o755)
-	s.backup("dom0a").fails(t, 3, "## DomU domu1: xb-locate: domu1 is paused by an I/O error")
+	stuck := func(when string) {
+		s.write("dom0a/sbin/virsh", `#!/bin/bash
+case "$* " in
+*' domstate --reason --domain=domu1 '* | 'domstate --reason --domain=domu1 ') `+when+` && echo 'paused (I/O error)' && exit ;;
+esac
+exec virsh.real "$@"
+`, 0o755)
+	}
+	const words = "### ERROR 74: DomU domu1: it is paused by an I/O error"
+	stuck("true")
+	s.backup("dom0a").fails(t, 3, words)
+	s.same("/srv/a.img", "/srv/a.img")
+	s.status("dom0a", 2)
+	// And one that comes to a stand while it is copied.
+	stuck("test -e /run/stuck")
+	s.backup("dom0a").silent(t)
+	s.write("dom0a/sbin/xb-delta", "#!/bin/sh\ntouch /run/stuck\nexec /usr/local/bin/xb-delta \"$@\"\n", 0o755)
+	s.change("dom0a", "/srv/a.img")
+	s.backup("dom0a").fails(t, 3, words)
 	s.same("/srv/a.img", "/srv/a.img")
 }
 

@@ -302,6 +302,18 @@ exec 5>&-; wait; rm -r /run/known`)
 	s.nothingLeft("dom0a")
 }
 
+// TestCopyFewSessions has an sshd that lets one connection have less than the copies of two disks take.
+func TestCopyFewSessions(t *testing.T) {
+	s := newSite(t)
+	s.domu1(xvda, xvdb)
+	s.must("dom0b", "sed -i '1i MaxSessions 1' /etc/ssh/pair; pkill -HUP -o -x sshd")
+	s.must("dom0a", "until ssh dom0b true; do sleep 0.1; done 2>/dev/null")
+	r := s.on("dom0a", conducted("domu1", "dom0a dom0b", "", ""))
+	r.fails(t, 0, "Session open refused by peer")
+	s.renewed("", xvda, xvdb)
+	s.nothingLeft("dom0a")
+}
+
 // TestCopyPrograms counts what a disk without changes starts.
 func TestCopyPrograms(t *testing.T) {
 	if _, err := exec.LookPath("strace"); err != nil {

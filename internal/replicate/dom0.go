@@ -94,11 +94,11 @@ func options(timeout time.Duration, socket string) []string {
 	return append([]string{"-T"}, words...)
 }
 
-// at returns the words that run a program on a Dom0, over the connection that is there: it is not called anew, for that
-// takes long when it is dead. No word has anything that means something to a shell: see ReadRows and Options.Check.
+// at returns the words that run a program on a Dom0, over the connection that is there; ssh opens another one where that
+// takes no more sessions. No word has anything that means something to a shell: see ReadRows and Options.Check.
 func (r *run) at(d *dom0, words ...string) []string {
 	ssh := append([]string{"ssh"}, options(r.ConnectTimeout, d.socket)...)
-	return append(append(ssh, "-o", "ProxyCommand=false", d.name), words...)
+	return append(append(ssh, d.name), words...)
 }
 
 // ask runs a pipeline that ends at a Dom0. If it stands still, the connection may be cut, which looks open for minutes:

@@ -25,6 +25,7 @@ type Summary struct {
 	BytesSent     int64   `json:"bytes_sent"`
 	BlocksChanged int64   `json:"blocks_changed"`
 	Seconds       float64 `json:"seconds"`
+	Tracked       bool    `json:"tracked,omitempty"` // the storage told what has changed
 }
 
 // NewSummary begins the summary of a run that began at start and led to that image.

@@ -45,6 +45,7 @@ type command struct {
 func parse(env *cli.Env, args []string) (*command, error) {
 	c := &command{session: session{Env: env}, flags: env.Flags(),
 		Options: standby.Options{Toolstack: "auto", Session: os.Getenv("SSH_CONNECTION")}}
+	c.Read = &c.read
 	c.define()
 	var err error
 	if c.operands, err = c.flags.ParsePaths(args); err != nil {

@@ -17,13 +17,14 @@ import (
 // tracked is a disk of which a standby is kept by what the storage says has changed.
 type tracked struct {
 	*host
-	snap  string // the last snapshot that the standby was made equal to
-	image string // as one word
+	target string
+	snap   string // the last snapshot that the standby was made equal to
+	image  string // as one word
 }
 
 // newTracked makes a disk of which the first copy is done, and where nothing is said about that.
 func newTracked(t *testing.T, kind string, size int64) *tracked {
-	h := &tracked{host: newHost(t)}
+	h := &tracked{host: newHost(t), target: "target"}
 	h.fileSystem(kind, "fs")
 	h.sparse("fs/disk", size, 1)
 	h.snap = h.take()
@@ -68,7 +69,7 @@ func (h *tracked) record(name, snap, image string) {
 func (h *tracked) stages(snap, deltaOptions, patchOptions string) []string {
 	return []string{"xb-snap changes --since " + h.snap + " " + snap,
 		"xb-delta --since " + h.snap + " --basis base --summary sent " + deltaOptions + " " + snap,
-		"xb-patch --auto --peer dom0a --disk domu1/xvda --summary applied " + patchOptions + " target"}
+		"xb-patch --auto --peer dom0a --disk domu1/xvda --summary applied " + patchOptions + " " + h.target}
 }
 
 // run brings the standby up to date. It must become the snapshot, and be recorded as what a full reading of it finds.

@@ -1,10 +1,7 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -46,7 +43,7 @@ func (o *recordOptions) define(f *cli.Flags) {
 	f.Bool(&o.final, "final")
 	f.Func("set", parseSet(&o.set))
 	f.Path(&o.target, "target")
-	f.Func("last", parseTaken(&o.last))
+	f.Func("last", cli.Time(&o.last))
 }
 
 func (o *recordOptions) names() []string {
@@ -122,29 +119,9 @@ func (c *command) recordRun() error {
 
 // readSent reads what xb-delta's --summary has left. That of a run which failed is missing or of no image.
 func readSent(file string) (*runs.Sent, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, exit.OpenFailed(err)
-	}
-	defer f.Close()
-	return parseSent(f, file)
-}
-
-func parseSent(in io.Reader, name string) (*runs.Sent, error) {
-	text, err := io.ReadAll(io.LimitReader(in, 1<<20))
+	s, image, err := cli.ReadSent(file)
 	if err != nil {
 		return nil, err
-	}
-	var s cli.Summary
-	if err := json.Unmarshal(text, &s); err != nil {
-		return nil, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", name, err)
-	}
-	if s.Command != "xb-delta" || s.BytesSent == 0 {
-		return nil, exit.Fail(exit.BadStream, "%s is no summary of an xb-delta that sent a delta", name)
-	}
-	image, err := s.Image()
-	if err != nil {
-		return nil, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", name, err)
 	}
 	return &runs.Sent{Image: image, BytesRead: s.BytesRead, Changed: s.BytesChanged, Bytes: s.BytesSent,
 		Seconds: s.Seconds}, nil
@@ -163,9 +140,9 @@ func (c *command) recordSent() error {
 	if err != nil {
 		return err
 	}
-	sent, err := parseSent(in, "standard input")
+	_, image, err := cli.ParseSent(in, "standard input")
 	if err != nil {
 		return err
 	}
-	return standby.Record(c.Options, sent.Image)
+	return standby.Record(c.Options, image)
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -40,6 +41,35 @@ func (e *Env) NewSummary(i stream.Image, start time.Time) *Summary {
 // Image returns the image that the run led to.
 func (s *Summary) Image() (stream.Image, error) {
 	return stream.ImageFields{Size: s.ImageSize, BlockSize: s.BlockSize, Hash: s.Hash, Digest: s.Digest}.Image()
+}
+
+// ReadSent reads a file that xb-delta's --summary has left, and the image that was sent. That of a run which failed is
+// missing or of no image.
+func ReadSent(file string) (*Summary, stream.Image, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, stream.Image{}, exit.OpenFailed(err)
+	}
+	defer f.Close()
+	return ParseSent(f, file)
+}
+
+// ParseSent is ReadSent of what is called name.
+func ParseSent(in io.Reader, name string) (s *Summary, image stream.Image, err error) {
+	text, err := io.ReadAll(io.LimitReader(in, 1<<20))
+	if err != nil {
+		return nil, image, err
+	}
+	if err := json.Unmarshal(text, &s); err != nil || s == nil {
+		return nil, image, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", name, err)
+	}
+	if s.Command != "xb-delta" || s.BytesSent == 0 {
+		return nil, image, exit.Fail(exit.BadStream, "%s is no summary of an xb-delta that sent a delta", name)
+	}
+	if image, err = s.Image(); err != nil {
+		return nil, image, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", name, err)
+	}
+	return s, image, nil
 }
 
 // CheckSummary tells before the run whether its summary can be written to a file:

@@ -14,36 +14,34 @@ import (
 // identity. The error's status is BadSnapshot if its content is lost, or somebody may write to it, or its origin is
 // gone.
 func Identity(path string) (string, error) {
-	d, err := lookAt(path)
-	if err == nil {
-		err = d.check()
-	}
+	d, origin, err := frozen(path)
 	if err != nil {
-		return "", err
-	}
-	if !d.ReadOnly {
-		return "", exit.Fail(exit.BadSnapshot, "%s can be written to: nobody can tell that it is what it was", path)
-	}
-	origin, err := d.originUUID()
-	if err != nil {
-		return "", err
-	}
-	if err := d.still(); err != nil { // LVM was asked meanwhile, and goes by names
 		return "", err
 	}
 	return fmt.Sprintf("%s %s of %s, %d bytes", d.kind(), d.UUID, origin, d.size()), nil
 }
 
-// OriginOf returns the UUID that device-mapper knows the origin of a snapshot by.
+// OriginOf returns the UUID that device-mapper knows the origin of a snapshot by, with the errors of Identity.
 func OriginOf(path string) (string, error) {
-	d, err := lookAt(path)
-	if err == nil {
+	_, origin, err := frozen(path)
+	return origin, err
+}
+
+// frozen returns a snapshot that nobody can write to, and the UUID of its origin.
+func frozen(path string) (d *device, origin string, err error) {
+	if d, err = lookAt(path); err == nil {
 		err = d.check()
 	}
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
-	return d.originUUID()
+	if !d.ReadOnly {
+		return nil, "", exit.Fail(exit.BadSnapshot, "%s can be written to: nobody can tell that it is what it was", path)
+	}
+	if origin, err = d.originUUID(); err != nil {
+		return nil, "", err
+	}
+	return d, origin, d.still() // LVM may have been asked meanwhile, and does not go by numbers
 }
 
 // originUUID returns the UUID that device-mapper knows the origin by. Of a thick snapshot the kernel has it; of the

@@ -37,21 +37,21 @@ func delta(env *cli.Env, o options) error {
 		return err
 	}
 	defer stop()
-	sig, closeSignature, err := openSignature(env, o)
+	b, err := openBasis(env, o, src)
 	if err != nil {
 		return err
 	}
-	defer closeSignature()
+	defer b.close()
 
 	progress.Total.Store(max(0, src.Size()))
-	w := &writers{h: sig.Header}
+	w := &writers{h: b.header()}
 	w.h.Size = src.Size()
 	defer w.discard()
 	if err := w.open(out, o, progress); err != nil {
 		return err
 	}
 	read := int64(0)
-	result, err := rdiff.Diff(sig, src, w.Outputs, rdiff.Options{
+	result, err := b.compare(w.Outputs, rdiff.Options{
 		Count: func(done, data int64) error {
 			progress.Advance(done)
 			read += data
@@ -60,22 +60,38 @@ func delta(env *cli.Env, o options) error {
 		Changed: progress.Change,
 		// The end record is what makes the delta complete: it must not leave if what was
 		// read is not one image.
-		BeforeEnd: func(stream.Image) error { return src.check() },
+		BeforeEnd: func(stream.Image) error { return b.check() },
 	})
 	if err != nil {
 		// A read that failed because the snapshot is gone: that is the cause to tell.
-		return cmp.Or(src.check(), err)
+		return cmp.Or(b.check(), err)
 	}
+	progress.Reach(result.Source.Size)
 	if err := w.commit(); err != nil {
 		return err
 	}
 	s := env.NewSummary(result.Source, start)
-	s.BytesRead, s.BytesSent = read, w.sent()
+	s.BytesRead, s.BytesSent, s.Tracked = read, w.sent(), o.since != ""
 	s.BytesChanged, s.BlocksChanged = result.Bytes, result.Blocks
 	if err := s.Write(o.summary); err != nil || !o.check {
 		return err
 	}
-	return answer(env, sig.Blocks(result.Source.Size), result)
+	return answer(env, w.h.Blocks(result.Source.Size), result)
+}
+
+// basis is what is known of the target's image, and compares it with the source.
+type basis interface {
+	header() stream.Header
+	compare(rdiff.Outputs, rdiff.Options) (rdiff.Result, error)
+	check() error // after the last read: that what was read of the source, and of the basis, is one image
+	close()
+}
+
+func openBasis(env *cli.Env, o options, src *source) (basis, error) {
+	if o.since != "" {
+		return openKept(env, o, src)
+	}
+	return openSignature(env, o, src)
 }
 
 // openOutput returns where the delta goes, nil with --check.
@@ -101,6 +117,7 @@ func answer(env *cli.Env, blocks int64, r rdiff.Result) error {
 type source struct {
 	rdiff.Source
 	file *blockdev.Source // nil: standard input
+	pace *pace.Pace
 }
 
 func openSource(env *cli.Env, o options) (*source, error) {
@@ -117,7 +134,7 @@ func openSource(env *cli.Env, o options) (*source, error) {
 		return nil, err
 	}
 	file.SetPace(p)
-	return &source{rdiff.FromImage(file), file}, nil
+	return &source{rdiff.FromImage(file), file, p}, nil
 }
 
 // check demands, after the last read, that what was read is one image.
@@ -134,25 +151,45 @@ func (s *source) close() {
 	}
 }
 
-func openSignature(env *cli.Env, o options) (*stream.SignatureReader, func(), error) {
-	in, closeFile := io.Reader(nil), func() {}
+// signature is a basis of which the target's host has told the hashes.
+type signature struct {
+	*stream.SignatureReader
+	src  *source
+	file *os.File // nil: standard input
+}
+
+func openSignature(env *cli.Env, o options, src *source) (_ basis, err error) {
+	s := &signature{src: src}
+	in := io.Reader(nil)
 	if o.signature == "" || o.signature == "-" {
-		var err error
 		if in, err = env.BinaryIn(); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	} else {
-		f, err := os.Open(o.signature)
-		if err != nil {
-			return nil, nil, exit.OpenFailed(err)
+		if s.file, err = os.Open(o.signature); err != nil {
+			return nil, exit.OpenFailed(err)
 		}
-		in, closeFile = f, func() { f.Close() }
+		in = s.file
 	}
-	sig, err := stream.NewSignatureReader(in)
-	if err != nil {
-		closeFile()
+	if s.SignatureReader, err = stream.NewSignatureReader(in); err != nil {
+		s.close()
+		return nil, err
 	}
-	return sig, closeFile, err
+	return s, nil
+}
+
+func (s *signature) header() stream.Header { return s.Header }
+
+func (s *signature) compare(out rdiff.Outputs, o rdiff.Options) (rdiff.Result, error) {
+	return rdiff.Diff(s.SignatureReader, s.src, out, o)
+}
+
+func (s *signature) check() error { return s.src.check() }
+
+func (s *signature) close() {
+	if s.file != nil {
+		s.file.Close()
+	}
 }
 
 // maxEncoders is how many frames are compressed at once: more would be faster than

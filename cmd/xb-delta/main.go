@@ -15,13 +15,19 @@ import (
 
 const usage = `Usage: xb-delta [OPTION]... SOURCE < SIGNATURE > DELTA
        xb-delta [OPTION]... --signature FILE SOURCE|- > DELTA
+       xb-delta [OPTION]... --since OLD --basis RECORD SOURCE < EXTENTS > DELTA
        xb-delta --check [OPTION]... SOURCE < SIGNATURE
        xb-delta --info [--json] [FILE]
 
 Read a target's signature and the source, a snapshot's device or a file, and
-write what makes the target equal to the source, for xb-patch.
+write what makes the target equal to the source, for xb-patch. With --since: read
+only what the storage says has changed since an image that the target holds.
 
       --signature FILE      read the signature from FILE, not from stdin
+      --since OLD           compare with OLD, the snapshot that the target was made
+                            equal to, and only in the extents of xb-snap changes
+      --basis RECORD        what xb-snap base prints of OLD
+      --extents FILE        read the extents from FILE, not from stdin
       --level N             compress: 0 (not at all) to 19, default 1
       --bwlimit RATE        write at most RATE bytes a second
       --background          let guests' own reads and writes go first
@@ -44,9 +50,10 @@ write what makes the target equal to the source, for xb-patch.
 
 Sizes are bytes, or have a unit K, M, G or T (powers of 1024).
 Exit status: 0 done or equal, 1 differs (--check), 64 usage, 65 bad or cut
-signature, 66 no such source, 69 cannot tell if it is written to, 73 cannot create
-FILE, 74 I/O error, 75 the source is live, 76 not a signature, 82 the snapshot
-has become invalid. See xb-delta(1).
+signature or list of extents, 66 no such source, 69 cannot tell if it is written
+to, 73 cannot create FILE, 74 I/O error, 75 the source is live, 76 not a
+signature, 80 OLD is not the snapshot of RECORD, 82 a snapshot has become
+invalid. See xb-delta(1).
 `
 
 func main() { cli.Main("xb-delta", usage, run) }
@@ -54,6 +61,9 @@ func main() { cli.Main("xb-delta", usage, run) }
 type options struct {
 	source       string
 	signature    string
+	since        string
+	basis        string
+	extents      string
 	level        int
 	bwlimit      int64
 	newSignature string
@@ -71,6 +81,9 @@ func run(env *cli.Env, args []string) error {
 	var info, asJSON bool
 	f := env.Flags()
 	f.Path(&o.signature, "signature")
+	f.Path(&o.since, "since")
+	f.Path(&o.basis, "basis")
+	f.Path(&o.extents, "extents")
 	f.Func("level", func(s string) (err error) {
 		if o.level, err = strconv.Atoi(s); err != nil || o.level < 0 || o.level > stream.MaxLevel {
 			return exit.Fail(exit.Usage, "%q is no level from 0 to %d", s, stream.MaxLevel)
@@ -105,10 +118,16 @@ func run(env *cli.Env, args []string) error {
 		return exit.Fail(exit.Usage, "--json goes with --info")
 	case len(operands) != 1:
 		return exit.Fail(exit.Usage, "want one source, got %d operands", len(operands))
+	case o.since != "" || o.basis != "" || o.extents != "":
+		if err := o.checkTracked(operands[0]); err != nil {
+			return err
+		}
 	case operands[0] == "-" && (o.signature == "" || o.signature == "-"):
 		return exit.Fail(exit.Usage, "with the source on standard input the signature needs --signature FILE")
 	case operands[0] == "-" && o.pace.Limited():
 		return exit.Fail(exit.Usage, "--read-limit needs a device or file")
+	}
+	switch {
 	case o.check && o.newSignature != "":
 		return exit.Fail(exit.Usage, "--check makes no delta, and so no --new-signature either")
 	case o.newSignature == "-":
@@ -118,10 +137,29 @@ func run(env *cli.Env, args []string) error {
 	err = errors.Join(
 		cli.Distinct(o.source, o.newSignature, o.summary, o.progressFile),
 		cli.Distinct(o.signature, o.newSignature, o.summary, o.progressFile),
+		cli.Distinct(o.since, o.summary, o.progressFile),
+		cli.Distinct(o.basis, o.extents, o.summary, o.progressFile),
 		cli.CheckSummary(o.summary),
 	)
 	if err != nil {
 		return err
 	}
 	return delta(env, o)
+}
+
+// checkTracked refuses what does not go with --since.
+func (o options) checkTracked(source string) error {
+	switch {
+	case o.since == "" || o.basis == "":
+		return exit.Fail(exit.Usage, "--since OLD and --basis RECORD go together")
+	case o.signature != "" || o.newSignature != "":
+		return exit.Fail(exit.Usage, "--since needs no signature and makes none")
+	case o.allowLive:
+		return exit.Fail(exit.Usage, "--since reads only snapshots, and none to which others may write")
+	case source == "-" || o.since == "-":
+		return exit.Fail(exit.Usage, "--since compares two snapshots, not standard input")
+	case o.basis == "-" && (o.extents == "" || o.extents == "-"):
+		return exit.Fail(exit.Usage, "with the record on standard input the extents need --extents FILE")
+	}
+	return nil
 }

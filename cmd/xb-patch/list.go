@@ -37,7 +37,7 @@ func parseSince(p *time.Time) func(string) error {
 			*p = time.Unix(int64(seconds), 0)
 			return nil
 		}
-		return parseTaken(p)(s)
+		return cli.Time(p)(s)
 	}
 }
 
@@ -69,7 +69,7 @@ func (c *command) checkList() error {
 	}
 	if o.when {
 		for _, disk := range c.operands {
-			if err := parseDisk(new(string))(disk); err != nil {
+			if err := cli.Disk(new(string))(disk); err != nil {
 				return exit.Fail(exit.Usage, "%w", err)
 			}
 		}

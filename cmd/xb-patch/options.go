@@ -9,9 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
@@ -45,6 +42,7 @@ type command struct {
 func parse(env *cli.Env, args []string) (*command, error) {
 	c := &command{session: session{Env: env}, flags: env.Flags(),
 		Options: standby.Options{Toolstack: "auto", Session: os.Getenv("SSH_CONNECTION")}}
+	c.Read = &c.read
 	c.define()
 	var err error
 	if c.operands, err = c.flags.ParsePaths(args); err != nil {
@@ -79,7 +77,7 @@ func (c *command) define() {
 	f.String(&c.Owner, "owner")
 	f.Func("mode", parseMode(&c.Mode))
 	f.Func("hold", parseSet(&c.Set))
-	f.Func("taken", parseTaken(&c.Taken))
+	f.Func("taken", cli.Time(&c.Taken))
 	f.Func("commit", parseSet(&c.commit))
 	f.Bool(&c.prepare, "prepare")
 	f.Bool(&c.auto, "auto")
@@ -93,7 +91,7 @@ func (c *command) define() {
 	f.Func("uuid", parseUUID(&c.UUID))
 	f.Func("sector-size", parseSectorSize(&c.SectorSize))
 	f.Func("toolstack", cli.OneOf(&c.Toolstack, "auto", "virsh", "xl"))
-	f.Func("adopt", parseDisk(&c.adopt))
+	f.Func("adopt", cli.Disk(&c.adopt))
 	f.Bool(&c.state, "state")
 	f.Bool(&c.record, "record")
 	c.report.define(f)
@@ -205,27 +203,14 @@ func parseMode(p *os.FileMode) func(string) error {
 	}
 }
 
-// parseDiskOrDomU is parseDisk for where a whole DomU may be meant, too.
+// parseDiskOrDomU is cli.Disk for where a whole DomU may be meant, too.
 func parseDiskOrDomU(p *string) func(string) error {
 	return func(s string) error {
 		if strings.Contains(s, "/") {
-			return parseDisk(p)(s)
+			return cli.Disk(p)(s)
 		}
 		*p = s
-		return parseDisk(new(string))(s + "/disk")
-	}
-}
-
-// parseDisk takes DOMU/DISK apart, just to see that it is one.
-func parseDisk(p *string) func(string) error {
-	return func(s string) error {
-		domu, disk, _ := strings.Cut(s, "/")
-		odd := func(r rune) bool { return !unicode.IsGraphic(r) }
-		if domu == "" || disk == "" || strings.Contains(disk, "/") || !utf8.ValidString(s) || strings.ContainsFunc(s, odd) {
-			return fmt.Errorf("%q is not DOMU/DISK, as in domu1/xvda", s)
-		}
-		*p = s
-		return nil
+		return cli.Disk(new(string))(s + "/disk")
 	}
 }
 
@@ -244,16 +229,6 @@ func parseSet(p *string) func(string) error {
 	return func(s string) error {
 		*p = s
 		return state.CheckSet(s)
-	}
-}
-
-// parseTaken reads a time, of which there is one form only.
-func parseTaken(p *time.Time) func(string) error {
-	return func(s string) (err error) {
-		if *p, err = time.Parse("2006-01-02T15:04:05Z", s); err != nil || p.IsZero() {
-			return fmt.Errorf("%q is no time as 2026-11-26T23:47:28Z", s)
-		}
-		return nil
 	}
 }
 

@@ -42,7 +42,7 @@ func (o *recordOptions) define(f *cli.Flags) {
 	f.Bool(&o.final, "final")
 	f.Func("set", parseSet(&o.set))
 	f.Path(&o.target, "target")
-	f.Func("last", parseTaken(&o.last))
+	f.Func("last", cli.Time(&o.last))
 }
 
 func (o *recordOptions) names() []string {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"sync/atomic"
 	"time"
 
 	"xen-backup/internal/cli"
@@ -16,6 +17,7 @@ type session struct {
 	heartbeat bool
 
 	start    time.Time
+	read     atomic.Int64 // bytes, of targets
 	progress *cli.Progress
 	beat     cli.Heartbeat
 }
@@ -51,13 +53,14 @@ func (s *session) stop() {
 func (s *session) summarize(d rdiff.Delta, file string) error {
 	summary := s.NewSummary(d.Source, s.start)
 	summary.BytesRead, summary.BytesChanged, summary.BlocksChanged = d.Bytes, d.Changed(), d.Literals+d.Zeroes
+	summary.TargetBytesRead = s.read.Load()
 	return summary.Write(file)
 }
 
 // summarizeAll writes one summary of the deltas of a set: there is no digest of several images.
 func (s *session) summarizeAll(deltas []rdiff.Delta, file string) error {
 	summary := s.NewSummary(stream.Image{}, s.start)
-	summary.Hash, summary.Digest = "", ""
+	summary.Hash, summary.Digest, summary.TargetBytesRead = "", "", s.read.Load()
 	for _, d := range deltas {
 		summary.ImageSize += d.Source.Size
 		summary.BytesRead, summary.BytesChanged = summary.BytesRead+d.Bytes, summary.BytesChanged+d.Changed()

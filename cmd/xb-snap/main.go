@@ -20,9 +20,12 @@ import (
 const usage = `Usage: xb-snap create [--size SIZE] [--owner PID|none] [--dry-run] [--uri]
                       [--pause DOMAIN | --freeze DOMAIN | --freeze-or-go DOMAIN]
                       [-c URI] [--toolstack auto|virsh|xl] SOURCE...
-       xb-snap remove SNAP...
+       xb-snap remove [--unless-kept] SNAP...
+       xb-snap keep --for PEER --disk DOMU/DISK --summary FILE --taken TIME
+                    [--basis IMAGE] SNAP
+       xb-snap base --peer PEER SOURCE
        xb-snap list [--json]
-       xb-snap prune
+       xb-snap prune [--bases [--peers "PEER..." [--domus "DOMU..."]]]
        xb-snap guard [--owner PID]
        xb-snap check SNAP
        xb-snap changes --since OLD NEW
@@ -33,8 +36,13 @@ with reflinks (XFS, btrfs).
   create   take one of each SOURCE, one right after another, and print their
            paths, one a line; if one fails, none remains
   remove   remove snapshots that xb-snap took
+  keep     have a snapshot, whose image is about to be sent, stay as the base of a
+           peer; status 1 if it does not for the guest's sake
+  base     print what is remembered of bases of SOURCE that certainly still are what
+           they were, in JSON, one a line
   list     show them: snapshot, origin, kind, size, use, owner
-  prune    remove those whose owner is dead, and print their paths
+  prune    remove those whose owner is dead, and print their paths; with --bases
+           instead the bases that nothing needs any more
   guard    watch the file systems and thin pools of an owner's snapshots, until
            that process ends, and give snapshots up before guests find no room
   check    tell how full a snapshot is; status 82 if it is invalid or given up
@@ -57,6 +65,20 @@ with reflinks (XFS, btrfs).
       --dry-run        create nothing; the status tells whether it could be done
       --uri            print a path that means something to a shell as a file: URI
       --since OLD      the older snapshot
+      --unless-kept    leave those that have become bases
+      --for PEER       the host that gets the image
+      --disk DOMU/DISK
+                       what SNAP is of
+      --summary FILE   of the xb-delta that read SNAP
+      --taken TIME     when SNAP was taken: 2026-11-26T23:47:28Z
+      --basis IMAGE    what PEER said it has: HASH:BLOCKSIZE:SIZE:DIGEST
+      --peer PEER      whose bases
+      --bases          prune bases
+      --peers "PEER..."
+                       all who get copies: what is remembered of others is
+                       forgotten, so that "" removes all bases
+      --domus "DOMU..."
+                       the DomUs of which --peers is (all)
       --json           list as JSON
       --state-dir DIR  where records are kept (default: $XB_STATE_DIR, or STATE_DIR
                        of /etc/xen-backup/host.conf, or /var/lib/xen-backup)
@@ -67,7 +89,7 @@ with reflinks (XFS, btrfs).
   -h, --help           show this help
   -V, --version        show the version
 
-Exit status: 0 done, 64 usage, 66 no such volume, file or snapshot, 69 LVM or
+Exit status: 0 done, 1 not kept, 64 usage, 65 no summary of SNAP, 66 no such volume, file or snapshot, 69 LVM or
 device-mapper cannot be asked, 73 cannot create or no room, 74 I/O error,
 75 busy, 77 not made by xb-snap, 78 cannot be frozen, 82 the snapshot is
 invalid or given up. See xb-snap(1).
@@ -76,8 +98,8 @@ invalid or given up. See xb-snap(1).
 func main() { cli.Main("xb-snap", usage, run) }
 
 var commands = map[string]func(*cli.Env, []string) error{
-	"create": create, "remove": remove, "list": list, "prune": prune, "guard": guard, "check": check, "changes": changes,
-	"watchdog": watchdog,
+	"create": create, "remove": remove, "keep": keep, "base": bases, "list": list, "prune": prune, "guard": guard,
+	"check": check, "changes": changes, "watchdog": watchdog,
 }
 
 func run(env *cli.Env, args []string) error {
@@ -213,14 +235,17 @@ func watchdog(env *cli.Env, args []string) error {
 
 func remove(env *cli.Env, args []string) error {
 	var dir string
-	paths, err := snapFlags(env, &dir).ParsePaths(args)
+	var unlessKept bool
+	flags := snapFlags(env, &dir)
+	flags.Bool(&unlessKept, "unless-kept")
+	paths, err := flags.ParsePaths(args)
 	if err != nil {
 		return err
 	}
 	if len(paths) == 0 {
 		return exit.Fail(exit.Usage, "remove needs at least one SNAP")
 	}
-	return withState(dir, func(dir state.Dir) error { return snapshot.Remove(paths, dir) })
+	return withState(dir, func(dir state.Dir) error { return snapshot.Remove(paths, unlessKept, dir) })
 }
 
 func list(env *cli.Env, args []string) error {
@@ -245,14 +270,6 @@ func list(env *cli.Env, args []string) error {
 		}
 	}
 	return errors.Join(err, env.Print(lines.String()))
-}
-
-func prune(env *cli.Env, args []string) error {
-	var dir string
-	if err := noOperands(snapFlags(env, &dir), args, "prune"); err != nil {
-		return err
-	}
-	return withState(dir, func(dir state.Dir) error { return snapshot.Prune(dir, printer(env)) })
 }
 
 func guard(env *cli.Env, args []string) error {

@@ -74,13 +74,19 @@ func (f *File) inBatches(direct *os.File, opcode uint16, ranges []Range, one fun
 }
 
 func (f *File) submit(direct *os.File, opcode uint16, ranges []Range) error {
-	err := submit(direct, opcode, ranges)
-	if err == nil && opcode == pwrite {
-		for _, r := range ranges {
-			f.own.written.Add(int64(len(r.Buf)))
-		}
+	if err := submit(direct, opcode, ranges); err != nil {
+		return err
 	}
-	return err
+	n := int64(0)
+	for _, r := range ranges {
+		n += int64(len(r.Buf))
+	}
+	if opcode == pwrite {
+		f.own.written.Add(n)
+	} else if f.read != nil {
+		f.read.Add(n)
+	}
+	return nil
 }
 
 // aligned reports whether O_DIRECT takes a range as it is.

@@ -101,8 +101,8 @@ func (d *fakeDisk) mapOf(file int) extentMap {
 
 // Whatever moves, no block that differs is missing; and where nothing moves, none is too many.
 func TestCompare(t *testing.T) {
-	moved := 0
-	for seed := range uint64(20_000) {
+	moved, rounds := 0, testkit.Rounds(t, 4000)
+	for seed := range uint64(rounds) {
 		d := newFakeDisk(rand.New(rand.NewPCG(seed, 1)), 8)
 		moves := d.moves
 		size := len(d.files[0])
@@ -131,8 +131,8 @@ func TestCompare(t *testing.T) {
 			}
 		}
 	}
-	if moved < 5000 {
-		t.Errorf("something moved in %d of 20000 only", moved)
+	if moved < rounds/4 {
+		t.Errorf("something moved in %d of %d only", moved, rounds)
 	}
 }
 

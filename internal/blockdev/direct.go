@@ -15,7 +15,10 @@ import (
 )
 
 // ReadAt reads like io.ReaderAt.
-func (f *File) ReadAt(b []byte, off int64) (int, error) {
+func (f *File) ReadAt(b []byte, off int64) (n int, err error) {
+	if f.read != nil {
+		defer func() { f.read.Add(int64(n)) }()
+	}
 	if f.pace == nil {
 		return f.readAt(b, off)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -33,7 +34,8 @@ type File struct {
 
 	own ownWrites // to a device
 
-	pace *pace.Pace // nil: as fast as it goes
+	pace *pace.Pace    // nil: as fast as it goes
+	read *atomic.Int64 // bytes read; nil: nobody counts them
 
 	discard     int64 // see discardable; 0: not found out yet
 	discardOnce sync.Once
@@ -81,6 +83,10 @@ func (f *File) SetPace(p *pace.Pace) {
 		unix.Fadvise(int(f.f.Fd()), 0, 0, unix.FADV_RANDOM)
 	}
 }
+
+// CountReads adds the bytes that are read from now on to n; also those of who opens it once more by Reread. It must come
+// before the first read.
+func (f *File) CountReads(n *atomic.Int64) { f.read = n }
 
 // Readers returns how many reads should be under way at once.
 func (f *File) Readers() int {
@@ -142,10 +148,14 @@ func (f *File) Sync() error { return f.f.Sync() }
 // systems that have none, after dropping the file from the page cache. What was written must be synced before.
 func (f *File) Reread() (*File, error) {
 	again, err := f.reopen(os.O_RDONLY | unix.O_DIRECT)
-	r := &File{path: f.path, size: f.size, block: f.block, align: max(f.align, maxAlign)}
+	r := &File{path: f.path, size: f.size, block: f.block, align: max(f.align, maxAlign), read: f.read}
 	if err == nil && !f.block {
 		// The file system may take O_DIRECT and then refuse the reads.
-		_, err = readDirect(again, Buffer(maxAlign), 0)
+		var n int
+		n, err = readDirect(again, Buffer(maxAlign), 0)
+		if r.read != nil {
+			r.read.Add(int64(n))
+		}
 		if err == io.EOF {
 			err = nil
 		}

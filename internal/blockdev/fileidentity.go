@@ -50,6 +50,17 @@ func HandleOf(f *os.File) (string, error) {
 	return fmt.Sprintf("%d:%s", handle.Type(), hex.EncodeToString(handle.Bytes())), nil
 }
 
+// FileName returns what a file is known by, whatever was written to it and whatever it is called: on its host it is of
+// no other one. It is of files on XFS and btrfs; on others the error is errors.ErrUnsupported.
+func FileName(f *os.File) (string, error) {
+	system, err := fileSystemOf(f)
+	if err != nil {
+		return "", pathError("identify the file system of", f.Name(), err)
+	}
+	handle, err := HandleOf(f)
+	return system + " " + handle, err
+}
+
 // SameFile reports whether both are of one file.
 func (id FileIdentity) SameFile(other FileIdentity) bool {
 	return id.FileSystem == other.FileSystem && id.Handle == other.Handle

@@ -25,6 +25,10 @@ type Summary struct {
 	BytesSent     int64   `json:"bytes_sent"`
 	BlocksChanged int64   `json:"blocks_changed"`
 	Seconds       float64 `json:"seconds"`
+
+	// Of xb-delta alone, and of xb-patch alone.
+	Tracked         bool  `json:"tracked,omitempty"` // the storage told what has changed
+	TargetBytesRead int64 `json:"target_bytes_read,omitempty"`
 }
 
 // NewSummary begins the summary of a run that began at start and led to that image.

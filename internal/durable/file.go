@@ -39,6 +39,23 @@ func CreatePending(path string) (*PendingFile, error) {
 	return p, nil
 }
 
+// WriteFile makes a text the content of a file, durably, with its directory if that is not there. Its errors have status
+// CantCreate.
+func WriteFile(path string, text []byte) error {
+	if err := MakeDir(filepath.Dir(path)); err != nil {
+		return exit.Fail(exit.CantCreate, "cannot create a directory: %w", err)
+	}
+	p, err := CreatePending(path)
+	if err != nil {
+		return err
+	}
+	defer p.Discard()
+	if _, err := p.Write(text); err != nil {
+		return exit.Fail(exit.CantCreate, "cannot write %s: %w", path, exit.Cause(err))
+	}
+	return p.Commit()
+}
+
 // ReadSmall reads a file of a few lines whole. What is no regular file is an error, and nothing is waited for: a pipe
 // in its place would have no end, nor a device.
 func ReadSmall(path string) ([]byte, error) {

@@ -153,8 +153,12 @@ func TestPrepareTracks(t *testing.T) {
 	h.prepared("source", "target", "--have "+other).says(t, full)
 	h.prepared("source", "target", "").says(t, full)
 	h.prepared("source", "target", "--force-diverged --have "+image).says(t, "full reason=forced phase=clean last="+state.Time)
-	h.must("truncate -s 8M source")
-	h.prepared("source", "target", "--have "+image).says(t, full)
+	for _, size := range []string{"8M", "1M"} { // what was added or cut off counts as changed
+		h.must("truncate -s " + size + " source")
+		h.prepared("source", "target", "--have "+image).says(t, "tracked basis="+image+" phase=clean last="+state.Time)
+	}
+	h.must("truncate -s 4M source")
+	h.prepared("source", "target", "--hash sha256 --have "+image).fails(t, notBasis, "HASH=")
 	h.prepared("source", "target", "--have 0123456789abcdef").fails(t, 64)
 	h.sh("xb-patch --prepare --peer dom0a --disk domu1/xvda target").fails(t, 64, "--size")
 	h.sh("xb-patch --prepare --size 1M target").fails(t, 64, "--peer")

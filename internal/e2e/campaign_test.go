@@ -4,21 +4,22 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
+
+	"xen-backup/internal/testkit"
 )
 
 // TestCampaign makes random things go wrong at random moments (see faults) and
 // demands each time what makes a standby one: the target holds the old image or the
 // new one, or its state says that an apply is unfinished and --recover makes it the
 // new one; and a run that says it is done has made the new one. After each fault an
-// ordinary run must go through. XB_CAMPAIGN is the number of faults, 60 by default;
+// ordinary run must go through. XB_CAMPAIGN makes it so many times as many faults;
 // XB_CAMPAIGN_SEED makes it another campaign.
 func TestCampaign(t *testing.T) {
-	faults := setting(t, "XB_CAMPAIGN", 60)
-	seed := uint64(setting(t, "XB_CAMPAIGN_SEED", 1))
+	faults := testkit.Rounds(t, 40)
+	seed := testkit.Seed(t)
 	for _, kind := range []string{"file", "loop device"} {
 		t.Run(kind, func(t *testing.T) {
 			c := newCampaign(t, kind, seed)
@@ -35,19 +36,6 @@ func TestCampaign(t *testing.T) {
 			t.Logf("%d faults on a %s, no mix: %d outcomes", faults/2, kind, total)
 		})
 	}
-}
-
-func setting(t *testing.T, name string, normal int) int {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return normal
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return n
 }
 
 // stateSize is the room for state and spool, in bytes.

@@ -11,14 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/blockdev"
+	"xen-backup/internal/testkit"
 )
 
 // TestChangesCampaign lets images live through random histories, in each of which every writer that it has may turn up,
-// and demands of every pair of snapshots that xb-snap changes lists each byte in which the two differ. XB_CAMPAIGN is
-// the number of histories, 20 by default; XB_CAMPAIGN_SEED makes it another campaign.
+// and demands of every pair of snapshots that xb-snap changes lists each byte in which the two differ. XB_CAMPAIGN
+// makes it so many times as many histories; XB_CAMPAIGN_SEED makes it another campaign.
 func TestChangesCampaign(t *testing.T) {
-	histories := setting(t, "XB_CAMPAIGN", 20)
-	seed := uint64(setting(t, "XB_CAMPAIGN_SEED", 1))
+	histories := testkit.Rounds(t, 20)
+	seed := testkit.Seed(t)
 	kinds := []struct{ name, fs, prepare string }{
 		{"xfs", "xfs", ":"},
 		{"btrfs", "btrfs", ":"},

@@ -10,16 +10,18 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"xen-backup/internal/testkit"
 )
 
 // TestSetCampaign is TestCampaign for a DomU of two disks, to which one writer writes in a
 // known order. After each fault the check that is made before a failover (both are clean, of
 // one whole set) must refuse the pair, or the pair is one instant: that of the set it names.
 // A commit that says it is done has made the new one. The next ordinary run must go through.
-// XB_CAMPAIGN is the number of faults, 21 by default.
+// XB_CAMPAIGN makes it so many times as many faults.
 func TestSetCampaign(t *testing.T) {
-	faults := setting(t, "XB_CAMPAIGN", 21)
-	seed := uint64(setting(t, "XB_CAMPAIGN_SEED", 1))
+	faults := testkit.Rounds(t, 21)
+	seed := testkit.Seed(t)
 	var pairs [2]atomic.Int64 // that could be used, and that were refused
 	t.Cleanup(func() {
 		usable, refused := pairs[0].Load(), pairs[1].Load()

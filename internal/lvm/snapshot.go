@@ -6,7 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"xen-backup/internal/dm"
@@ -160,6 +162,22 @@ func (o *Order) WaitForDevice() error {
 // Undo removes the snapshot if Create made it.
 func (o *Order) Undo() error {
 	return remove(o.Origin.VG, o.Name, "vg_uuid="+o.Origin.VGUUID+" && lv_name="+o.Name, o.tags[0])
+}
+
+// ChangeTag gives a volume that carries tag another one in place of from, in one step.
+func ChangeTag(v *Volume, tag, from, to string) error {
+	which := "lv_uuid=" + v.UUID
+	err := lvmCommand("lvchange", "--deltag", from, "--addtag", to, "--select", which+" && lv_tags={"+tag+"}", v.VG)
+	if err != nil {
+		return exit.Fail(exit.IOError, "cannot change the tags of %s: %w", v, err)
+	}
+	// An lvchange that finds nothing to change is content.
+	rows, failed, err := report("lv_uuid,lv_tags", "lvs", "--all", "--select", which, v.VG)
+	if err != nil || len(rows) != 1 || !slices.Contains(strings.Split(rows[0]["lv_tags"], ","), to) {
+		return exit.Fail(exit.IOError, "cannot tell whether the tags of %s were changed: %w", v,
+			errors.Join(err, failed, errors.New("LVM does not show them")))
+	}
+	return nil
 }
 
 // Remove removes a volume that carries tag. For half a minute it tries again

@@ -8,12 +8,13 @@ import (
 	"testing/iotest"
 
 	"xen-backup/internal/stream"
+	"xen-backup/internal/testkit"
 )
 
 // TestRoundTrip brings images of all shapes up to date, and holds each step
 // against the plainest implementation of what it should find.
 func TestRoundTrip(t *testing.T) {
-	for seed := range uint64(100) {
+	for seed := range uint64(testkit.Rounds(t, 48)) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		blockSize := []int{4 << 10, 64 << 10, 1 << 20}[seed%3]
 		sizes := []int{0, 1, blockSize - 1, blockSize, blockSize + 1, 3*blockSize + 7,

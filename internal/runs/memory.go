@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
@@ -149,19 +147,7 @@ func save(dir state.Dir, c *Copy) error {
 	if err != nil {
 		return exit.Fail(exit.Internal, "memory of runs: %w", err)
 	}
-	file := fileOf(dir, c.Disk, c.Peer)
-	if err := durable.MakeDir(filepath.Dir(file)); err != nil {
-		return exit.Fail(exit.CantCreate, "cannot create the memory of runs: %w", err)
-	}
-	p, err := durable.CreatePending(file)
-	if err != nil {
-		return err
-	}
-	defer p.Discard()
-	if _, err := p.Write(append(text, '\n')); err != nil {
-		return exit.Fail(exit.CantCreate, "cannot write %s: %w", file, exit.Cause(err))
-	}
-	return p.Commit()
+	return durable.WriteFile(fileOf(dir, c.Disk, c.Peer), append(text, '\n'))
 }
 
 // forget removes what is remembered, durably.
@@ -182,24 +168,11 @@ var patience = 30 * time.Second
 
 // lock keeps other recorders away until it is released: what is counted is read before it is written.
 func lock(dir state.Dir) (release func(), err error) {
-	path := directory(dir)
-	if err := durable.MakeDir(path); err != nil {
-		return nil, exit.Fail(exit.CantCreate, "cannot create the memory of runs: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(path, ".lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	release, err = durable.LockFile(filepath.Join(directory(dir), ".lock"), patience)
 	if err != nil {
-		return nil, exit.Fail(exit.CantCreate, "cannot lock the memory of runs: %w", err)
+		return nil, exit.Fail(exit.StatusOf(err), "cannot lock the memory of runs: %w", err)
 	}
-	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) || time.Now().After(end) {
-			f.Close()
-			return nil, exit.Fail(exit.Busy, "cannot lock the memory of runs: %w", err)
-		}
-	}
+	return release, nil
 }
 
 // sweep removes what recorders left that were killed while they wrote. It needs the lock.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"xen-backup/internal/base"
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
@@ -82,6 +83,10 @@ func (r *Report) recordCopy(dir state.Dir, now time.Time) error {
 		return errors.Join(err, r.change(dir, func(c *Copy) { c.fail(Attempt{now, r.Step, exit.StatusOf(err), words}) }))
 	}
 	if err := r.change(dir, func(c *Copy) { c.succeed(r.success(now), r.Verified, r.Source, r.Target) }); err != nil {
+		return err
+	}
+	// What it had before it has no more, also where this fails: then no base fits, and the next run reads all.
+	if err := base.Settle(dir, r.disk(), r.Peer, r.Sent.Image); err != nil {
 		return err
 	}
 	return r.endOfFailures(dir)

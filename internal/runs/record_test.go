@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"xen-backup/internal/base"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
@@ -392,5 +393,37 @@ func TestLockedMemory(t *testing.T) {
 	lines, status := h.report("0 0 0").Record(h.dir)
 	if status != exit.Busy || len(lines) != 1 || !strings.Contains(lines[0].Text, "lock") {
 		t.Errorf("status %d, %v", status, lines)
+	}
+}
+
+// TestRecordSettles: a copy that was made tells which base its peer has; one that failed tells nothing.
+func TestRecordSettles(t *testing.T) {
+	h := newHost(t)
+	r := h.report("0 0 0")
+	kept := base.Record{Peer: "dom0b", Disk: "domu1/xvda", Source: h.source, Origin: "o", Snapshot: "/s", Identity: "i",
+		Image: r.Sent.Image.Text(), Taken: time.Unix(1, 0)}
+	store, err := base.Open(h.dir)
+	if err == nil {
+		err = store.Keep(kept, stream.Image{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.Close()
+	status := func() base.Status {
+		t.Helper()
+		all, err := base.All(h.dir)
+		if err != nil || len(all) != 1 || len(all[0].Records()) != 1 {
+			t.Fatal(all, err)
+		}
+		return all[0].Records()[0].Status
+	}
+	h.report("0 0 80").Record(h.dir)
+	if got := status(); got != base.Pending {
+		t.Errorf("after a copy that failed: %s", got)
+	}
+	h.record(r, 0, "info #### dom0b:/dev/vg/a: 4 bytes changed, 3 sent")
+	if got := status(); got != base.Sent {
+		t.Errorf("after a copy that was made: %s", got)
 	}
 }

@@ -101,11 +101,15 @@ func openFrozen(path string, dir state.Dir) (*frozenFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.openFrozen()
+}
+
+func (s *fileSnapshot) openFrozen() (*frozenFile, error) {
 	if s.Identity == nil {
 		return nil, exit.Fail(exit.Usage, "%s cannot be compared: by its record nobody can tell that it still is what it was "+
-			"(it is neither on XFS nor on btrfs, or an older xb-snap took it): take another one", path)
+			"(it is neither on XFS nor on btrfs, or an older xb-snap took it): take another one", s.Snapshot)
 	}
-	file, err := blockdev.Open(path)
+	file, err := blockdev.Open(s.Snapshot)
 	if err != nil {
 		return nil, err
 	}

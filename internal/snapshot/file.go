@@ -215,6 +215,27 @@ func (s *fileSnapshot) giveUp() error {
 	return blockdev.Empty(f)
 }
 
+// origin demands that nobody wrote to the snapshot since it was taken.
+func (s *fileSnapshot) origin() (string, error) {
+	f, err := s.openFrozen()
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return s.Identity.FileSystem + " " + s.Source, nil
+}
+
+func (s *fileSnapshot) setOwner(o Owner) error {
+	s.Owner = o
+	if err := s.remember(); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(s.Snapshot); errors.Is(err, fs.ErrNotExist) { // somebody removed both just now
+		return errors.Join(s.forget(), exit.Fail(exit.NoInput, "%s is gone", s.Snapshot))
+	}
+	return nil
+}
+
 func (s *fileSnapshot) room() (*blockdev.Room, error) { return blockdev.FileRoom(s.Snapshot) }
 
 // snapshot returns what list shows of it.

@@ -21,6 +21,8 @@ type heldBy struct{ err error }
 
 func (h *heldBy) remove() error                 { return nil }
 func (h *heldBy) room() (*blockdev.Room, error) { return nil, nil }
+func (h *heldBy) origin() (string, error)       { return "", nil }
+func (h *heldBy) setOwner(Owner) error          { return nil }
 
 func (h *heldBy) giveUp() error {
 	err := h.err

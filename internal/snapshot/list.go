@@ -4,7 +4,9 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"slices"
 
+	"xen-backup/internal/base"
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/lvm"
 	"xen-backup/internal/state"
@@ -14,7 +16,22 @@ import (
 // returns are there.
 func List(dir state.Dir) ([]*Snapshot, error) {
 	all, _, err := taken(dir)
-	return all, err
+	return all, errors.Join(err, addPeers(all, dir))
+}
+
+// addPeers has the snapshots that are bases know whose.
+func addPeers(all []*Snapshot, dir state.Dir) error {
+	chains, err := base.All(dir)
+	for _, c := range chains {
+		for _, r := range c.Records() {
+			for _, s := range all {
+				if s.Path == r.Snapshot && s.Owner.isBase() && !slices.Contains(s.Peers, r.Peer) {
+					s.Peers = append(s.Peers, r.Peer)
+				}
+			}
+		}
+	}
+	return err
 }
 
 // taken returns all snapshots, and what LVM said, nil on a host without it.

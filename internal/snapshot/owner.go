@@ -18,6 +18,19 @@ type Owner string
 
 const nobody Owner = "none" // kept until somebody removes it by name
 
+// A snapshot that is the base of peers has no process: it stays until what is remembered of bases (room base) says that
+// it is none any more, or it is removed by name, or must give way to a guest. The peer that it was first kept for is
+// named for people: it may be the base of others, too.
+const basePrefix = "base:"
+
+var notInTags = regexp.MustCompile(`[^A-Za-z0-9_+.:/-]`)
+
+func baseOf(peer string) Owner {
+	return Owner(basePrefix + notInTags.ReplaceAllStringFunc(peer, func(c string) string { return fmt.Sprintf("#%x", c) }))
+}
+
+func (o Owner) isBase() bool { return strings.HasPrefix(string(o), basePrefix) }
+
 // FindOwner returns the owner that a word stands for: a process id or "none"; by default
 // the parent of this process, which itself ends at once.
 func FindOwner(word string) (Owner, error) {
@@ -62,6 +75,8 @@ func (o Owner) String() string {
 	switch pid, _, ok := strings.Cut(string(o), "."); {
 	case o == nobody:
 		return "no owner"
+	case o.isBase():
+		return "base"
 	case !ok:
 		return "unknown owner"
 	case o.dead():

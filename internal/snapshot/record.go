@@ -26,15 +26,14 @@ func (s *fileSnapshot) remember() error {
 	if err := durable.MakeDir(filepath.Dir(s.record)); err != nil {
 		return exit.Fail(exit.CantCreate, "cannot create the state directory: %w", err)
 	}
-	p, err := durable.CreatePending(s.record)
+	text, err := json.Marshal(s)
 	if err != nil {
-		return err
+		return exit.Fail(exit.Internal, "record of a snapshot: %w", err)
 	}
-	defer p.Discard()
-	if err := json.NewEncoder(p).Encode(s); err != nil {
+	if err := durable.WriteFile(s.record, append(text, '\n')); err != nil {
 		return exit.Fail(exit.CantCreate, "cannot write a record of the snapshot: %w", err)
 	}
-	return p.Commit()
+	return nil
 }
 
 // forget removes the record, if it is there.

@@ -19,34 +19,38 @@ func Prune(dir state.Dir, tell Tell) error {
 	all, _, err := taken(dir)
 	errs := []error{err}
 	for _, s := range all {
-		if !s.Dead {
-			continue
+		if s.Dead {
+			errs = append(errs, removeAndTell(s, tell))
 		}
-		err := s.remove()
-		if err == nil {
-			err = tell(s.Path)
-		} else if exit.StatusOf(err) == exit.NoInput { // only its record was left
-			err = nil
+	}
+	return errors.Join(errs...)
+}
+
+// Remove removes the snapshots at paths, if they are ones that xb-snap took; unlessKept leaves those that have become
+// bases.
+func Remove(paths []string, unlessKept bool, dir state.Dir) error {
+	look := finder(paths, dir)
+	var errs []error
+	for _, path := range paths {
+		s, err := look(path)
+		if err == nil && !(unlessKept && s.Owner.isBase()) {
+			err = s.remove()
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// Remove removes the snapshots at paths, if they are ones that xb-snap took.
-func Remove(paths []string, dir state.Dir) error {
+// finder returns what finds a snapshot by one of these paths among those that xb-snap took.
+func finder(paths []string, dir state.Dir) func(path string) (*Snapshot, error) {
 	all, volumes, listErr := takenAmong(paths, dir)
-	var errs []error
-	for _, path := range paths {
+	return func(path string) (*Snapshot, error) {
 		s, err := find(path, all, volumes)
-		if err == nil {
-			err = s.remove()
-		} else if exit.StatusOf(err) != exit.Refused {
+		if err != nil && exit.StatusOf(err) != exit.Refused {
 			err = errors.Join(listErr, err) // it may be among those that could not be read
 		}
-		errs = append(errs, err)
+		return s, err
 	}
-	return errors.Join(errs...)
 }
 
 // find returns the snapshot at path, if it is one that xb-snap took.

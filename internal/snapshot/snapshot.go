@@ -67,6 +67,7 @@ type Snapshot struct {
 	Owner   Owner     `json:"owner"`
 	Dead    bool      `json:"owner_dead"`
 	Created time.Time `json:"created"`
+	Peers   []string  `json:"peers,omitempty"` // whose base it is
 
 	holder
 	givenUp bool
@@ -82,6 +83,10 @@ type holder interface {
 	// room returns what it shares with guests; nil if that is nothing, and then it is never
 	// given up.
 	room() (*blockdev.Room, error)
+	// origin returns what it is a snapshot of, whatever that is called, once it is certain that it still is what was
+	// taken.
+	origin() (string, error)
+	setOwner(Owner) error
 }
 
 // sharesRoom reports whether the snapshot takes room that guests could need.
@@ -98,5 +103,9 @@ func (s *Snapshot) String() string {
 	case s.Used != nil:
 		use = fmt.Sprintf("%.1f %%", *s.Used)
 	}
-	return strings.Join([]string{s.Path, s.Origin, s.Kind, text.FormatSize(s.Size), use, s.Owner.String()}, "\t")
+	owner := s.Owner.String()
+	if len(s.Peers) > 0 {
+		owner = "base of " + strings.Join(s.Peers, ", ")
+	}
+	return strings.Join([]string{s.Path, s.Origin, s.Kind, text.FormatSize(s.Size), use, owner}, "\t")
 }

@@ -35,6 +35,22 @@ func (v volume) room() (*blockdev.Room, error) {
 	return lvm.Room(v.Path())
 }
 
+// origin has no more than the kernel's word that nobody can write to it: it is made so when it is taken.
+func (v volume) origin() (string, error) { return lvm.OriginOf(v.Path()) }
+
+func (v volume) setOwner(o Owner) error {
+	return lvm.ChangeTag(v.Volume, tag, ownerTag+string(v.owner()), ownerTag+string(o))
+}
+
+func (v volume) owner() (o Owner) {
+	for _, t := range v.Tags {
+		if word, ok := strings.CutPrefix(t, ownerTag); ok {
+			o = Owner(word)
+		}
+	}
+	return o
+}
+
 // takenVolumes returns those snapshots among the volumes that xb-snap took.
 func takenVolumes(volumes *lvm.Volumes, dir state.Dir) (all []*Snapshot) {
 	for _, v := range volumes.Tagged(tag) {
@@ -56,11 +72,7 @@ func (v volume) snapshot() *Snapshot {
 	} else {
 		s.Used = &v.DataUsed
 	}
-	for _, t := range v.Tags {
-		if word, ok := strings.CutPrefix(t, ownerTag); ok {
-			s.Owner = Owner(word)
-		}
-	}
+	s.Owner = v.owner()
 	s.Dead = s.Owner.dead()
 	return s
 }

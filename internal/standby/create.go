@@ -24,7 +24,7 @@ func (t *target) createTarget() error {
 		return exit.Fail(exit.CantCreate, "cannot create the target: %w", errors.Join(err, os.Remove(t.Target)))
 	}
 	if t.file, err = blockdev.OpenWrite(t.Target); err == nil {
-		t.file.SetPace(t.Pace)
+		t.prepareFile()
 	}
 	return err
 }

@@ -166,7 +166,7 @@ func (t *target) reason(known []*state.Record, coming Coming) (string, stream.Im
 		return firstCopyComing, stream.Image{}
 	case t.Force:
 		return forced, stream.Image{}
-	case t.before.Phase == state.Clean && t.before.Image.Size == coming.Size && coming.comparable(t.before.Image) &&
+	case t.before.Phase == state.Clean && coming.comparable(t.before.Image) &&
 		slices.Contains(coming.Have, t.before.Image):
 		return "", t.before.Image
 	}

@@ -17,6 +17,8 @@ const (
 	aSetRecovery = "The recovery of a set"
 )
 
+var setKinds = [][]string{{file, loopDevice}, {loopDevice, largerFile, file}, {missingFile, loopDevice}}
+
 // TestCrashOfSets is TestCrash of several disks at once.
 func TestCrashOfSets(t *testing.T) {
 	for _, table := range readTables(t) {
@@ -25,7 +27,7 @@ func TestCrashOfSets(t *testing.T) {
 		}
 		t.Run(table.name, func(t *testing.T) {
 			table.checkNames(t)
-			for _, kinds := range [][]string{{file, loopDevice}, {loopDevice, largerFile, file}, {missingFile, loopDevice}} {
+			for _, kinds := range setKinds {
 				t.Run(strings.Join(kinds, ", "), func(t *testing.T) {
 					for i, row := range table.rows {
 						t.Run(row.after, func(t *testing.T) { crashTogether(t, table.name, kinds, row, i) })

@@ -3,6 +3,7 @@ package standby
 import (
 	"io"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"xen-backup/internal/pace"
@@ -29,6 +30,7 @@ type Options struct {
 	Set        string    // that the delta is held for; "": it is applied alone
 	Taken      time.Time // when the source took the snapshots of the set
 	Pace       *pace.Pace
+	Read       *atomic.Int64 // counts the bytes that are read of the target; may be nil
 
 	// Of a run of xen-backup.sh, which decides nothing here.
 	Managed   bool   // cures are told in the words of its administrator

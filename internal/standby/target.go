@@ -62,7 +62,7 @@ func (t *target) look() (err error) {
 		if t.file, err = blockdev.Open(t.Target); err != nil {
 			return err
 		}
-		t.file.SetPace(t.Pace)
+		t.prepareFile()
 		if err := t.file.CheckWritable(); err != nil {
 			return err
 		}
@@ -133,7 +133,7 @@ func (t *target) openFile() error {
 	file, err := blockdev.OpenWrite(t.Target)
 	if err == nil {
 		t.file = file
-		t.file.SetPace(t.Pace)
+		t.prepareFile()
 		return t.checkUnused()
 	}
 	if exit.StatusOf(err) == exit.Busy {
@@ -146,6 +146,12 @@ func (t *target) openFile() error {
 		}
 	}
 	return err
+}
+
+// prepareFile comes after the file was opened, and before it is read.
+func (t *target) prepareFile() {
+	t.file.SetPace(t.Pace)
+	t.file.CountReads(t.Read)
 }
 
 // checkUnused demands that nobody uses the target, and that a file still is what

@@ -44,7 +44,7 @@ func (c *change) createVolume() (err error) {
 		return exit.Fail(exit.CantCreate, "%w", err)
 	}
 	if c.file, err = blockdev.OpenWrite(c.Target); err == nil {
-		c.file.SetPace(c.Pace)
+		c.prepareFile()
 		err = c.enterVolume()
 	}
 	if err != nil {

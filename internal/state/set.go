@@ -121,7 +121,7 @@ func (d *Device) note(file string, v any) error {
 	if err := d.dir.Make(); err != nil {
 		return err
 	}
-	return write(file, append(text, '\n'))
+	return durable.WriteFile(file, append(text, '\n'))
 }
 
 // Held returns the delta that is held for the device, nil if none is. Only who has the lock may rely on it.
@@ -191,7 +191,7 @@ func (d Dir) SaveChange(c *Change) error {
 	if err := makeDir(filepath.Dir(file)); err != nil {
 		return err
 	}
-	return write(file, append(text, '\n'))
+	return durable.WriteFile(file, append(text, '\n'))
 }
 
 // LoadChange returns the change of a set; nil if there is none.

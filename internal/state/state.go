@@ -169,20 +169,7 @@ func (d *Device) save(path string, r *Record) error {
 	if err != nil {
 		return err
 	}
-	return write(path, text)
-}
-
-// write makes a file durable, in place of another one or none.
-func write(path string, text []byte) error {
-	p, err := durable.CreatePending(path)
-	if err != nil {
-		return err
-	}
-	defer p.Discard()
-	if _, err := p.Write(text); err != nil {
-		return exit.Fail(exit.CantCreate, "cannot write the state: %w", err)
-	}
-	return p.Commit()
+	return durable.WriteFile(path, text)
 }
 
 // encode completes a record and makes the directory that its file goes to.

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+
+	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/runs"
+	"xen-backup/internal/snapshot"
+	"xen-backup/internal/state"
+	"xen-backup/internal/stream"
+)
+
+func keep(env *cli.Env, args []string) error {
+	var dir, summary string
+	var order snapshot.KeepOrder
+	flags := snapFlags(env, &dir)
+	flags.String(&order.Peer, "for")
+	flags.Func("disk", cli.Disk(&order.Disk))
+	flags.Path(&summary, "summary")
+	flags.Func("taken", cli.Time(&order.Taken))
+	flags.Func("basis", func(s string) (err error) { order.Basis, err = stream.ParseImage(s); return err })
+	operands, err := flags.ParsePaths(args)
+	if err != nil {
+		return err
+	}
+	if len(operands) != 1 || order.Peer == "" || order.Disk == "" || summary == "" || order.Taken.IsZero() {
+		return exit.Fail(exit.Usage, "keep needs --for PEER, --disk DOMU/DISK, --summary FILE, --taken TIME and one SNAP")
+	}
+	sent, err := runs.ReadSent(summary)
+	if err != nil {
+		return err
+	}
+	order.Image = sent.Image
+	return withState(dir, func(dir state.Dir) error {
+		order.State = dir
+		kept, err := snapshot.Keep(operands[0], order, env)
+		if err == nil && !kept {
+			err = exit.Answer(exit.No)
+		}
+		return err
+	})
+}
+
+// bases prints records for programs, one a line.
+func bases(env *cli.Env, args []string) error {
+	var dir, peer string
+	flags := snapFlags(env, &dir)
+	flags.String(&peer, "peer")
+	operands, err := flags.ParsePaths(args)
+	if err != nil {
+		return err
+	}
+	if len(operands) != 1 || peer == "" {
+		return exit.Fail(exit.Usage, "base needs --peer PEER and one SOURCE")
+	}
+	return withState(dir, func(dir state.Dir) error {
+		usable, err := snapshot.Bases(operands[0], peer, dir, env)
+		var lines strings.Builder
+		for _, r := range usable {
+			json.NewEncoder(&lines).Encode(r)
+		}
+		return errors.Join(err, env.Print(lines.String()))
+	})
+}
+
+func prune(env *cli.Env, args []string) error {
+	var dir string
+	var ofBases bool
+	var peers snapshot.Peers
+	flags := snapFlags(env, &dir)
+	flags.Bool(&ofBases, "bases")
+	flags.Func("peers", func(s string) error { peers.Known, peers.Names = true, strings.Fields(s); return nil })
+	flags.Func("domus", func(s string) error {
+		if peers.DomUs = strings.Fields(s); len(peers.DomUs) == 0 {
+			return errors.New("it names none")
+		}
+		return nil
+	})
+	if err := noOperands(flags, args, "prune"); err != nil {
+		return err
+	}
+	switch {
+	case !ofBases && (peers.Known || len(peers.DomUs) > 0):
+		return exit.Fail(exit.Usage, "--peers and --domus are for prune --bases")
+	case !peers.Known && len(peers.DomUs) > 0:
+		return exit.Fail(exit.Usage, "--domus says of which DomUs --peers is, which is missing")
+	}
+	return withState(dir, func(dir state.Dir) error {
+		if ofBases {
+			return snapshot.PruneBases(peers, dir, printer(env))
+		}
+		return snapshot.Prune(dir, printer(env))
+	})
+}

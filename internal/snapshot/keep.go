@@ -1,0 +1,146 @@
+package snapshot
+
+import (
+	"errors"
+	"time"
+
+	"xen-backup/internal/base"
+	"xen-backup/internal/blockdev"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/state"
+	"xen-backup/internal/stream"
+)
+
+// A run keeps its snapshot as the base of a peer in two steps: before the peer can have the image, a record says that
+// it may have it, and then the snapshot gets an owner that does not end with the run. Killed between the two, the run
+// leaves a snapshot that is pruned as any other leftover, and a record of which Bases says that its snapshot is gone.
+// That the peer has the image is remembered by who hears it (room runs).
+
+// KeepOrder is what is to be kept.
+type KeepOrder struct {
+	Peer, Disk string       // whose base, of what: DOMU/DISK
+	Image      stream.Image // that is in the snapshot, and is about to be sent
+	Taken      time.Time
+	Basis      stream.Image // that the peer said it has; the zero one: it did not
+	State      state.Dir
+}
+
+// Keep has the snapshot at path be the base of a peer. If that might harm the guest it is not, and why is said: as a
+// warning the first time.
+func Keep(path string, order KeepOrder, words Words) (kept bool, err error) {
+	if err := base.CheckNames(order.Disk, order.Peer); err != nil {
+		return false, err
+	}
+	store, err := base.Open(order.State)
+	if err != nil {
+		return false, err
+	}
+	defer store.Close()
+	s, err := finder([]string{path}, order.State)(path)
+	if err != nil {
+		return false, err
+	}
+	record, err := order.record(s)
+	if err != nil {
+		return false, err
+	}
+	if err := store.Keep(*record, order.Basis); err != nil || s.Owner.isBase() {
+		return err == nil, err
+	}
+	if err := s.setOwner(baseOf(order.Peer)); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// record returns that of a snapshot which certainly is what was taken, and what was read.
+func (o *KeepOrder) record(s *Snapshot) (*base.Record, error) {
+	switch {
+	case s.Owner == nobody:
+		return nil, exit.Fail(exit.Usage, "%s has the owner none: it is somebody's own, and stays that", s.Path)
+	case !s.Valid:
+		return nil, exit.Fail(exit.BadSnapshot, "%s has lost its content: it is no base of anything", s.Path)
+	}
+	origin, err := s.origin()
+	if err != nil {
+		return nil, err
+	}
+	identity, err := Identity(s.Path)
+	if err != nil {
+		return nil, err
+	}
+	size, err := blockdev.Size(s.Path)
+	if err != nil {
+		return nil, err
+	}
+	if size != o.Image.Size {
+		return nil, exit.Fail(exit.BadStream, "%s has %d bytes, but what was sent has %d: it is not of this snapshot", s.Path, size,
+			o.Image.Size)
+	}
+	return &base.Record{Peer: o.Peer, Disk: o.Disk, Source: s.Origin, Origin: origin, Snapshot: s.Path, Identity: identity,
+		Image: o.Image.Text(), Taken: o.Taken}, nil
+}
+
+// Bases returns the records of a source and a peer of which the snapshot certainly still is what it was, the latest
+// last. Why others are left out is said.
+func Bases(source, peer string, dir state.Dir, words Words) (usable []*base.Record, err error) {
+	real, origin, err := originAt(source)
+	if err != nil {
+		return nil, err
+	}
+	chains, err := base.All(dir)
+	if exit.StatusOf(err) == exit.Config { // it is none that can be used
+		words.Warn("%v", err)
+		err = nil
+	}
+	for _, c := range chains {
+		if c.Peer != peer {
+			continue
+		}
+		for _, r := range c.Records() {
+			if r.Origin != origin && r.Source != real && r.Source != source {
+				continue
+			}
+			if err := usableFor(r, origin); err != nil {
+				words.Warn("the base of %s of %s can't be used: %v", r.Peer, r.Taken.Format(time.RFC3339), err)
+				continue
+			}
+			usable = append(usable, r)
+		}
+	}
+	return usable, err
+}
+
+// usableFor proves that the snapshot that a record names is the one that was kept, and of that origin.
+func usableFor(r *base.Record, origin string) error {
+	if r.Lost != "" {
+		return exit.Fail(exit.BadSnapshot, "%s", r.Lost)
+	}
+	if r.Origin != origin {
+		return exit.Fail(exit.NotBasis, "it is of what was called %s before", r.Source)
+	}
+	now, err := Identity(r.Snapshot)
+	if err == nil && now != r.Identity {
+		err = exit.Fail(exit.NotBasis, "%s is not what it was: now it is %q, and %q was kept", r.Snapshot, now, r.Identity)
+	}
+	return err
+}
+
+// originAt returns the path of a source without links, and what snapshots of it show as their origin: "" where nothing
+// does, and there are no bases.
+func originAt(source string) (path, origin string, err error) {
+	f, err := blockdev.Open(source)
+	if err != nil {
+		return "", "", err
+	}
+	defer f.Close()
+	if path, err = realPath(source); err != nil {
+		return "", "", err
+	}
+	if f.IsBlock() {
+		origin, err = blockdev.Identity(source)
+	} else if origin, err = blockdev.FileName(f.OS()); errors.Is(err, errors.ErrUnsupported) {
+		err = nil
+	}
+	return path, origin, err
+}

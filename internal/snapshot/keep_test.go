@@ -1,0 +1,82 @@
+package snapshot
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"xen-backup/internal/base"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/state"
+	"xen-backup/internal/stream"
+	"xen-backup/internal/testkit"
+)
+
+const deadOwner = Owner("1.1.00000000")
+
+func keepOrder(records state.Dir, size int64) KeepOrder {
+	return KeepOrder{Peer: "dom0b", Disk: "web/xvda", Image: stream.Image{BlockSize: 4096, Hash: stream.XXH64, Size: size},
+		Taken: time.Unix(1, 0), State: records}
+}
+
+// TestKilledWhileKept: between its two steps keep leaves a snapshot that is a leftover as others are, and a record that
+// nobody takes for a base.
+func TestKilledWhileKept(t *testing.T) {
+	dir, records := testkit.Mount(t, "mkfs.xfs", "-q", "-m", "reflink=1"), state.Dir(t.TempDir())
+	a := filepath.Join(dir, "a")
+	testkit.Write(t, a, "precious")
+	snap := take(t, records, deadOwner, a)[0]
+	order := keepOrder(records, 8)
+
+	// The first step.
+	s, err := finder([]string{snap}, records)(snap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := order.record(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := base.Open(records)
+	if err == nil {
+		err = store.Keep(*record, stream.Image{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.Close()
+
+	var told []string
+	tell := func(paths ...string) error { told = append(told, paths...); return nil }
+	if err := PruneBases(Peers{}, records, tell); err != nil || told != nil {
+		t.Errorf("it is no base to be pruned: %v, %s", err, told)
+	}
+	if err := Prune(records, tell); err != nil || strings.Join(told, " ") != snap {
+		t.Errorf("prune: %v, %s", err, told)
+	}
+	var said spoken
+	if usable, err := Bases(a, "dom0b", records, &said); err != nil || len(usable) != 0 || len(said) != 1 ||
+		!strings.Contains(said[0], "no such snapshot") {
+		t.Errorf("bases: %v, %v, %q", usable, err, said)
+	}
+	snap = take(t, records, deadOwner, a)[0]
+	if kept, err := Keep(snap, order, quiet{t}); err != nil || !kept {
+		t.Errorf("the next run: %v, %v", kept, err)
+	}
+	if usable, err := Bases(a, "dom0b", records, quiet{t}); err != nil || len(usable) != 1 || usable[0].Snapshot != snap {
+		t.Errorf("bases: %v, %v", usable, err)
+	}
+	if err := Prune(records, tell); err != nil || len(told) != 1 {
+		t.Errorf("prune of bases: %v, %s", err, told)
+	}
+	if err := Remove([]string{snap}, true, records); err != nil {
+		t.Error(err)
+	}
+	if err := Remove([]string{snap}, false, records); err != nil {
+		t.Error(err)
+	}
+	if err := Remove([]string{snap}, false, records); exit.StatusOf(err) != exit.NoInput {
+		t.Errorf("removed twice: %v", err)
+	}
+}

@@ -1,0 +1,34 @@
+package testkit
+
+import (
+	"os"
+	"strconv"
+	"testing"
+)
+
+// Rounds is how often a test tries what goes by chance: so often in an ordinary run, and XB_CAMPAIGN times as often in
+// a campaign.
+func Rounds(t testing.TB, ordinary int) int {
+	t.Helper()
+	return ordinary * setting(t, "XB_CAMPAIGN")
+}
+
+// Seed makes another campaign of it: XB_CAMPAIGN_SEED.
+func Seed(t testing.TB) uint64 {
+	t.Helper()
+	return uint64(setting(t, "XB_CAMPAIGN_SEED"))
+}
+
+// setting returns the number in a variable, or 1.
+func setting(t testing.TB, name string) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("%s is %q, and no number", name, text)
+	}
+	return n
+}

@@ -268,7 +268,7 @@ func TestCopyFirstCause(t *testing.T) {
 	}
 }
 
-// TestCopyOneStandby has two DomUs meet in one standby.
+// TestCopyOneStandby has two DomUs meet in one standby: it is the conf file that is wrong.
 func TestCopyOneStandby(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)

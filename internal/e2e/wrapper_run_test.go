@@ -136,3 +136,36 @@ func TestWrapperAtOnce(t *testing.T) {
 	s.same("/srv/a.img", "/srv/a.img")
 	s.nothingLeft("dom0a")
 }
+
+// TestWrapperStopped has a run stopped in the middle of a copy, by a signal to its first process: it ends at once, says so, and
+// leaves nothing behind. A second signal changes nothing of that. One that was killed cannot say so; its parts end all
+// the same, and the next run clears up.
+func TestWrapperStopped(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "BWLIMIT=20K", `POST_DOMU='echo POST_DOMU $STATUS >>/run/hooks'`)
+	s.write("dom0a/sbin/curl", "#!/bin/sh\necho \"curl ${*##*/}\" >>/run/hooks\n", 0o755)
+	copying := func() *job {
+		t.Helper()
+		run := s.begin("dom0a", cron("PING_URL=http://192.0.2.3/id"))
+		eventually(s, "the copy", func() bool { return strings.Contains(s.must("dom0a", "pgrep -xl xb-delta || :"), "xb-delta") })
+		return run
+	}
+	for _, signal := range []string{"TERM", "INT"} {
+		run := copying()
+		s.must("dom0a", "read -r pid _ </run/xen-backup.lock; kill -"+signal+" $pid; kill -TERM $pid || :")
+		run.end().fails(t, 143, "### ERROR: the run was stopped by a signal\n")
+		s.nothingLeft("dom0a")
+		want := "curl start\nPOST_DOMU 3\ncurl fail\n"
+		if did := s.must("dom0a", "cat /run/hooks; rm /run/hooks"); did != want {
+			t.Errorf("done:\n%s\nwant\n%s", did, want)
+		}
+	}
+	run := copying()
+	s.must("dom0a", "read -r pid _ </run/xen-backup.lock; kill -KILL $pid")
+	run.end()
+	s.must("dom0a", "flock --wait 60 /run/xen-backup.lock true; rm /run/hooks")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s)
+	s.backup("dom0a").fails(t, 0)
+	s.same("/srv/a.img", "/srv/a.img")
+}

@@ -143,7 +143,7 @@ func TestWrapperHookSurroundings(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s,
-		`PRE_SNAPSHOT='env >/run/env; read -r line || echo no input >/run/input; ls /proc/$$/fd | cat >/run/open; setsid sleep 1002 &'`)
+		`PRE_SNAPSHOT='env >/run/env; read -r line || echo no input >/run/input; ls /proc/self/fd >/run/open; setsid sleep 1002 &'`)
 	for range 2 {
 		s.backup("dom0a").silent(t) // what the hook has left behind holds neither the lock nor the run
 	}
@@ -155,7 +155,7 @@ func TestWrapperHookSurroundings(t *testing.T) {
 		}
 	}
 	// A run has what cron gave it.
-	open := s.must("dom0a", "exec env -i bash -c 'ls /proc/$$/fd | cat'")
+	open := s.must("dom0a", "exec env -i bash -c 'ls /proc/self/fd; :'")
 	if got, want := s.must("dom0a", "cat /run/input /run/open"), "no input\n"+open; got != want {
 		t.Errorf("a hook's input and descriptors: %q, want %q", got, want)
 	}

@@ -117,23 +117,7 @@ func (p *preparation) prepareDisks() bool {
 
 var answerForm = regexp.MustCompile(`^(full|tracked)( [!-~]+)*$`)
 
-// prepareDisk prepares one standby. Whose it is is asked here first: the other side may not know it yet.
 func (p *preparation) prepareDisk(row *Row) bool {
-	err := p.claim(row, true)
-	if err == nil && p.askToPrepare(row) {
-		err = p.claim(row, false)
-	} else if err == nil {
-		return false
-	}
-	if err == nil {
-		return true
-	}
-	e := &ended{stages: []int{exit.StatusOf(err)}}
-	e.said.add(err.Error())
-	return p.record(p.report(p.dom0, runs.Other), e)
-}
-
-func (p *preparation) askToPrepare(row *Row) bool {
 	words := slices.Concat([]string{"xb-patch", "--prepare"}, p.patchOptions(row), []string{"--size", row.Size}, p.blocks())
 	if p.DryRun {
 		words = append(words, "--dry-run")
@@ -150,11 +134,25 @@ func (p *preparation) askToPrepare(row *Row) bool {
 	if e.good() && row.Answer == "" {
 		e.stages[0] = exit.NotOurs
 	}
-	well := p.record(p.reportOf(row, runs.Prepare), e)
+	well := p.record(p.reportOfPrepare(row, e), e)
 	if p.DryRun && row.Answer != "" {
 		p.say(infoLevel, "### would sync "+p.DomU+" from "+row.Local+" to "+row.Dom0+": "+row.Source+" to "+row.Target)
 	}
 	return well
+}
+
+// reportOfPrepare is that of a standby that was prepared, or refused: if for what this host has last copied there is of
+// another DomU, it is the conf file that is wrong.
+func (p *preparation) reportOfPrepare(row *Row, e *ended) *runs.Report {
+	if status := e.stages[0]; status == exit.Busy || status == exit.NotBasis {
+		if other := runs.LastCopied(p.State, row.Dom0, local(row.Target)); other != nil && other.DomU() != p.DomU {
+			e.stages[0] = exit.Config
+			e.said.list = slices.Insert(e.said.list, 0, row.Source+" would overwrite "+row.Dom0+":"+row.Target+" of "+
+				other.DomU()+" "+other.Source)
+			return p.report(p.dom0, runs.Other)
+		}
+	}
+	return p.reportOf(row, runs.Prepare)
 }
 
 // blocks are the options that say how images are compared.

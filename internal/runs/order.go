@@ -43,3 +43,15 @@ func Order(dir state.Dir, domus []string) ([]string, error) {
 	slices.SortStableFunc(ordered, func(a, b string) int { return oldest[a].Compare(oldest[b]) })
 	return ordered, nil
 }
+
+// LastCopied returns the copy that this host has made last to a standby, whichever disk that was of; nil if there is none.
+func LastCopied(dir state.Dir, peer, target string) (last *Copy) {
+	copies, _, _ := everything(dir, nil) // what cannot be read tells nothing
+	for _, c := range copies {
+		there := c.Success != nil && c.Peer == peer && c.Target == target
+		if there && (last == nil || c.Success.Time.After(last.Success.Time)) {
+			last = c
+		}
+	}
+	return last
+}

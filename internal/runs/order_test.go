@@ -108,3 +108,19 @@ func TestSince(t *testing.T) {
 		t.Errorf("%q, want %q", line, want)
 	}
 }
+
+// TestLastCopied finds out whose standby it is by what was copied there last: also of a DomU that was renamed.
+func TestLastCopied(t *testing.T) {
+	h := newHost(t)
+	if c := LastCopied(h.dir, "dom0b", "/t"); c != nil {
+		t.Errorf("%+v", c)
+	}
+	for disk, age := range map[string]time.Duration{"domu1/xvda": 2 * time.Hour, "domu2/xvda": time.Hour, "domu3/xvda": 3 * time.Hour} {
+		h.remember(disk, "dom0b", age, 0)
+	}
+	h.remember("domu4/xvda", "dom0b", 0, 1) // it never got there
+	h.remember("domu5/xvda", "dom0c", time.Minute, 0)
+	if c := LastCopied(h.dir, "dom0b", "/t"); c == nil || c.Disk != "domu2/xvda" {
+		t.Errorf("%+v", c)
+	}
+}

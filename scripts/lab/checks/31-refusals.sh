@@ -78,7 +78,7 @@ logged dom0a "### ERROR 78: .*7.conf: a DomU whose name is a number"
 logged dom0a "71.conf: line 3: MAP: command not found"
 logged dom0a "### ERROR 78: .*71.conf: not a file of shell variables"
 logged dom0a "### ERROR 78: .*72.conf: DOM0S names no Dom0"
-logged dom0a '### ERROR 75: DomU web2, disk xvda: dom0b:/dev/xblab0/a cannot be written to$'
+logged dom0a "### ERROR 78: DomU web2: /dev/xblab0/c would overwrite dom0b:/dev/xblab0/a of web1 /dev/xblab0/a$"
 logged dom0a '/dev/xblab0/a belongs to another domain of this host: web1 '
 logged dom0a "### ERROR 78: .*74.conf: bad BLOCK_SIZE: 3K"
 logged dom0a "### ERROR 78: .*75.conf: bad CREATE_LV: /dev/xblab0"

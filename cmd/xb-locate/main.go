@@ -5,8 +5,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
+	"xen-backup/internal/allow"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/dom0s"
 	"xen-backup/internal/domain"
@@ -21,9 +23,10 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
                  [--exclude TARGET]... DOMAIN
        xb-locate [-c URI] [--exclude TARGET]... [--all] [--json] --xml FILE
        xb-locate --uuid --xml FILE
-       xb-locate --active [--final] [-c URI] [--toolstack auto|virsh|xl] DOMAIN...
+       xb-locate --active [--final] [-c URI] [--toolstack auto|virsh|xl]
+                 [--allow FILE --peer HOST] DOMAIN...
        xb-locate --known [-c URI] [--toolstack auto|virsh|xl]
-                 [--xl-config FILE] DOMAIN...
+                 [--xl-config FILE] [--allow FILE --peer HOST] DOMAIN...
        xb-locate --copy [-c URI] [--toolstack auto|virsh|xl]
                  [--exclude TARGET]... [--xl-config FILE] [--note FILE]
                  [--document-file FILE] [--bundle FILE] [--final] DOMAIN
@@ -31,6 +34,7 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
                  [--xl-config FILE] [--bundle FILE] DOMAIN
        xb-locate --store DOMAIN [-c URI] [--format xml|xl] [--map A=B]...
                  [--drop TARGET]... [--set SET --taken TIME] [--state-dir DIR]
+                 [--allow FILE --peer HOST]
        xb-locate --here [--local NAME] DOM0...
        xb-locate --targets --dom0s LIST [--rules LIST] [--local NAME] SOURCE...
 
@@ -75,6 +79,9 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --taken TIME       and when these were frozen: 2026-11-26T23:47:28Z
       --state-dir DIR    (default: $XB_STATE_DIR, or STATE_DIR of
                          /etc/xen-backup/host.conf, or /var/lib/xen-backup)
+      --allow FILE       with --active, --known, --store: answer only of what FILE,
+                         as gate.conf, allows, and keep only a document of that
+      --peer HOST        with --allow: whom
       --here             say of each name of a host, DOM0<TAB>yes|no|unknown, whether
                          it leads to this one
       --targets          print the host of --dom0s that is this one, and the others,
@@ -115,6 +122,9 @@ type options struct {
 	set      domain.Set
 	stateDir string
 	dom0s    dom0s.Order
+
+	allow, peer string // a file, and whom it allows what
+	allowed     *allow.Rules
 }
 
 func run(env *cli.Env, args []string) error {
@@ -145,6 +155,8 @@ func run(env *cli.Env, args []string) error {
 	f.String(&o.set.Name, "set")
 	f.String(&o.set.Taken, "taken")
 	f.Path(&o.stateDir, "state-dir")
+	f.Path(&o.allow, "allow")
+	f.String(&o.peer, "peer")
 	f.Bool(&o.here, "here")
 	f.Bool(&o.targets, "targets")
 	f.Func("dom0s", words(&o.dom0s.Dom0s))
@@ -161,7 +173,21 @@ func run(env *cli.Env, args []string) error {
 	if err := f.Only(question, allowed...); err != nil {
 		return err
 	}
+	if o.allowed, err = readAllowed(&o); err != nil {
+		return err
+	}
 	return answer(context.Background(), env, &o, operands)
+}
+
+// readAllowed finds out what the peer may ask for; nil: anything.
+func readAllowed(o *options) (*allow.Rules, error) {
+	switch {
+	case (o.allow == "") != (o.peer == ""):
+		return nil, exit.Fail(exit.Usage, "--allow and --peer go together")
+	case o.allow == "":
+		return nil, nil
+	}
+	return allow.Read(o.allow, o.peer)
 }
 
 type answerer func(ctx context.Context, env *cli.Env, o *options, operands []string) error
@@ -169,18 +195,19 @@ type answerer func(ctx context.Context, env *cli.Env, o *options, operands []str
 // question returns the option that says what is asked, those that go with it, and who answers.
 func (o *options) question() (option string, allowed []string, answer answerer) {
 	toolstacks := []string{"-c", "--connect", "--toolstack"}
+	gate := []string{"--allow", "--peer"}
 	list := []string{"-c", "--connect", "--exclude", "--all", "--json"}
 	switch {
 	case o.active:
-		return "--active", append(toolstacks, "--final"), tell
+		return "--active", slices.Concat(toolstacks, gate, []string{"--final"}), tell
 	case o.known:
-		return "--known", append(toolstacks, "--xl-config"), tell
+		return "--known", slices.Concat(toolstacks, gate, []string{"--xl-config"}), tell
 	case o.copy:
 		return "--copy", append(toolstacks, "--exclude", "--note", "--xl-config", "--document-file", "--bundle", "--final"), copyDisks
 	case o.document:
 		return "--document", append(toolstacks, "--xl-config", "--bundle"), printDocument
 	case o.store != "":
-		return "--store", []string{"-c", "--connect", "--format", "--map", "--drop", "--set", "--taken", "--state-dir"},
+		return "--store", append(gate, "-c", "--connect", "--format", "--map", "--drop", "--set", "--taken", "--state-dir"),
 			storeDocument
 	case o.here:
 		return "--here", []string{"--local"}, tellHere
@@ -317,6 +344,11 @@ func tell(ctx context.Context, env *cli.Env, o *options, names []string) error {
 	if err := domain.CheckNames(names...); err != nil {
 		return err
 	}
+	for _, name := range names {
+		if err := o.allowed.DomU(name); err != nil {
+			return err
+		}
+	}
 	l, _, err := newLocator(ctx, o)
 	if err != nil {
 		return err
@@ -355,5 +387,6 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	}
 	store := domain.NewStore(ctx, places.Dir, o.uri)
 	store.Places, store.Dropped, store.Set, store.Format = o.places, o.drop, o.set, domain.Format(o.format)
+	store.Allow = o.allowed
 	return store.Keep(o.store, env.Stdin, env)
 }

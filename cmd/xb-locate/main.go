@@ -5,8 +5,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
+	"xen-backup/internal/allow"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/dom0s"
 	"xen-backup/internal/domain"
@@ -20,16 +22,18 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
        xb-locate --still FILE [-c URI] [--toolstack auto|virsh|xl]
                  [--exclude TARGET]... DOMAIN
        xb-locate [-c URI] [--exclude TARGET]... [--all] [--json] --xml FILE
-       xb-locate --active [--final] [-c URI] [--toolstack auto|virsh|xl] DOMAIN...
+       xb-locate --active [--final] [-c URI] [--toolstack auto|virsh|xl]
+                 [--allow FILE --peer HOST] DOMAIN...
        xb-locate --stuck [-c URI] [--toolstack auto|virsh|xl] DOMAIN
        xb-locate --known [-c URI] [--toolstack auto|virsh|xl]
-                 [--xl-config FILE] DOMAIN...
+                 [--xl-config FILE] [--allow FILE --peer HOST] DOMAIN...
        xb-locate --copy [-c URI] [--toolstack auto|virsh|xl]
                  [--exclude TARGET]... [--xl-config FILE] [--note FILE]
                  [--document-file FILE] [--bundle FILE] [--final]
                  [--dom0s LIST [--rules LIST] [--local NAME]] DOMAIN
        xb-locate --store DOMAIN [-c URI] [--format xml|xl] [--map A=B]...
                  [--drop TARGET]... [--set SET --taken TIME] [--state-dir DIR]
+                 [--allow FILE --peer HOST]
        xb-locate --plan --confs DIR --settings OUT|--disks [-c URI]
                  [--toolstack auto|virsh|xl] [--local NAME] [--state-dir DIR]
                  [DOMAIN...]
@@ -76,6 +80,9 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --taken TIME       and when these were frozen: 2026-11-26T23:47:28Z
       --state-dir DIR    (default: $XB_STATE_DIR, or STATE_DIR of
                          /etc/xen-backup/host.conf, or /var/lib/xen-backup)
+      --allow FILE       with --active, --known, --store: answer only of what FILE,
+                         as gate.conf, allows, and keep only a document of that
+      --peer HOST        with --allow: whom
       --plan             read the conf files of xen-backup.sh, of all DomUs or those
                          named; print what a run asks of each: N, DOMU, is it active
                          here, is it known here, the other hosts of DOM0S, why it is
@@ -124,6 +131,9 @@ type options struct {
 	confs    string // directory of conf files
 	settings string // that for what they say
 	disks    bool
+
+	allow, peer string // a file, and whom it allows what
+	allowed     *allow.Rules
 }
 
 func run(env *cli.Env, args []string) error {
@@ -157,6 +167,8 @@ func run(env *cli.Env, args []string) error {
 	f.Path(&o.confs, "confs")
 	f.Path(&o.settings, "settings")
 	f.Bool(&o.disks, "disks")
+	f.Path(&o.allow, "allow")
+	f.String(&o.peer, "peer")
 	f.Func("dom0s", words(&o.dom0s.Dom0s))
 	f.Func("rules", words(&o.dom0s.Rules))
 	f.String(&o.dom0s.Local, "local")
@@ -171,7 +183,21 @@ func run(env *cli.Env, args []string) error {
 	if err := f.Only(question, allowed...); err != nil {
 		return err
 	}
+	if o.allowed, err = readAllowed(&o); err != nil {
+		return err
+	}
 	return answer(context.Background(), env, &o, operands)
+}
+
+// readAllowed finds out what the peer may ask for; nil: anything.
+func readAllowed(o *options) (*allow.Rules, error) {
+	switch {
+	case (o.allow == "") != (o.peer == ""):
+		return nil, exit.Fail(exit.Usage, "--allow and --peer go together")
+	case o.allow == "":
+		return nil, nil
+	}
+	return allow.Read(o.allow, o.peer)
 }
 
 type answerer func(ctx context.Context, env *cli.Env, o *options, operands []string) error
@@ -179,19 +205,20 @@ type answerer func(ctx context.Context, env *cli.Env, o *options, operands []str
 // question returns the option that says what is asked, those that go with it, and who answers.
 func (o *options) question() (option string, allowed []string, answer answerer) {
 	toolstacks := []string{"-c", "--connect", "--toolstack"}
+	gate := []string{"--allow", "--peer"}
 	list := []string{"-c", "--connect", "--exclude", "--all", "--json"}
 	switch {
 	case o.active:
-		return "--active", append(toolstacks, "--final"), tell
+		return "--active", slices.Concat(toolstacks, gate, []string{"--final"}), tell
 	case o.known:
-		return "--known", append(toolstacks, "--xl-config"), tell
+		return "--known", slices.Concat(toolstacks, gate, []string{"--xl-config"}), tell
 	case o.stuck:
 		return "--stuck", toolstacks, tellStuck
 	case o.copy:
 		return "--copy", append(toolstacks, "--exclude", "--note", "--xl-config", "--document-file", "--bundle", "--final",
 			"--dom0s", "--rules", "--local"), copyDisks
 	case o.store != "":
-		return "--store", []string{"-c", "--connect", "--format", "--map", "--drop", "--set", "--taken", "--state-dir"},
+		return "--store", append(gate, "-c", "--connect", "--format", "--map", "--drop", "--set", "--taken", "--state-dir"),
 			storeDocument
 	case o.plan:
 		return "--plan", append(toolstacks, "--confs", "--settings", "--disks", "--local", "--state-dir"), plan
@@ -322,6 +349,11 @@ func tell(ctx context.Context, env *cli.Env, o *options, names []string) error {
 	if err := domain.CheckNames(names...); err != nil {
 		return err
 	}
+	for _, name := range names {
+		if err := o.allowed.DomU(name); err != nil {
+			return err
+		}
+	}
 	l, _, err := newLocator(ctx, o)
 	if err != nil {
 		return err
@@ -359,5 +391,6 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	}
 	store := domain.NewStore(ctx, places.Dir, o.uri)
 	store.Places, store.Dropped, store.Set, store.Format = o.places, o.drop, o.set, domain.Format(o.format)
+	store.Allow = o.allowed
 	return store.Keep(o.store, env.Stdin, env)
 }

@@ -23,7 +23,7 @@ type comingOptions struct {
 
 // What goes with --prepare and --auto.
 var (
-	common = []string{"--heartbeat", "--peer", "--disk", "--uuid", "--sector-size", "--toolstack", "--create-lv", "--first-copy",
+	common = []string{"--allow", "--heartbeat", "--peer", "--disk", "--uuid", "--sector-size", "--toolstack", "--create-lv", "--first-copy",
 		"--force-diverged", "--spool", "--state-dir", "--progress"}
 	prepareOptions = append(slices.Clip(common), "--dry-run", "--size", "-b", "--block-size", "--hash", "--have")
 	autoOptions    = append(slices.Clip(common), "--hold", "--taken", "--owner", "--mode", "--background", "--read-limit",

@@ -42,7 +42,7 @@ func parseSince(p *time.Time) func(string) error {
 }
 
 func (o *listOptions) names() []string {
-	return []string{"--order", "--when", "--since", "--metrics", "--expected", "--max-age", "--json"}
+	return []string{"--allow", "--peer", "--order", "--when", "--since", "--metrics", "--expected", "--max-age", "--json"}
 }
 
 // checkList refuses what has no one answer.
@@ -100,6 +100,11 @@ func (c *command) answer(dir state.Dir, now time.Time) (string, error) {
 		domus, err := runs.Order(dir, c.operands)
 		return strings.Join(domus, "\n"), err
 	case c.listing.when:
+		for _, disk := range c.operands {
+			if err := c.Allow.Disk(disk); err != nil {
+				return "", err
+			}
+		}
 		return runs.When(dir, c.operands)
 	case !c.listing.since.IsZero():
 		return runs.Since(dir, c.listing.since, now)

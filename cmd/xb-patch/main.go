@@ -120,6 +120,7 @@ finished it.
                          disks DOMU/DISK, and whether it is of one set
       --peer HOST        the other host: what was sent to a third one is newer
                          than what it brings, and not overwritten
+      --allow FILE       touch only what FILE, as gate.conf, allows the host of --peer
       --state-dir DIR    where this host remembers its devices
                          (default: $XB_STATE_DIR, or STATE_DIR of host.conf,
                          or /var/lib/xen-backup)

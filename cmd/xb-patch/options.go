@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"xen-backup/internal/allow"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/standby"
@@ -36,6 +37,7 @@ type command struct {
 	json    bool
 	summary string
 	pace    cli.Pace
+	allow   string // the file of what the peer may touch
 }
 
 // parse reads the command line, and refuses what means nothing.
@@ -52,13 +54,21 @@ func parse(env *cli.Env, args []string) (*command, error) {
 		return c, err
 	}
 	if c.list || c.record && len(c.operands) == 0 {
-		return c, c.findPlaces()
+		return c, errors.Join(c.findPlaces(), c.readAllowed())
 	}
 	c.Target = c.operands[0]
 	for _, target := range c.operands {
 		err = errors.Join(err, cli.Distinct(target, c.summary))
 	}
-	return c, errors.Join(err, cli.CheckSummary(c.summary), c.findPlaces())
+	return c, errors.Join(err, cli.CheckSummary(c.summary), c.findPlaces(), c.readAllowed())
+}
+
+// readAllowed finds out what the peer may touch.
+func (c *command) readAllowed() (err error) {
+	if c.allow != "" {
+		c.Allow, err = allow.Read(c.allow, c.Peer)
+	}
+	return err
 }
 
 // findPlaces completes where the state and the spools are.
@@ -105,6 +115,7 @@ func (c *command) define() {
 	f.ProgressFlag(&c.session.mode)
 	f.Bool(&c.heartbeat, "heartbeat")
 	f.Path(&c.summary, "summary")
+	f.Path(&c.allow, "allow")
 }
 
 // modes are the options that say what is to be done, each with those that go with it; nil:
@@ -114,9 +125,9 @@ func (c *command) modes() []mode {
 		{"--prepare", c.prepare, prepareOptions},
 		{"--auto", c.auto, autoOptions},
 		{"--dry-run", c.dryRun && !c.record && !c.prepare, nil},
-		{"--commit", c.commit != "", []string{"--peer", "--state-dir", "--background", "--read-limit", "--progress",
+		{"--commit", c.commit != "", []string{"--allow", "--peer", "--state-dir", "--background", "--read-limit", "--progress",
 			"--heartbeat", "--summary"}},
-		{"--recover", c.recover, []string{"--peer", "--disk", "--uuid", "--toolstack", "--state-dir", "--background",
+		{"--recover", c.recover, []string{"--allow", "--peer", "--disk", "--uuid", "--toolstack", "--state-dir", "--background",
 			"--read-limit", "--progress", "--heartbeat", "--summary"}},
 		{"--abandon-apply", c.abandon, []string{"--state-dir"}},
 		{"--adopt", c.adopt != "", []string{"--uuid", "--state-dir"}},
@@ -168,6 +179,12 @@ func (c *command) checkModes() error {
 // checkOptions refuses options that do not go together.
 func (c *command) checkOptions() error {
 	switch {
+	case c.allow != "" && !(c.prepare || c.auto || c.commit != "" || c.recover || c.listing.when):
+		return exit.Fail(exit.Usage, "--allow goes with --prepare, --auto, --commit, --recover and --list --when")
+	case c.allow != "" && c.Peer == "":
+		return exit.Fail(exit.Usage, "--allow needs --peer HOST")
+	case c.list && c.allow == "" && c.Peer != "":
+		return exit.Fail(exit.Usage, "--list takes --peer with --allow only")
 	case c.info, c.record, c.list:
 		return nil
 	case c.Disk != "" && !strings.Contains(c.Disk, "/"):

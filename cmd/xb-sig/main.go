@@ -4,6 +4,7 @@ package main
 import (
 	"errors"
 
+	"xen-backup/internal/allow"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/inspect"
@@ -25,6 +26,8 @@ hash a block, to standard output, for xb-delta.
       --missing-ok       a target that does not exist has a signature of size 0
       --background       let guests' own reads and writes go first
       --read-limit RATE  read at most RATE bytes a second
+      --allow FILE       sign only what FILE, as gate.conf, allows the host of --peer
+      --peer HOST        with --allow: who asks
       --state-dir DIR    where this host remembers its devices
                          (default: $XB_STATE_DIR, or STATE_DIR of
                          /etc/xen-backup/host.conf, or /var/lib/xen-backup)
@@ -56,6 +59,8 @@ type options struct {
 	heartbeat bool
 	pace      cli.Pace
 	summary   string
+
+	allow, peer string // a file, and whom it allows what
 }
 
 func run(env *cli.Env, args []string) error {
@@ -70,6 +75,8 @@ func run(env *cli.Env, args []string) error {
 	f.Func("hash", func(s string) (err error) { o.hash, err = stream.ParseHash(s); return err })
 	f.Size(&o.basis.Size, "size")
 	f.Bool(&o.basis.MissingOK, "missing-ok")
+	f.Path(&o.allow, "allow")
+	f.String(&o.peer, "peer")
 	f.Path(&o.basis.StateDir, "state-dir")
 	f.Bool(&o.info, "info")
 	f.Bool(&o.json, "json")
@@ -85,15 +92,24 @@ func run(env *cli.Env, args []string) error {
 		return env.PrintInfo(f, operands, inspect.JSON)
 	case o.info:
 		return env.PrintInfo(f, operands, inspect.Text)
+	case (o.allow == "") != (o.peer == ""):
+		return exit.Fail(exit.Usage, "--allow and --peer go together")
 	case o.json:
 		return exit.Fail(exit.Usage, "--json goes with --info")
 	case len(operands) != 1:
 		return exit.Fail(exit.Usage, "want one device or file, got %d operands", len(operands))
-	case operands[0] == "-" && (o.basis.Size >= 0 || o.basis.MissingOK || o.pace.Limited()):
-		return exit.Fail(exit.Usage, "--size, --missing-ok and --read-limit need a device or file")
+	case operands[0] == "-" && (o.basis.Size >= 0 || o.basis.MissingOK || o.pace.Limited() || o.allow != ""):
+		return exit.Fail(exit.Usage, "--size, --missing-ok, --read-limit and --allow need a device or file")
 	}
 	if err := errors.Join(cli.Distinct(operands[0], o.summary), cli.CheckSummary(o.summary)); err != nil {
 		return err
+	}
+	if o.allow != "" {
+		rules, err := allow.Read(o.allow, o.peer)
+		if err != nil {
+			return err
+		}
+		o.basis.Allow = rules
 	}
 	out, err := env.BinaryOut()
 	if err != nil {

@@ -217,7 +217,7 @@ func TestKeepRefuses(t *testing.T) {
 	}
 	own := strings.TrimSuffix(k.run("create", "--owner", "none", k.disk).stdout, "\n")
 	k.fails(64, "somebody's own", keep(own)...)
-	k.fails(77, "not made by xb-snap", keep(k.disk)...)
+	k.fails(79, "not made by xb-snap", keep(k.disk)...)
 	k.fails(66, "no such snapshot", keep(own+"x")...)
 	snap := k.snap()
 	k.fails(64, "bad name", keep(snap, "--for", "../x")...)

@@ -188,7 +188,7 @@ func TestChangesRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			testkit.Command(t, "", "cp", "--reflink=always", "--preserve=all", image, snap)
-			refused(77, "another one has its name", old, new)
+			refused(79, "another one has its name", old, new)
 			if err := os.Rename(snap+".away", snap); err != nil {
 				t.Fatal(err)
 			}

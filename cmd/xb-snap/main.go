@@ -91,7 +91,7 @@ with reflinks (XFS, btrfs).
 
 Exit status: 0 done, 1 not kept, 64 usage, 65 no summary of SNAP, 66 no such volume, file or snapshot, 69 LVM or
 device-mapper cannot be asked, 73 cannot create or no room, 74 I/O error,
-75 busy, 77 not made by xb-snap, 78 cannot be frozen, 82 the snapshot is
+75 busy, 78 cannot be frozen, 79 not made by xb-snap, 82 the snapshot is
 invalid or given up. See xb-snap(1).
 `
 

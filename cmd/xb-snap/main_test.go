@@ -170,7 +170,7 @@ func TestFileURIs(t *testing.T) {
 		t.Errorf("%+v, want %s", r, want)
 	}
 	r = h.run("remove", "--words", strings.TrimSpace(r.stdout), filepath.Join(dir, "a disk.img"))
-	if r.status != 77 || !strings.HasPrefix(r.stderr, "err xb-snap: ") || h.files(dir) != before {
+	if r.status != 79 || !strings.HasPrefix(r.stderr, "err xb-snap: ") || h.files(dir) != before {
 		t.Errorf("remove: %+v, left is %s", r, h.files(dir))
 	}
 	h.fails(64, "dom0b", "create", "file://dom0b/a")
@@ -314,8 +314,8 @@ func TestRemovesOnlyItsOwn(t *testing.T) {
 	a, lookalike := filepath.Join(dir, "a"), filepath.Join(dir, ".a.xb-snap-abcdefgh")
 	testkit.Write(t, a, "a")
 	testkit.Write(t, lookalike, "precious")
-	h.fails(77, "not made by xb-snap", "remove", a)
-	h.fails(77, "not made by xb-snap", "remove", lookalike)
+	h.fails(79, "not made by xb-snap", "remove", a)
+	h.fails(79, "not made by xb-snap", "remove", lookalike)
 	h.fails(64, "not a snapshot", "check", lookalike)
 	snap := h.ok("create", a)[0]
 	// A record that names another file, and one that can't be read, do no harm.

@@ -67,6 +67,19 @@ func (f *File) Is(path string) bool {
 	return other.Dev == mine.Dev && other.Ino == mine.Ino
 }
 
+// CheckIdentity fails (status Busy) unless a device is the one that has this identity: the name by which that was found
+// out may have led to another one. Of a file CheckName says so.
+func (f *File) CheckIdentity(identity string) error {
+	if !f.block {
+		return nil
+	}
+	mine, err := Identity(f.descriptor())
+	if err == nil && mine != identity {
+		return exit.Fail(exit.Busy, "%s was replaced by another device while it was opened", f.path)
+	}
+	return err
+}
+
 // CheckName fails unless a regular file is still called path: it may have been removed (status NoInput) or replaced
 // (Busy). An open device keeps its number whatever its names are.
 func (f *File) CheckName(path string) error {

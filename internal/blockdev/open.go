@@ -118,12 +118,15 @@ func (f *File) measure(info os.FileInfo) error {
 
 // reopen opens the same file, whatever its name is by now.
 func (f *File) reopen(mode int) (*os.File, error) {
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.f.Fd()), mode|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(f.descriptor(), mode|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, pathError("open", f.path, err)
 	}
 	return os.NewFile(uintptr(fd), f.path), nil
 }
+
+// descriptor is a name of the open file that leads nowhere else.
+func (f *File) descriptor() string { return fmt.Sprintf("/proc/self/fd/%d", f.f.Fd()) }
 
 // CheckSize fails unless a regular file still has the size that it had when it was
 // opened or last truncated: else somebody writes to it (status NotBasis).

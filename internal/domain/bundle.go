@@ -141,6 +141,7 @@ func readBundle(r io.Reader, files io.Writer) (d *Document, members int, err err
 			header.Size > maxMember, len(paths) == maxMembers:
 			return nil, 0, fmt.Errorf("%s in the bundle: not a small file or a directory, or too many", header.Name)
 		default:
+			header.Mode &= 0o777 // nothing of it runs as its owner
 			if err := out.WriteHeader(header); err != nil {
 				return nil, 0, err
 			}

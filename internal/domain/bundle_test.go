@@ -56,10 +56,10 @@ func TestBundle(t *testing.T) {
 		t.Fatalf("%+v, %d, %v", d, n, err)
 	}
 	noSecret := func(Secret) (bool, error) { return false, nil }
-	if _, words, err := d.fit(nil, nil, noSecret); err != nil || words != nil {
+	if _, words, err := d.fit(nil, nil, nil, noSecret); err != nil || words != nil {
 		t.Errorf("with variables no template is needed: %q, %v", words, err)
 	}
-	if _, words, _ := read(t, text).fit(nil, nil, noSecret); len(words) != 1 {
+	if _, words, _ := read(t, text).fit(nil, nil, nil, noSecret); len(words) != 1 {
 		t.Errorf("without variables a template is needed: %q", words)
 	}
 	// As its administrator unpacks it.

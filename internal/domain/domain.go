@@ -185,6 +185,9 @@ func (j *Judge) InUse(d *Domain) (string, error) {
 	return "", nil
 }
 
+// isMedium reports whether it can be taken out of its drive.
+func (d *Disk) isMedium() bool { return d.Device == "cdrom" || d.Device == "floppy" }
+
 // source names a disk's source in words, as the document has it.
 func (d *Disk) source() string {
 	if d.Volume != "" {
@@ -214,7 +217,7 @@ const (
 // leftOut returns why a disk is never copied, "" if it is.
 func (d *Disk) leftOut() string {
 	switch {
-	case d.Device == "cdrom" || d.Device == "floppy":
+	case d.isMedium():
 		return d.Device
 	case d.ReadOnly:
 		return "read-only"

@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
+	"xen-backup/internal/allow"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
@@ -18,10 +20,11 @@ import (
 // NAME.cfg, and NAME.files.tar with what else belongs to the domain. Each is whole or
 // not there, and nobody but root reads them: there are passwords in them.
 type Store struct {
-	Places  Places   // what the disks are here
-	Dropped []string // targets of disks that are left out
-	Set     Set      // that the document belongs to
-	Format  Format   // that it has to have; "" for any
+	Places  Places       // what the disks are here
+	Dropped []string     // targets of disks that are left out
+	Set     Set          // that the document belongs to
+	Format  Format       // that it has to have; "" for any
+	Allow   *allow.Rules // what the document may name; nil: anything
 
 	dir       string
 	hasSecret func(Secret) (bool, error) // reports whether libvirt has it on this host
@@ -42,6 +45,9 @@ func (s *Store) Keep(name string, in io.Reader, words Words) error {
 	if err := s.Set.check(); err != nil {
 		return err
 	}
+	if err := s.Allow.DomU(name); err != nil {
+		return err
+	}
 	path, err := s.path(name)
 	if err != nil {
 		return err
@@ -55,7 +61,10 @@ func (s *Store) Keep(name string, in io.Reader, words Words) error {
 	if err != nil {
 		return err
 	}
-	left, missing, err := doc.fit(s.Places, s.Dropped, s.hasSecret)
+	if err := s.checkBelongings(doc.Domain); err != nil {
+		return err
+	}
+	left, missing, err := doc.fit(s.Places, s.Dropped, s.Allow, s.hasSecret)
 	if err != nil {
 		return err
 	}
@@ -115,6 +124,22 @@ func (s *Store) readWhole(name string, in io.Reader, files io.Writer) (doc *Docu
 		return nil, false, exit.Fail(exit.BadStream, "this is the document of %s, not of %s", doc.Domain.Name, name)
 	}
 	return doc, n > 0, nil
+}
+
+// checkBelongings demands of a document that comes through the gate that its UEFI variables and TPM are where libvirt has
+// those of a domain of that name, or where the gate allows them: what comes with it will be unpacked there, by root.
+func (s *Store) checkBelongings(d *Domain) error {
+	const libvirt = "/var/lib/libvirt/"
+	nvram := regexp.MustCompile("^" + libvirt + "qemu/nvram/" + regexp.QuoteMeta(d.Name) + `(_VARS|_vars)?\.(fd|qcow2|bin)$`)
+	if d.NVRAM != "" && !nvram.MatchString(d.NVRAM) {
+		if err := s.Allow.Named(d.NVRAM, d.Name+"/nvram"); err != nil {
+			return err
+		}
+	}
+	if d.TPM == "" || uuidForm.MatchString(d.UUID) && d.TPM == libvirt+"swtpm/"+d.UUID {
+		return nil
+	}
+	return s.Allow.Named(d.TPM, d.Name+"/tpm")
 }
 
 // path returns where a domain's documents are, without what tells their kinds, and makes

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"xen-backup/internal/allow"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 )
@@ -150,9 +151,9 @@ func (j *Judge) settle(doc *Document) (words []string) {
 // fit makes of another host's document that of this one: the sources in places get the
 // names that they have here, and the disks that are excluded or not here are left out,
 // except for those that every host reaches. It returns in words what was left out, and what
-// else the domain needs and is missing.
+// else the domain needs and is missing. A disk that is not allowed is an error.
 func (d *Document) fit(
-	places Places, excluded []string, hasSecret func(Secret) (bool, error),
+	places Places, excluded []string, allowed *allow.Rules, hasSecret func(Secret) (bool, error),
 ) (left, missing []string, err error) {
 	used := make(map[string]bool)
 	for i, disk := range d.Domain.Disks {
@@ -164,13 +165,19 @@ func (d *Document) fit(
 		info, err := os.Stat(place)
 		switch {
 		case disk.Remote:
+			if err := allowed.Network(d.Domain.Name + "/" + disk.Target); err != nil {
+				return nil, nil, err
+			}
 		case slices.Contains(excluded, disk.Target):
 			d.drop(i)
 			left = append(left, fmt.Sprintf("disk %s: it is excluded", disk.Target))
+		case allowed != nil && disk.Trouble != "":
+			return nil, nil, exit.Fail(exit.Refused, "%s: disk %s: %s: no such disk comes through the gate", d.Domain.Name, disk.Target,
+				disk.Trouble)
 		case disk.source() == "":
 		case disk.Volume != "" || err != nil || !usable(info):
 			what := fmt.Sprintf("%s %s", disk.Device, disk.Target)
-			if disk.Device == "cdrom" || disk.Device == "floppy" {
+			if disk.isMedium() {
 				d.eject(i)
 				what = "the medium of " + what
 			} else {
@@ -178,7 +185,17 @@ func (d *Document) fit(
 			}
 			wanted := Disk{Source: place, Pool: disk.Pool, Volume: disk.Volume}
 			left = append(left, fmt.Sprintf("%s: %s is not here", what, wanted.source()))
-		case moved:
+		default:
+			if err := allowed.Named(place, d.Domain.Name+"/"+disk.Target); err != nil && disk.isMedium() {
+				d.eject(i)
+				left = append(left, fmt.Sprintf("the medium of %s %s: it may not be named", disk.Device, disk.Target))
+				continue
+			} else if err != nil {
+				return nil, nil, err
+			}
+			if !moved {
+				continue
+			}
 			if err := d.setSource(i, place, info.Mode().Type() == fs.ModeDevice); err != nil {
 				return nil, nil, exit.Fail(exit.Config, "%s: disk %s: %w", d.Domain.Name, disk.Target, err)
 			}

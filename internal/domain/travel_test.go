@@ -114,7 +114,7 @@ func TestFitXML(t *testing.T) {
 	secret := func(s Secret) (bool, error) { asked++; return false, nil }
 	d = read(t, settled)
 	left, missing, err := d.fit(map[string]string{"/dev/vg/a": a, "/srv/extra.img": extra, "/dev/none": "/x"},
-		[]string{"vdc", "vdd"}, secret)
+		[]string{"vdc", "vdd"}, nil, secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +210,7 @@ func TestFitKind(t *testing.T) {
 		{xen("type = \"block\"", "dev = \"/dev/x\"", "phy"), block, xen("type = \"block\"", "dev='"+block+"'", "phy")},
 	} {
 		d := read(t, c.before)
-		if _, _, err := d.fit(map[string]string{"/dev/x": c.to}, nil, nil); err != nil {
+		if _, _, err := d.fit(map[string]string{"/dev/x": c.to}, nil, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		if got := documentText(t, d); got != c.after {
@@ -243,7 +243,7 @@ func TestFitXL(t *testing.T) {
 		documentText(t, d) != guestXL {
 		t.Errorf("it is %+v, %s", d.Domain, documentText(t, d))
 	}
-	left, missing, err := d.fit(map[string]string{"/dev/vg/a": a, "/srv/b, c.img": a}, []string{"xvdd", "xvde"}, nil)
+	left, missing, err := d.fit(map[string]string{"/dev/vg/a": a, "/srv/b, c.img": a}, []string{"xvdd", "xvde"}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +275,7 @@ func TestDropXL(t *testing.T) {
 		"['a,,xvda', # one\n'script=x,b,,xvdb' # two\n]": "[ # one\n'script=x,b,,xvdb' # two\n]",
 	} {
 		d := read(t, "name='d'\ndisk="+before+"\n")
-		if _, _, err := d.fit(nil, nil, nil); err != nil {
+		if _, _, err := d.fit(nil, nil, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		if _, got, _ := strings.Cut(documentText(t, d), "\ndisk="); got != after+"\n" {
@@ -318,7 +318,7 @@ func TestXLConfigBad(t *testing.T) {
 		`vdev=xvda,script=a\'b/block,target=/x`: "escapes",
 	} {
 		d := read(t, "name='d'\ndisk=['"+spec+"']\n")
-		_, _, err := d.fit(map[string]string{"/x": a}, nil, nil)
+		_, _, err := d.fit(map[string]string{"/x": a}, nil, nil, nil)
 		if exit.StatusOf(err) != exit.Config || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", spec, err, want)
 		}
@@ -341,7 +341,7 @@ func TestCutDocument(t *testing.T) {
 
 func TestHasSecretFails(t *testing.T) {
 	d := read(t, guestXML)
-	_, words, err := d.fit(nil, nil, func(Secret) (bool, error) { return false, errors.New("no libvirtd") })
+	_, words, err := d.fit(nil, nil, nil, func(Secret) (bool, error) { return false, errors.New("no libvirtd") })
 	if err != nil || !strings.Contains(strings.Join(words, "\n"),
 		`cannot tell whether the secret "pool x" of type ceph is here: no libvirtd`) {
 		t.Errorf("%q, %v", words, err)

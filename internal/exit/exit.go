@@ -23,8 +23,9 @@ const (
 	IOError     = 74 // I/O error
 	Busy        = 75 // lock held or target in use: try again
 	NotOurs     = 76 // another first byte, magic or version than ours
-	Refused     = 77 // refused: not made by xen-backup
+	Refused     = 77 // refused by the gate: this host does not allow it
 	Config      = 78 // configuration
+	NotMade     = 79 // xb-snap has not made this
 	NotBasis    = 80 // not the basis, diverged
 	Elsewhere   = 81 // the domain runs elsewhere too
 	BadSnapshot = 82 // snapshot invalid, full or given up: lvm/use.go, blockdev/frozen.go

@@ -187,6 +187,7 @@ var meanings = map[int]string{
 	exit.IOError:     "I/O error",
 	exit.Busy:        "somebody else uses the standby or the source",
 	exit.NotOurs:     "the other side sends something else: is its login shell silent, is its version ours?",
+	exit.Refused:     "the gate there does not allow it: see its gate.conf",
 	exit.Config:      "it cannot be done as it is configured",
 	exit.BadSnapshot: "its snapshot was lost before the copy was done",
 	exit.Unfinished:  "an interrupted apply must be finished first",

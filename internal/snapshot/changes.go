@@ -143,7 +143,7 @@ func (f *frozenFile) still() error {
 	case err != nil && !errors.Is(err, errors.ErrUnsupported):
 		return err
 	case !now.SameFile(*f.Identity):
-		return exit.Fail(exit.Refused, "%s is not the file that xb-snap made: another one has its name", f.Path())
+		return exit.Fail(exit.NotMade, "%s is not the file that xb-snap made: another one has its name", f.Path())
 	case now.Size == 0:
 		return blockdev.GivenUp(f.Path())
 	case now != *f.Identity:

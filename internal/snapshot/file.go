@@ -207,7 +207,7 @@ func (s *fileSnapshot) giveUp() error {
 		return err
 	}
 	if !isOurFile(info) {
-		return exit.Fail(exit.Refused, "%s was replaced or changed: it is not emptied", s.Snapshot)
+		return exit.Fail(exit.NotMade, "%s was replaced or changed: it is not emptied", s.Snapshot)
 	}
 	if info.Size() == 0 {
 		return exit.Fail(exit.NoInput, "%s was given up already", s.Snapshot)

@@ -46,7 +46,7 @@ func finder(paths []string, dir state.Dir) func(path string) (*Snapshot, error) 
 	all, volumes, listErr := takenAmong(paths, dir)
 	return func(path string) (*Snapshot, error) {
 		s, err := find(path, all, volumes)
-		if err != nil && exit.StatusOf(err) != exit.Refused {
+		if err != nil && exit.StatusOf(err) != exit.NotMade {
 			err = errors.Join(listErr, err) // it may be among those that could not be read
 		}
 		return s, err
@@ -66,7 +66,7 @@ func find(path string, all []*Snapshot, volumes *lvm.Volumes) (*Snapshot, error)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && !strings.HasPrefix(name, "/dev/") {
 		return nil, exit.Fail(exit.NoInput, "%s: no such snapshot", path)
 	}
-	return nil, exit.Fail(exit.Refused, "%s was not made by xb-snap, which therefore does not remove it", path)
+	return nil, exit.Fail(exit.NotMade, "%s was not made by xb-snap, which therefore does not remove it", path)
 }
 
 // nameOf returns the name that list would show of the device or file at path,

@@ -1,6 +1,7 @@
 package standby
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"os/user"
@@ -8,25 +9,37 @@ import (
 	"strconv"
 	"strings"
 
-	"xen-backup/internal/blockdev"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 )
 
 // createTarget makes the missing target an empty file.
 func (t *target) createTarget() error {
-	f, err := os.OpenFile(t.Target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	dir, place, err := t.place()
 	if err != nil {
-		return exit.Fail(exit.CantCreate, "cannot create the target: %w", err)
+		return err
 	}
-	err = errors.Join(t.giveAway(f), f.Close(), durable.SyncDir(filepath.Dir(t.Target)))
+	defer dir.Close()
+	f, err := os.OpenFile(place, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return exit.Fail(exit.CantCreate, "cannot create the target: %w", errors.Join(err, os.Remove(t.Target)))
+		return exit.Fail(exit.CantCreate, "cannot create the target %s: %w", t.Target, exit.Cause(err))
 	}
-	if t.file, err = blockdev.OpenWrite(t.Target); err == nil {
-		t.prepareFile()
+	if err := errors.Join(t.giveAway(f), f.Close(), durable.SyncDir(filepath.Dir(place))); err != nil {
+		return exit.Fail(exit.CantCreate, "cannot create the target %s: %w", t.Target, errors.Join(err, os.Remove(place)))
 	}
-	return err
+	if err := t.openWrite(); err != nil {
+		return err
+	}
+	if !t.file.Is(place) { // its directory has another name now
+		err := exit.Fail(exit.Busy, "%s was replaced while it was created", t.Target)
+		return errors.Join(err, t.file.Close())
+	}
+	return nil
+}
+
+// place opens the directory of a missing target, and returns the path by which a file in it is that.
+func (t *target) place() (dir *os.File, path string, err error) {
+	return t.Allow.Place(t.Target, cmp.Or(t.Disk, t.before.Disk))
 }
 
 // giveAway gives a new file the owner and mode that its source has: the user that the
@@ -72,7 +85,19 @@ func lookupOwner(owner string) (uid, gid int, err error) {
 func (t *target) uncreateTarget() error {
 	err := t.file.CheckName(t.identity)
 	if err == nil {
-		err = os.Remove(t.Target)
+		err = t.remove()
 	}
 	return errors.Join(err, t.file.Close())
+}
+
+func (t *target) remove() error {
+	dir, place, err := t.place()
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if !t.file.Is(place) {
+		return exit.Fail(exit.Busy, "%s was replaced by another file meanwhile", t.Target)
+	}
+	return os.Remove(place)
 }

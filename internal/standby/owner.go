@@ -20,6 +20,11 @@ import (
 // disk is never meant.
 func (t *target) checkOwner() error {
 	r := t.before
+	if t.file != nil {
+		if err := t.Allow.Open(t.file.OS(), cmp.Or(t.Disk, r.Disk)); err != nil {
+			return err
+		}
+	}
 	if err := t.checkOtherNames(); err != nil {
 		return err
 	}

@@ -1,10 +1,12 @@
 package standby
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 
+	"xen-backup/internal/allow"
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
@@ -32,10 +34,14 @@ type BasisOptions struct {
 	Size      int64 // bytes; negative: all of a file, and of a device the image of its last sync
 	MissingOK bool  // a target that does not exist has a size of 0
 	Pace      *pace.Pace
+	Allow     *allow.Rules // what the peer may touch; nil: anything
 }
 
 // OpenBasis opens a target to be signed.
 func OpenBasis(o BasisOptions) (*Basis, error) {
+	if err := o.Allow.Path(o.Target, ""); err != nil {
+		return nil, err
+	}
 	file, err := blockdev.Open(o.Target)
 	if exit.StatusOf(err) == exit.NoInput && o.MissingOK && isMissing(o.Target) {
 		return missingBasis(o, err)
@@ -45,7 +51,10 @@ func OpenBasis(o BasisOptions) (*Basis, error) {
 	}
 	file.SetPace(o.Pace)
 	b := &Basis{file: file}
-	if err := b.limit(o); err != nil {
+	if err = o.Allow.Open(file.OS(), ""); err == nil {
+		err = b.limit(o)
+	}
+	if err != nil {
 		file.Close()
 		return nil, err
 	}
@@ -56,7 +65,7 @@ func OpenBasis(o BasisOptions) (*Basis, error) {
 // limit looks up the device's state, and has only the image be read: what a device has
 // behind it is not ours.
 func (b *Basis) limit(o BasisOptions) error {
-	device, record, err := loadBasis(o)
+	device, record, err := loadBasis(o, b.file)
 	if err != nil {
 		return err
 	}
@@ -96,16 +105,19 @@ func missingBasis(o BasisOptions, missing error) (*Basis, error) {
 		return nil, missing
 	}
 	if _, err := os.Stat(filepath.Dir(o.Target)); err == nil {
-		if _, _, err := loadBasis(o); err != nil {
+		if _, _, err := loadBasis(o, nil); err != nil {
 			return nil, err
 		}
 	}
 	return &Basis{Source: rdiff.FromImage(noImage{})}, nil
 }
 
-// loadBasis returns what is remembered of a target, unless that is an apply to be finished.
-func loadBasis(o BasisOptions) (*state.Device, *state.Record, error) {
+// loadBasis returns what is remembered of a target, unless that is an apply to be finished. file is the target, if it exists.
+func loadBasis(o BasisOptions, file *blockdev.File) (*state.Device, *state.Record, error) {
 	identity, err := blockdev.Identity(o.Target)
+	if err == nil && file != nil {
+		err = errors.Join(file.CheckIdentity(identity), file.CheckName(identity))
+	}
 	if err != nil {
 		return nil, nil, err
 	}

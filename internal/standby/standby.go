@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"xen-backup/internal/allow"
 	"xen-backup/internal/pace"
 	"xen-backup/internal/rdiff"
 	"xen-backup/internal/state"
@@ -31,6 +32,7 @@ type Options struct {
 	Taken      time.Time // when the source took the snapshots of the set
 	Pace       *pace.Pace
 	Read       *atomic.Int64 // counts the bytes that are read of the target; may be nil
+	Allow      *allow.Rules  // what the peer may touch; nil: whoever started the run may touch anything
 
 	// Of a run of xen-backup.sh, which decides nothing here.
 	Managed   bool   // cures are told in the words of its administrator

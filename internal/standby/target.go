@@ -63,6 +63,9 @@ func (t *target) look() (err error) {
 			return err
 		}
 		t.prepareFile()
+		if err := t.checkOpened(); err != nil {
+			return err
+		}
 		if err := t.file.CheckWritable(); err != nil {
 			return err
 		}
@@ -78,6 +81,9 @@ func (t *target) look() (err error) {
 // be created, or was and has an apply to be finished.
 func find(user User, o Options) (*target, error) {
 	t := &target{user: user, Options: o}
+	if err := t.Allow.Path(t.Target, t.Disk); err != nil {
+		return nil, err
+	}
 	missing := blockdev.Check(t.Target)
 	if missing != nil && t.CreateVG != "" {
 		if planned, err := t.planVolume(); planned || err != nil {
@@ -130,10 +136,8 @@ func (t *target) mayCreate() bool {
 }
 
 func (t *target) openFile() error {
-	file, err := blockdev.OpenWrite(t.Target)
+	err := t.openWrite()
 	if err == nil {
-		t.file = file
-		t.prepareFile()
 		return t.checkUnused()
 	}
 	if exit.StatusOf(err) == exit.Busy {
@@ -152,6 +156,28 @@ func (t *target) openFile() error {
 func (t *target) prepareFile() {
 	t.file.SetPace(t.Pace)
 	t.file.CountReads(t.Read)
+}
+
+// openWrite opens the target to be written to, if it is what was found.
+func (t *target) openWrite() (err error) {
+	if t.file, err = blockdev.OpenWrite(t.Target); err != nil {
+		return err
+	}
+	t.prepareFile()
+	if err := t.checkOpened(); err != nil {
+		t.file.Close()
+		t.file = nil
+		return err
+	}
+	return nil
+}
+
+// checkOpened demands that what was opened is what was found, whatever its name leads to by now, and that the peer may touch it.
+func (t *target) checkOpened() error {
+	if err := t.Allow.Open(t.file.OS(), t.Disk); err != nil || t.volume != nil {
+		return err
+	}
+	return t.file.CheckIdentity(t.identity)
 }
 
 // checkUnused demands that nobody uses the target, and that a file still is what

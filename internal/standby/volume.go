@@ -25,6 +25,9 @@ func (t *target) planVolume() (planned bool, err error) {
 		return false, exit.Fail(exit.Config, "%s is missing, and is not in %s, the volume group to create it in%s", t.Target, t.CreateVG,
 			t.cure("", ": set MAP, or CREATE_LV"))
 	}
+	if err := t.Allow.Volume(t.Target, t.Disk); err != nil {
+		return false, err
+	}
 	t.volume = &lvm.NewVolume{VG: vg, Name: lv}
 	t.identity = t.volume.Path()
 	t.device = state.Dir(t.StateDir).Device(t.identity, t.Target)
@@ -43,8 +46,7 @@ func (c *change) createVolume() (err error) {
 	if c.settled, err = durable.Create(func() (func(), error) { return undo, c.volume.Create() }); err != nil {
 		return exit.Fail(exit.CantCreate, "%w", err)
 	}
-	if c.file, err = blockdev.OpenWrite(c.Target); err == nil {
-		c.prepareFile()
+	if err = c.openWrite(); err == nil {
 		err = c.enterVolume()
 	}
 	if err != nil {

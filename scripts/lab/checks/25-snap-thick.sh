@@ -110,7 +110,7 @@ mklv dom0a $vg/xb-web-database 4M # no snapshot, whatever its name and tag
 lvchange -q --addtag xen-backup --addtag xen-backup.owner=none $vg/xb-web-database
 lvextend -q -L +4M $vg/vm-apart # past the others: a second segment
 lvchange -q -an $vg/vm-apart
-for foreign in xb-vm1-aaaaaaaa users vm1 xb-web-database vm-apart; do refused 77 "not made by" xb-snap remove /dev/$vg/$foreign; done
+for foreign in xb-vm1-aaaaaaaa users vm1 xb-web-database vm-apart; do refused 79 "not made by" xb-snap remove /dev/$vg/$foreign; done
 lvremove -q -y $vg/users $vg/xb-vm1-aaaaaaaa $vg/xb-web-database
 # A tag of another boot: its process number means nothing now.
 lvchange -q --deltag "$(attr lv_tags "$mine" | tr , '\n' | grep owner)" --addtag "xen-backup.owner=$$.1.deadbeef" "$mine"

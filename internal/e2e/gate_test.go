@@ -226,6 +226,28 @@ func TestGateRefuses(t *testing.T) {
 	}
 }
 
+// What was interrupted is finished through the gate by whom it is allowed to, whoever began it.
+func TestGateRecovers(t *testing.T) {
+	s := gated(t, "dom0a domu1/xvda /srv/a.img", "dom0a domu2/xvda /srv/b.img")
+	for _, c := range []struct {
+		target, disk string
+		status       int
+	}{{"/srv/a.img", "domu1/xvda", 0}, {"/srv/b.img", "domu9/xvda", refused}} {
+		s.must("dom0b", fmt.Sprintf(`cd /srv
+head -c 256K /dev/urandom >new
+head -c 256K /dev/urandom >%[1]s
+xb-sig %[1]s | xb-delta new >delta
+! XB_STANDBY_DOOMED='{"Run":"An apply","Delta":"/srv/delta","After":"half written","Options":{"Target":"%[1]s","Disk":"%[2]s","Peer":"dom0c",
+	"Toolstack":"auto","StateDir":"/var/lib/xen-backup"}}' doomed
+xb-patch --state %[1]s | grep -q applying`, c.target, c.disk))
+		r := s.on("dom0a", "ssh dom0b xb-patch --recover "+c.target)
+		phase := s.must("dom0b", "xb-patch --state "+c.target)
+		if r.status != c.status || strings.Contains(phase, "applying") != (c.status != 0) {
+			t.Errorf("%s: status %d, want %d\n%s%s", c.target, r.status, c.status, phase, r.err)
+		}
+	}
+}
+
 // What sshd or ssh refuses by themselves is refused, too; with which status is theirs.
 func TestGateAndSSH(t *testing.T) {
 	s := gated(t, "dom0a domu1/* /srv/a.img")

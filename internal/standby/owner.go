@@ -32,7 +32,7 @@ func (t *target) checkOwner() error {
 		return err
 	}
 	switch {
-	case t.Disk == "" && t.Peer != "" && r.Disk != "":
+	case t.Disk == "" && t.Peer != "" && r.Disk != "" && r.Phase != state.Applying: // else it is known what is finished
 		return exit.Fail(exit.NotBasis, "%s is the standby of %s, and %s does not say whose disk it sends (--disk): "+
 			"its xen-backup is older than this one; update it on %s", t.Target, ownerName(r.Disk, r.UUID), t.Peer, t.Peer)
 	case t.Disk == "":

@@ -267,6 +267,7 @@ backup_all() {
 	xb-locate --plan --words --confs "$CONF_DIR" --settings "$work" "${toolstack[@]}" "${local_name[@]}" \
 		"${only[@]}" >"$work/plan" || failed=3
 	while IFS=$'\t' read -r i domu 'active[i]' 'known[i]' 'others[i]' 'reason[i]'; do
+		[[ -n ${numbers[$domu]:-} ]] || order+=("$domu")
 		numbers[$domu]+=" $i"
 		[[ ${active[i]} = no && ${known[i]} != no && -z $final ]] ||
 			for peer in ${others[i]#-}; do wanted[$peer]=1; done
@@ -280,7 +281,6 @@ backup_all() {
 		guard=$!
 		disown
 	fi
-	order=("${!numbers[@]}")
 	((${#order[@]} <= 1)) || order=($(xb-patch --list --order "${order[@]}"))
 	for domu in "${order[@]}"; do
 		for i in ${numbers[$domu]}; do

@@ -103,10 +103,10 @@ exec virsh.real "$@"
 	s.renewed("", xvda, xvdb)
 }
 
-// TestWrapperOldestFirst has copies of three DomUs, none of which is as old as another one.
+// TestWrapperOldestFirst has DomUs whose copies are of different age, and two that were never copied.
 func TestWrapperOldestFirst(t *testing.T) {
 	s := newSite(t)
-	for _, domu := range []string{"domu1", "domu2", "domu3"} {
+	for _, domu := range []string{"domu1", "domu2", "domu3", "domu4"} {
 		s.image("dom0a", "/srv/"+domu, mib)
 		s.domain("dom0a", domu, 1, "/srv/"+domu)
 		s.conf("dom0a", domu, "DOMU="+domu, twoDom0s)
@@ -120,7 +120,7 @@ func TestWrapperOldestFirst(t *testing.T) {
 	for _, found := range regexp.MustCompile(`## checking DomU (\S+)`).FindAllStringSubmatch(s.log("dom0a"), -1) {
 		order += found[1] + " "
 	}
-	if order != "domu3 domu2 domu1 " { // domu3 was never copied
+	if order != "domu3 domu4 domu2 domu1 " {
 		t.Errorf("their order is %s", order)
 	}
 }

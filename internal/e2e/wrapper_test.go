@@ -499,7 +499,7 @@ exec /usr/local/bin/xb-patch "$@"
 		t.Errorf("errors:\n%s", r.err)
 	}
 	s.same("/srv/b.img", "/srv/b.img")
-	s.must("dom0b", "pkill -KILL -f /usr/local/sbin/xb-patch")
+	s.must("dom0b", "pkill -KILL -f '/usr/local/sbin/[x]b-patch'")
 	s.nothingLeft("dom0a")
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -21,6 +22,8 @@ func keep(env *cli.Env, args []string) error {
 	flags.Func("disk", cli.Disk(&order.Disk))
 	flags.Path(&summary, "summary")
 	flags.Func("taken", cli.Time(&order.Taken))
+	flags.Bool(&order.Auto, "auto")
+	limitFlag(flags, &order.Limit)
 	flags.Func("basis", func(s string) (err error) { order.Basis, err = stream.ParseImage(s); return err })
 	operands, err := flags.ParsePaths(args)
 	if err != nil {
@@ -34,14 +37,20 @@ func keep(env *cli.Env, args []string) error {
 		return err
 	}
 	order.Image = sent.Image
-	return withState(dir, func(dir state.Dir) error {
-		order.State = dir
-		kept, err := snapshot.Keep(operands[0], order, env)
-		if err == nil && !kept {
-			err = exit.Answer(exit.No)
-		}
+	places, err := state.Find(dir)
+	if err != nil {
 		return err
-	})
+	}
+	order.State, order.Limit = places.Dir, cmp.Or(order.Limit, places.Limit, state.DefaultLimit)
+	kept, err := snapshot.Keep(operands[0], order, env)
+	if err == nil && !kept {
+		err = exit.Answer(exit.No)
+	}
+	return err
+}
+
+func limitFlag(flags *cli.Flags, percent *int) {
+	flags.Func("pool-limit", func(s string) (err error) { *percent, err = state.ParseLimit(s); return err })
 }
 
 // bases prints records for programs, one a line.
@@ -94,4 +103,38 @@ func prune(env *cli.Env, args []string) error {
 		}
 		return snapshot.Prune(dir, printer(env))
 	})
+}
+
+func guard(env *cli.Env, args []string) error {
+	var word, dir string
+	var ofBases, once bool
+	var limit int
+	flags := snapFlags(env, &dir)
+	flags.String(&word, "owner")
+	flags.Bool(&ofBases, "bases")
+	flags.Bool(&once, "once")
+	limitFlag(flags, &limit)
+	if err := noOperands(flags, args, "guard"); err != nil {
+		return err
+	}
+	switch {
+	case ofBases != once:
+		return exit.Fail(exit.Usage, "--bases and --once go together")
+	case ofBases && word != "":
+		return exit.Fail(exit.Usage, "--bases and --owner exclude each other")
+	case !ofBases && limit != 0:
+		return exit.Fail(exit.Usage, "--pool-limit is for bases")
+	}
+	places, err := state.Find(dir)
+	if err != nil {
+		return err
+	}
+	if ofBases {
+		return snapshot.GuardBases(cmp.Or(limit, places.Limit, state.DefaultLimit), places.Dir, env, printer(env))
+	}
+	owner, err := snapshot.FindOwner(word)
+	if err != nil {
+		return err
+	}
+	return snapshot.Guard(owner, places.Dir, env, printer(env))
 }

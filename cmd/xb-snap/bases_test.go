@@ -154,11 +154,12 @@ func TestKeptForSeveral(t *testing.T) {
 		t.Errorf("list: %+v", list)
 	}
 	var shown []struct {
-		Peers []string
-		Owner string
+		Peers   []string
+		Owner   string
+		Extents int
 	}
 	if err := json.Unmarshal([]byte(k.run("list", "--json").stdout), &shown); err != nil || len(shown) != 1 ||
-		strings.Join(shown[0].Peers, " ") != "dom0b root@dom0c" || shown[0].Owner != "base:dom0b" {
+		strings.Join(shown[0].Peers, " ") != "dom0b root@dom0c" || shown[0].Owner != "base:dom0b" || shown[0].Extents < 1 {
 		t.Errorf("list --json: %+v, %v", shown, err)
 	}
 	k.want("both stay", k.prune("--bases", "--peers", "dom0b root@dom0c"))
@@ -226,6 +227,10 @@ func TestKeepRefuses(t *testing.T) {
 	k.fails(64, "--domus says", "prune", "--bases", "--domus", "web")
 	k.fails(64, "are for prune --bases", "prune", "--peers", "dom0b")
 	k.fails(64, "base needs", "base", k.disk)
+	k.fails(64, "go together", "guard", "--bases")
+	k.fails(64, "exclude each other", "guard", "--bases", "--once", "--owner", "1")
+	k.fails(64, "is for bases", "guard", "--pool-limit", "80")
+	k.fails(64, "no number of percent", "guard", "--bases", "--once", "--pool-limit", "100")
 	k.fails(66, "", keep(snap, "--summary", filepath.Join(k.T.TempDir(), "none"))...)
 	_, another := k.sent(100_001)
 	k.fails(65, "100001", keep(snap, "--summary", another)...)

@@ -22,11 +22,12 @@ const usage = `Usage: xb-snap create [--size SIZE] [--owner PID|none] [--dry-run
                       [-c URI] [--toolstack auto|virsh|xl] SOURCE...
        xb-snap remove [--unless-kept] SNAP...
        xb-snap keep --for PEER --disk DOMU/DISK --summary FILE --taken TIME
-                    [--basis IMAGE] SNAP
+                    [--basis IMAGE] [--auto] [--pool-limit PERCENT] SNAP
        xb-snap base --peer PEER SOURCE
        xb-snap list [--json]
        xb-snap prune [--bases [--peers "PEER..." [--domus "DOMU..."]]]
        xb-snap guard [--owner PID]
+       xb-snap guard --bases --once [--pool-limit PERCENT]
        xb-snap check SNAP
        xb-snap changes --since OLD NEW
 
@@ -44,7 +45,9 @@ with reflinks (XFS, btrfs).
   prune    remove those whose owner is dead, and print their paths; with --bases
            instead the bases that nothing needs any more
   guard    watch the file systems and thin pools of an owner's snapshots, until
-           that process ends, and give snapshots up before guests find no room
+           that process ends, and give snapshots up before guests find no room;
+           with --bases --once, to be run every minute, instead look once at what
+           bases take from, and remove the oldest where it is too full
   check    tell how full a snapshot is; status 82 if it is invalid or given up
   changes  print the extents that differ between two snapshots of a disk, OFFSET
            LENGTH in bytes, one a line, and at last "end EXTENTS BYTES", from the
@@ -72,8 +75,13 @@ with reflinks (XFS, btrfs).
       --summary FILE   of the xb-delta that read SNAP
       --taken TIME     when SNAP was taken: 2026-11-26T23:47:28Z
       --basis IMAGE    what PEER said it has: HASH:BLOCKSIZE:SIZE:DIGEST
+      --auto           not where that costs the guest much: on a thick volume
+      --pool-limit PERCENT
+                       of a file system or pool, above which bases give way
+                       (POOL_LIMIT of /etc/xen-backup/host.conf, or 80)
       --peer PEER      whose bases
-      --bases          prune bases
+      --bases          prune or guard bases
+      --once           look once
       --peers "PEER..."
                        all who get copies: what is remembered of others is
                        forgotten, so that "" removes all bases
@@ -270,20 +278,6 @@ func list(env *cli.Env, args []string) error {
 		}
 	}
 	return errors.Join(err, env.Print(lines.String()))
-}
-
-func guard(env *cli.Env, args []string) error {
-	var word, dir string
-	flags := snapFlags(env, &dir)
-	flags.String(&word, "owner")
-	if err := noOperands(flags, args, "guard"); err != nil {
-		return err
-	}
-	owner, err := snapshot.FindOwner(word)
-	if err != nil {
-		return err
-	}
-	return withState(dir, func(dir state.Dir) error { return snapshot.Guard(owner, dir, env, printer(env)) })
 }
 
 func check(env *cli.Env, args []string) error {

@@ -5,6 +5,7 @@ package blockdev
 import (
 	"errors"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -41,6 +42,28 @@ func newBlocks(f *os.File, at, end int64, show func(s span, hole bool) error) er
 		}
 	}
 	return nil
+}
+
+// CountExtents returns how many extents a file has; ok is false where that cannot be told within limit.
+func CountExtents(f *os.File, limit time.Duration) (n int64, ok bool) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, false
+	}
+	m := new(fiemap)
+	end := time.Now().Add(limit)
+	for at := int64(0); at < info.Size(); {
+		if m.ask(f, at, info.Size()) != nil || time.Now().After(end) {
+			return 0, false
+		}
+		n += int64(m.mapped)
+		if m.mapped < m.count {
+			break
+		}
+		last := m.extents[m.mapped-1]
+		at = int64(last.logical + last.length)
+	}
+	return n, true
 }
 
 func holes(f *os.File, at, end int64, show func(s span, hole bool) error) error {

@@ -67,6 +67,32 @@ func (r *Room) Margin() int64 {
 	return margin
 }
 
+// Use returns how much of the room is taken, in percent: of its data or its metadata, or of a pool below, whichever is
+// the fullest; and what that is.
+func (r *Room) Use() (percent float64, what string) {
+	percent, what = share(r.Size, r.Free), r.Name
+	if meta := share(r.MetaSize, r.MetaFree); meta > percent {
+		percent, what = meta, "the metadata of "+r.Name
+	}
+	for _, pool := range r.Below {
+		if p, w := pool.Use(); p > percent {
+			percent, what = p, w
+		}
+	}
+	return percent, what
+}
+
+func share(size, free int64) float64 { return 100 * float64(size-free) / float64(max(size, 1)) }
+
+// Takes returns how many bytes guests can take anew of the room alone, whatever is to stay free: of a pool no more than
+// its metadata can tell the places of.
+func (r *Room) Takes() int64 {
+	if r.pool != 0 {
+		return min(r.Free, r.MetaFree*16)
+	}
+	return r.Free
+}
+
 // Tightest returns the room or, if there is less in it, a pool below.
 func (r *Room) Tightest() *Room {
 	for _, pool := range r.Below {

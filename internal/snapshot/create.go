@@ -32,7 +32,11 @@ func Create(sources []string, order Order, words Words, tell Tell) error {
 		order.Still = restless{}
 	}
 	p, err := newPlan(sources, order)
-	defer p.close()
+	for exit.StatusOf(err) == exit.CantCreate && !order.DryRun && p.takeFromBases(err, words) {
+		p.close()
+		p, err = newPlan(sources, order)
+	}
+	defer func() { p.close() }()
 	if err != nil {
 		return err
 	}
@@ -132,6 +136,36 @@ func (p *plan) addFile(i int, source *os.File) (origin string, err error) {
 	}
 	p.members[i], p.files = s, append(p.files, s)
 	return s.Origin, nil
+}
+
+// takeFromBases removes the oldest base that takes from what the new snapshots need, and for which there is too little
+// room, and reports whether it could: rather reads the next run all than that none runs.
+func (p *plan) takeFromBases(lack error, words Words) bool {
+	b := &baseGuard{dir: p.State, words: words, tell: func(...string) error { return nil }}
+	for _, s := range basesOf(known(p.volumes, p.State)) {
+		if !p.needsRoomOf(s) {
+			continue
+		}
+		err := b.yield(s, "the next snapshots need its room ("+lack.Error()+")")
+		if err == nil {
+			return true
+		}
+		words.Warn("%v", err)
+	}
+	return false
+}
+
+// needsRoomOf reports whether a snapshot takes from a file system, pool or volume group from which the plan takes.
+func (p *plan) needsRoomOf(s *Snapshot) bool {
+	if v, ok := s.holder.(volume); ok && !v.Thin() {
+		return slices.ContainsFunc(p.origins, func(o *lvm.Volume) bool { return !o.Thin() && o.VGUUID == v.VGUUID })
+	}
+	for _, need := range p.rooms.byID {
+		if s.liesIn(need.Room) {
+			return true
+		}
+	}
+	return false
 }
 
 // orderVolumes plans the snapshots of all volumes at once: they may share a volume group

@@ -51,18 +51,14 @@ func (r *rooms) of(disk *blockdev.File) (parts []*blockdev.Room, need int64, err
 
 // check finds out whether there is room for all: for the disks that were added, which are
 // sources, and for those of which there is a snapshot already. (A second one of the
-// same disk costs nothing more: a block that is rewritten takes a new one once.)
+// same disk costs nothing more: a block that is rewritten takes a new one once. And bases give way to the guests.)
 func (r *rooms) check(sources map[string]string, volumes *lvm.Volumes, dir state.Dir) error {
 	if len(r.byID) == 0 {
 		return nil
 	}
 	held := make(map[string]bool)
-	all, _ := takenFiles(dir) // one that can't be read is somebody else's error
-	if volumes != nil {
-		all = append(all, takenVolumes(volumes, dir)...)
-	}
-	for _, s := range all {
-		if s.sharesRoom() && !s.givenUp && sources[s.Origin] == "" && !held[s.Origin] {
+	for _, s := range known(volumes, dir) {
+		if s.sharesRoom() && !s.givenUp && !s.Owner.isBase() && sources[s.Origin] == "" && !held[s.Origin] {
 			held[s.Origin] = true
 			r.addHeld(s.Origin)
 		}
@@ -73,6 +69,15 @@ func (r *rooms) check(sources map[string]string, volumes *lvm.Volumes, dir state
 		}
 	}
 	return nil
+}
+
+// known returns all snapshots that are known without asking LVM. A record that can't be read is somebody else's error.
+func known(volumes *lvm.Volumes, dir state.Dir) []*Snapshot {
+	all, _ := takenFiles(dir)
+	if volumes != nil {
+		all = append(all, takenVolumes(volumes, dir)...)
+	}
+	return all
 }
 
 // addHeld counts a disk that has a snapshot, where it shares a room with the sources.

@@ -35,6 +35,10 @@ type fileSnapshot struct {
 	Identity *blockdev.FileIdentity `json:"identity,omitempty"`
 	Source   string                 `json:"source,omitempty"` // handle of the origin's file, which may get another name
 
+	CloneSeconds float64 `json:"clone_seconds,omitempty"` // how long the guest's writes may have waited
+	Extents      int64   `json:"extents,omitempty"`       // 0: not counted
+
+	dir    state.Dir
 	record string // its path
 	source *os.File
 	clone  *os.File
@@ -65,6 +69,7 @@ func newFile(source *os.File, run string, number int, order Order) (*fileSnapsho
 		Origin:   origin,
 		Owner:    order.Owner,
 		Created:  time.Now().Truncate(time.Second),
+		dir:      order.State,
 		record:   filepath.Join(recordDir(order.State), fmt.Sprintf("%s-%d.json", run, number)),
 		source:   source,
 	}, nil
@@ -95,7 +100,9 @@ func (s *fileSnapshot) prepare() error {
 }
 
 func (s *fileSnapshot) take() error {
+	start := time.Now()
 	err := blockdev.Clone(s.clone, s.source)
+	s.CloneSeconds = time.Since(start).Round(time.Millisecond).Seconds()
 	switch {
 	case errors.Is(err, syscall.EXDEV):
 		return exit.Fail(exit.CantCreate, "%s is not on the file system of its directory, "+
@@ -124,9 +131,14 @@ func (s *fileSnapshot) try() error {
 }
 
 func (s *fileSnapshot) finish() error {
-	err := errors.Join(s.clone.Sync(), s.identify(), s.clone.Close(), durable.SyncDir(filepath.Dir(s.Snapshot)))
+	err := errors.Join(s.clone.Sync(), s.identify())
+	s.Extents, _ = blockdev.CountExtents(s.clone, countLimit)
+	err = errors.Join(err, s.clone.Close(), durable.SyncDir(filepath.Dir(s.Snapshot)))
 	if err != nil {
 		return exit.Fail(exit.CantCreate, "cannot make the snapshot durable: %w", err)
+	}
+	if err := s.rememberClone(s.dir); err != nil {
+		return err
 	}
 	// If its owner died meanwhile, somebody may have removed the record before there
 	// was a file: nobody would ever find this one. Or after, and the record is not to be
@@ -242,7 +254,7 @@ func (s *fileSnapshot) room() (*blockdev.Room, error) { return blockdev.FileRoom
 func (s *fileSnapshot) snapshot() *Snapshot {
 	shown := &Snapshot{
 		Path: s.Snapshot, Origin: s.Origin, Kind: file,
-		Owner: s.Owner, Dead: s.Owner.dead(), Created: s.Created, holder: s,
+		Owner: s.Owner, Dead: s.Owner.dead(), Created: s.Created, CloneSeconds: s.CloneSeconds, Extents: s.Extents, holder: s,
 	}
 	if info, err := os.Stat(s.Snapshot); err == nil {
 		shown.Size, shown.givenUp = info.Size(), info.Size() == 0

@@ -96,7 +96,7 @@ func (g *guardian) find() {
 	}
 	found := make(map[string]*watched)
 	for _, s := range slices.Concat(files, volumes) {
-		if s.Valid && (s.Owner == g.owner || s.Owner == nobody || s.Owner.dead()) {
+		if s.Valid && (s.Owner == g.owner || s.Owner == nobody || s.Owner.isBase() || s.Owner.dead()) {
 			g.addTo(found, s)
 		}
 	}
@@ -188,7 +188,8 @@ func (g *guardian) watch(p *post) {
 // giveUpOne gives up the snapshot that is missed the least, and reports whether it could.
 func (g *guardian) giveUpOne(w *watched) bool {
 	var order [missedMost + 1][]*Snapshot
-	for _, s := range w.snapshots {
+	oldestFirst := func(a, b *Snapshot) int { return a.Created.Compare(b.Created) }
+	for _, s := range slices.SortedStableFunc(slices.Values(w.snapshots), oldestFirst) {
 		how := g.missed(s)
 		order[how] = append(order[how], s)
 	}
@@ -200,21 +201,23 @@ func (g *guardian) giveUpOne(w *watched) bool {
 	return false
 }
 
-const missedMost = 3
+const missedMost = 4
 
-// missed returns how much a snapshot is missed: a leftover, one that waits for its turn,
-// one that is being read, and one that somebody wanted to keep.
+// missed returns how much a snapshot is missed: a leftover, a base, without which the next run reads all, one that waits
+// for its turn, one that is being read, and one that somebody wanted to keep.
 func (g *guardian) missed(s *Snapshot) int {
 	switch {
 	case s.Owner == nobody:
 		return missedMost
+	case s.Owner.isBase():
+		return 1
 	case s.Owner != g.owner:
 		return 0
 	}
 	if open, err := inuse.IsOpen(s.Path); open && err == nil {
-		return 2
+		return 3
 	}
-	return 1
+	return 2
 }
 
 // lack says what there is too little of.

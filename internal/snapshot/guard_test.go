@@ -3,8 +3,6 @@ package snapshot
 import (
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -50,19 +48,11 @@ func TestGiveUpInOrder(t *testing.T) {
 	}
 	all := []*Snapshot{
 		snapshotOf("kept", nobody, nil), snapshotOf("read", owner, nil), snapshotOf("broken", owner, errors.New("no")),
-		snapshotOf("waits", owner, nil), snapshotOf("leftover", "2.2.00000000", nil),
+		snapshotOf("waits", owner, nil), snapshotOf("younger base", "base:dom0b", nil), snapshotOf("base", "base:dom0c", nil),
+		snapshotOf("leftover", "2.2.00000000", nil),
 	}
-	f, err := os.Open(all[1].Path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	reader := exec.Command("sleep", "1000")
-	reader.Stdin = f
-	if err := reader.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { reader.Process.Kill(); reader.Wait() }()
+	all[4].Created = time.Unix(1, 0)
+	defer testkit.Hold(t, all[1].Path)()
 	var said spoken
 	var told []string
 	g := &guardian{owner: owner, words: &said, said: make(map[string]bool), tell: func(paths ...string) error {
@@ -74,13 +64,13 @@ func TestGiveUpInOrder(t *testing.T) {
 			t.Fatalf("given up after %s", told)
 		}
 	}
-	if want := []string{"leftover", "waits", "read", "kept"}; !slices.Equal(told, want) {
+	if want := []string{"leftover", "base", "younger base", "waits", "read", "kept"}; !slices.Equal(told, want) {
 		t.Errorf("%s, want %s", told, want)
 	}
 	if g.giveUpOne(&watched{room: room, snapshots: all}) {
 		t.Error("more than there is was given up")
 	}
-	if text := strings.Join(said, "\n"); strings.Count(text, "broken: no") != 1 || len(said) != 5 {
+	if text := strings.Join(said, "\n"); strings.Count(text, "broken: no") != 1 || len(said) != 7 {
 		t.Errorf("it says %s", text)
 	}
 }

@@ -22,6 +22,8 @@ type KeepOrder struct {
 	Image      stream.Image // that is in the snapshot, and is about to be sent
 	Taken      time.Time
 	Basis      stream.Image // that the peer said it has; the zero one: it did not
+	Auto       bool         // not where it costs the guest much
+	Limit      int          // percent of a room: see GuardBases
 	State      state.Dir
 }
 
@@ -36,13 +38,17 @@ func Keep(path string, order KeepOrder, words Words) (kept bool, err error) {
 		return false, err
 	}
 	defer store.Close()
-	s, err := finder([]string{path}, order.State)(path)
+	all, volumes, listErr := takenAmong([]string{path}, order.State)
+	s, err := findAmong(all, volumes, listErr)(path)
 	if err != nil {
 		return false, err
 	}
 	record, err := order.record(s)
 	if err != nil {
 		return false, err
+	}
+	if no, err := order.refusal(s, all); err != nil || no != nil {
+		return false, errors.Join(err, order.say(no, store, words))
 	}
 	if err := store.Keep(*record, order.Basis); err != nil || s.Owner.isBase() {
 		return err == nil, err
@@ -51,6 +57,24 @@ func Keep(path string, order KeepOrder, words Words) (kept bool, err error) {
 		return false, err
 	}
 	return true, nil
+}
+
+// say says why no base is kept: as a warning if that is news.
+func (o *KeepOrder) say(no *refusal, store *base.Store, words Words) error {
+	if no == nil {
+		return nil
+	}
+	say := words.Info
+	var news bool
+	var err error
+	if no.reason != "" {
+		news, err = store.Refuse(o.Disk, o.Peer, no.reason)
+	}
+	if news {
+		say = words.Warn
+	}
+	say("no base of %s is kept for %s: %s", o.Disk, o.Peer, no.words)
+	return err
 }
 
 // record returns that of a snapshot which certainly is what was taken, and what was read.

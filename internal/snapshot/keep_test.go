@@ -17,7 +17,7 @@ const deadOwner = Owner("1.1.00000000")
 
 func keepOrder(records state.Dir, size int64) KeepOrder {
 	return KeepOrder{Peer: "dom0b", Disk: "web/xvda", Image: stream.Image{BlockSize: 4096, Hash: stream.XXH64, Size: size},
-		Taken: time.Unix(1, 0), State: records}
+		Taken: time.Unix(1, 0), Limit: 99, State: records}
 }
 
 // TestKilledWhileKept: between its two steps keep leaves a snapshot that is a leftover as others are, and a record that
@@ -30,7 +30,7 @@ func TestKilledWhileKept(t *testing.T) {
 	order := keepOrder(records, 8)
 
 	// The first step.
-	s, err := finder([]string{snap}, records)(snap)
+	s, err := findAmong(taken(records))(snap)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,7 +29,7 @@ func Prune(dir state.Dir, tell Tell) error {
 // Remove removes the snapshots at paths, if they are ones that xb-snap took; unlessKept leaves those that have become
 // bases.
 func Remove(paths []string, unlessKept bool, dir state.Dir) error {
-	look := finder(paths, dir)
+	look := findAmong(takenAmong(paths, dir))
 	var errs []error
 	for _, path := range paths {
 		s, err := look(path)
@@ -41,9 +41,8 @@ func Remove(paths []string, unlessKept bool, dir state.Dir) error {
 	return errors.Join(errs...)
 }
 
-// finder returns what finds a snapshot by one of these paths among those that xb-snap took.
-func finder(paths []string, dir state.Dir) func(path string) (*Snapshot, error) {
-	all, volumes, listErr := takenAmong(paths, dir)
+// findAmong returns what finds a snapshot by its path among those that taken has returned.
+func findAmong(all []*Snapshot, volumes *lvm.Volumes, listErr error) func(path string) (*Snapshot, error) {
 	return func(path string) (*Snapshot, error) {
 		s, err := find(path, all, volumes)
 		if err != nil && exit.StatusOf(err) != exit.NotMade {

@@ -69,6 +69,10 @@ type Snapshot struct {
 	Created time.Time `json:"created"`
 	Peers   []string  `json:"peers,omitempty"` // whose base it is
 
+	// Of files:
+	CloneSeconds float64 `json:"clone_seconds,omitempty"` // how long the guest's writes may have waited for it
+	Extents      int64   `json:"extents,omitempty"`       // that it had then; 0: not known
+
 	holder
 	givenUp bool
 }

@@ -5,9 +5,11 @@ package state
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"xen-backup/internal/durable"
@@ -26,6 +28,19 @@ var hostConf = HostConf // of another name in tests
 type Places struct {
 	Dir   Dir
 	Spool string // the directory of spools; "": below Dir
+	Limit int    // percent of a pool or file system, above which bases give way; 0: DefaultLimit
+}
+
+// DefaultLimit is Limit unless POOL_LIMIT in HostConf says otherwise.
+const DefaultLimit = 80
+
+// ParseLimit reads a Limit.
+func ParseLimit(s string) (percent int, err error) {
+	percent, err = strconv.Atoi(s)
+	if err != nil || percent < 1 || percent > 99 {
+		return 0, fmt.Errorf("%q is no number of percent from 1 to 99", s)
+	}
+	return percent, nil
 }
 
 // Find returns the places to use. The state directory is flag if that is not empty, else XB_STATE_DIR, else what
@@ -84,6 +99,10 @@ func (p *Places) set(line string) error {
 	if err != nil {
 		return err
 	}
+	if name == "POOL_LIMIT" {
+		p.Limit, err = ParseLimit(value)
+		return err
+	}
 	if !filepath.IsAbs(value) {
 		return errors.New(name + " wants an absolute path")
 	}
@@ -93,7 +112,7 @@ func (p *Places) set(line string) error {
 	case "SPOOL_DIR":
 		p.Spool = value
 	default:
-		return errors.New(name + " is no setting of this file, which has STATE_DIR and SPOOL_DIR")
+		return errors.New(name + " is no setting of this file, which has STATE_DIR, SPOOL_DIR and POOL_LIMIT")
 	}
 	return nil
 }

@@ -36,9 +36,10 @@ func TestFind(t *testing.T) {
 		want Places
 	}{
 		{"", Places{Dir: DefaultDir}},
-		{"# STATE_DIR=/no\n\n  \nSPOOL_DIR=/big/spool # of tmpfs\n", Places{DefaultDir, "/big/spool"}},
-		{"STATE_DIR=\"" + dir + "\"\n\tSPOOL_DIR='/b'\t# c\n", Places{Dir(dir), "/b"}},
+		{"# STATE_DIR=/no\n\n  \nSPOOL_DIR=/big/spool # of tmpfs\n", Places{Dir: DefaultDir, Spool: "/big/spool"}},
+		{"STATE_DIR=\"" + dir + "\"\n\tSPOOL_DIR='/b'\t# c\n", Places{Dir: Dir(dir), Spool: "/b"}},
 		{"STATE_DIR=/no\nSTATE_DIR=/tmp", Places{Dir: "/tmp"}},
+		{"POOL_LIMIT=90 # percent", Places{Dir: DefaultDir, Limit: 90}},
 	} {
 		confOf(t, c.conf)
 		if p, err := Find(""); err != nil || p != c.want {
@@ -64,7 +65,8 @@ func TestFind(t *testing.T) {
 func TestFindRefuses(t *testing.T) {
 	for _, line := range []string{"STATEDIR=/a", "SPOOL_DIR", "SPOOL_DIR=", "SPOOL_DIR=a", "SPOOL_DIR=\"/a", "SPOOL_DIR='/a'b",
 		"SPOOL_DIR=/a b", "SPOOL_DIR = /a", "SPOOL_DIR=$HOME/a", "SPOOL_DIR=\"/a$b\"", "SPOOL_DIR=/a;reboot", "export SPOOL_DIR=/a",
-		"SPOOL_DIR=~/a", "SPOOL_DIR=\"\"", "SPOOL_DIR=/a\\", "SPOOL_DIR=/a*"} {
+		"SPOOL_DIR=~/a", "SPOOL_DIR=\"\"", "SPOOL_DIR=/a\\", "SPOOL_DIR=/a*",
+		"POOL_LIMIT=0", "POOL_LIMIT=100", "POOL_LIMIT=80%", "POOL_LIMIT=/a"} {
 		confOf(t, "# of this host\n"+line+"\n")
 		_, err := Find("")
 		testkit.WantStatus(t, line, err, exit.Config)

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -114,4 +115,22 @@ func Number(t *testing.T, path string) uint64 {
 		t.Fatalf("%s: %v", path, err)
 	}
 	return st.Rdev
+}
+
+// Hold has another process hold a file open until the returned function is called.
+func Hold(t *testing.T, path string) (release func()) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	c := exec.Command("sleep", "1000")
+	c.Stdin = f
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	release = sync.OnceFunc(func() { c.Process.Kill(); c.Wait() })
+	t.Cleanup(release)
+	return release
 }

@@ -139,6 +139,13 @@ func countersOf(sys string) *counters {
 	return c
 }
 
+// WrittenTo reports whether the kernel has counted a write to a device since that was made, as at each activation of a
+// volume. Where it counts nothing, it has not.
+func WrittenTo(rdev uint64) bool {
+	c := countersOf(dm.SysDir(rdev))
+	return c != nil && (c.written > 0 || c.discarded > 0)
+}
+
 // besidePartitions returns what was written to a disk, but not to one of its partitions:
 // the disk counts those writes too, and what becomes of another partition does not matter
 // to one. The numbers are in several files, which are read until they are of one moment.

@@ -3,8 +3,11 @@ package lvm
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
+	"syscall"
 
+	"xen-backup/internal/blockdev"
 	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
 )
@@ -37,6 +40,10 @@ func frozen(path string) (d *device, origin string, err error) {
 	}
 	if !d.ReadOnly {
 		return nil, "", exit.Fail(exit.BadSnapshot, "%s can be written to: nobody can tell that it is what it was", path)
+	}
+	// It may have been made writable for a while.
+	if info, err := os.Stat(path); err != nil || blockdev.WrittenTo(info.Sys().(*syscall.Stat_t).Rdev) {
+		return nil, "", exit.Fail(exit.BadSnapshot, "%s was written to: it is not what it was", path)
 	}
 	if origin, err = d.originUUID(); err != nil {
 		return nil, "", err

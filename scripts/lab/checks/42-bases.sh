@@ -59,6 +59,13 @@ pending $snap $image" "what is offered when an answer was lost"
 	unusable "can be written to" $disk
 	lvchange -q -pr "$snap"
 	equal "$(base $disk)" "sent $snap $image" "what is offered when nobody can write any more"
+	active=$snap
+	[ $kind = thin ] || active=$disk # which its snapshots follow
+	lvchange -q -an "$active"
+	xb-snap base --peer dom0b "$disk" >out 2>why || :
+	[ ! -s out ] || fail "offered while it is not active: $(cat out)"
+	lvchange -q -ay "$active"
+	equal "$(base $disk)" "sent $snap $image" "what is offered after it was activated again"
 	lvrename -q $vg "${snap##*/}" aside >/dev/null
 	room=(-L 8M)
 	[ $kind = thick ] || room=(-kn)
@@ -92,6 +99,19 @@ K
 	unusable "no such" $disk
 	kept dom0b $disk
 	equal "$(base $disk)" "pending $snap $image" "what is offered after the next run"
+done
+
+echo "--- one that was written to, and of which nobody can see it any more"
+for kind in thin thick; do
+	kept dom0b /dev/$vg/$kind
+	lvchange -q -prw "$snap"
+	dd if=/dev/urandom of="$snap" bs=4k count=1 oflag=direct status=none
+	lvchange -q -pr "$snap"
+	unusable "was written to" /dev/$vg/$kind
+	refused 82 "was written to" xb-snap keep --for dom0c --disk vm/$kind --summary summary --taken $taken "$snap"
+	xb-snap remove "$snap"
+	kept dom0b /dev/$vg/$kind
+	xb-snap prune --bases
 done
 
 echo "--- thin: a base of another size, and one whose origin is another one now"

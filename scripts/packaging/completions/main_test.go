@@ -88,9 +88,8 @@ func TestOptionsAreThePrograms(t *testing.T) {
 func TestAllOptionsAreOffered(t *testing.T) {
 	dir, commands := made(t)
 	for _, c := range commands {
-		usage := c.usage
-		for line := range strings.Lines(usage) {
-			for _, name := range optionsOf(line) {
+		for i, line := range slices.Collect(strings.Lines(c.usage)) {
+			for _, name := range optionsOf(line, i < strings.Count(strings.SplitN(c.usage, "\n\n", 2)[0], "\n")+1) {
 				if !slices.Contains(c.spellings(), name) {
 					t.Errorf("%s: %s is offered nowhere", c.name, name)
 				}
@@ -109,9 +108,9 @@ func TestAllOptionsAreOffered(t *testing.T) {
 var optionName = regexp.MustCompile(`(?:^|[\s\[,|])(--?[A-Za-z][\w-]*)`)
 
 // optionsOf returns the options in a line of a usage text: all that are in the synopsis, else those that it begins with.
-func optionsOf(line string) (names []string) {
+func optionsOf(line string, synopsis bool) (names []string) {
 	line, _, _ = strings.Cut(strings.TrimSpace(line), "  ")
-	if !strings.HasPrefix(line, "-") && !strings.HasPrefix(strings.ToLower(line), "usage:") {
+	if !synopsis && !strings.HasPrefix(line, "-") {
 		return nil
 	}
 	for _, m := range optionName.FindAllStringSubmatch(line, -1) {

@@ -119,12 +119,14 @@ func usageOf(file string) (text string, err error) {
 
 var (
 	// "  -b, --block-size SIZE  compare ..."; a word in brackets may be missing, and is completed by nothing
-	optionLine = regexp.MustCompile(`^ {2,6}(-\w)?(?:, )?(--[\w-]+)?(\[=(\w+)\]|=(\w+)| ([^\s[]\S*)| \[\w+\])?(?:  +(.*))?$`)
+	optionLine = regexp.MustCompile(`^ {2,6}(-\w)?(?:, )?(--[\w-]+)?(\[=([\w|]+)\]|=(\w+)| ([^\s[]\S*)| \[\w+\])?(?:  +(.*))?$`)
 	moreLine   = regexp.MustCompile(`^ {8,}(\S.*)$`)
+	inSynopsis = regexp.MustCompile(`\[?(--[a-z][\w-]*)`)
 	synopsis   = regexp.MustCompile(`(?i)^(?:usage:| {6}) *(\S+) +([a-z]+)\b`)
 )
 
-// parse reads a usage text: lines of an option, which go on below, and the synopsis, which has the subcommands.
+// parse reads a usage text: lines of an option, which go on below, and the synopsis, which has the subcommands, and may
+// have options that nothing needs to be said of.
 func parse(name, text string) *command {
 	c := &command{name: name, usage: text, operands: files}
 	var last *option
@@ -156,6 +158,12 @@ func parse(name, text string) *command {
 	}
 	if len(c.subcommands) > 0 {
 		c.operands = files
+	}
+	head, _, _ := strings.Cut(text, "\n\n")
+	for _, m := range inSynopsis.FindAllStringSubmatch(head, -1) {
+		if !slices.Contains(c.spellings(), m[1]) {
+			c.options = append(c.options, option{names: []string{m[1]}})
+		}
 	}
 	for i := range c.options {
 		o := &c.options[i]

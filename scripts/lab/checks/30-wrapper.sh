@@ -82,8 +82,8 @@ equal "$(sed 's/ is not running.*//; s/ oldest.*//' mail)" "### ERROR 78: no con
 logged dom0a 'dom0b:/dev/xblab0/vm1: verified, blocks 2048 changed 0 bytes 0$'
 ! grep -q web2 /run/syslog || fail "web2 was not asked for"
 
-echo "--- --dry-run tells and does nothing"
-listing() { find /run /etc/xen-backup.d /var/lib/xen-backup -type f ! -path /run/syslog ! -path "/run/lab/*" -exec sha256sum {} + 2>/dev/null || true; ls -l /dev/mapper; }
+echo "--- --dry-run tells and does nothing, but that the lock names who had it last"
+listing() { find /run /etc/xen-backup.d /var/lib/xen-backup -type f ! -path /run/syslog ! -path /run/xen-backup.lock ! -path "/run/lab/*" -exec sha256sum {} + 2>/dev/null || true; ls -l /dev/mapper; }
 before=$(listing; onb "$(declare -f listing); listing")
 status 3 backup dom0a --dry-run
 grep -q '^### would sync web1 from dom0a to 10.77.0.2: /dev/xblab0/vm1 to /dev/xblab0/copy1$' mail

@@ -205,7 +205,7 @@ leave_domu() { # STATUS: whatever happened, nothing stays behind
 	mapfile -t snaps <"$work/$n.snapshots"
 	if ((${#snaps[@]})) && [[ -z $dry_run ]]; then
 		set -m # a process group of its own, which no second signal to this run reaches
-		xb-snap remove --words "${snaps[@]}" </dev/null 2>"$work/$n.said" &
+		xb-snap remove --words --unless-kept "${snaps[@]}" </dev/null 2>"$work/$n.said" &
 		wait "$!" || code=3
 		set +m
 		tell "## DomU $DOMU: " <"$work/$n.said"

@@ -113,7 +113,7 @@ func TestMetricsAreThere(t *testing.T) {
 	}
 }
 
-// TestUnits: each timer has its service, and nothing in the environment file is set.
+// TestUnits: each timer has its service, and the files in /etc set nothing, but name settings that there are.
 func TestUnits(t *testing.T) {
 	timers, err := filepath.Glob("systemd/*.timer")
 	if err != nil || len(timers) != 3 {
@@ -122,9 +122,101 @@ func TestUnits(t *testing.T) {
 	for _, timer := range timers {
 		read(t, strings.TrimSuffix(timer, "timer")+"service")
 	}
-	for line := range strings.Lines(read(t, "conf/environment")) {
-		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
-			t.Errorf("the environment file sets %s", line)
+	known := page(t, "xen-backup.conf.5")
+	for _, file := range []string{"conf/environment", "conf/host.conf"} {
+		for line := range strings.Lines(read(t, file)) {
+			line = strings.TrimSpace(line)
+			if line != "" && line[0] != '#' {
+				t.Errorf("%s sets %s", file, line)
+			}
+			name := regexp.MustCompile(`^#([A-Z_]+)=`).FindStringSubmatch(line)
+			if name != nil && !slices.Contains(settingsOf(known), name[1]) {
+				t.Errorf("%s has %s, which xen-backup.conf(5) has not", file, name[1])
+			}
+		}
+	}
+}
+
+// page returns a man page as it is written, but for the escapes of its hyphens.
+func page(t *testing.T, name string) string {
+	t.Helper()
+	return strings.ReplaceAll(read(t, "man/"+name), `\-`, "-")
+}
+
+// settingsOf returns those that a man page has an item for.
+func settingsOf(page string) (names []string) {
+	for _, m := range regexp.MustCompile(`(?m)^\.It Ev (.*)`).FindAllStringSubmatch(page, -1) {
+		names = append(names, regexp.MustCompile(`[A-Z0-9_]+`).FindAllString(m[1], -1)...)
+	}
+	return names
+}
+
+// matches returns what the parentheses of a pattern match, sorted.
+func matches(text, pattern string) (all []string) {
+	for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
+		all = append(all, m[1])
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// TestOptionsAreDescribed: xen-backup(8) has the options that the script takes, and no other.
+func TestOptionsAreDescribed(t *testing.T) {
+	_, options, _ := strings.Cut(read(t, "../xen-backup.sh"), "\noptions() {")
+	options, _, _ = strings.Cut(options, "\n}\n")
+	taken := matches(options, `(?m)(--[a-z][a-z-]*)(?: \| \S+)?\) `)
+	help, err := exec.Command("bash", "../xen-backup.sh", "--help").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(taken) < 8 {
+		t.Fatalf("the script takes only %q", taken)
+	}
+	for _, option := range matches(string(help), `(?:^|[\s\[|])(--[a-z][a-z-]*)`) {
+		if !slices.Contains(taken, option) {
+			t.Errorf("--help has %s, which the script does not take", option)
+		}
+	}
+	var described []string
+	for _, option := range matches(page(t, "xen-backup.8"), `(?m)^\.It Fl (?:\w , )?(-[a-z-]+)`) {
+		described = append(described, "-"+option)
+	}
+	if !slices.Equal(taken, described) {
+		t.Errorf("the script takes\n%q\nand xen-backup(8) has\n%q", taken, described)
+	}
+}
+
+// TestSettingsAreDescribed: xen-backup.conf(5) has the settings that there are, and no other.
+func TestSettingsAreDescribed(t *testing.T) {
+	conf := read(t, "../../internal/conf/settings.go")
+	_, wide, _ := strings.Cut(conf, "var runWide = ")
+	wide, _, _ = strings.Cut(wide, "}")
+	there := slices.Concat(matches(conf, `\{name: "([A-Z0-9_]+)"`), matches(wide, `"([A-Z0-9_]+)"`),
+		matches(read(t, "../../internal/state/host.go"), `(?:case|name ==) "([A-Z_]+)"`),
+		matches(read(t, "../xen-backup.sh"), `\b([A-Z][A-Z0-9_]+)=\$\{[A-Z0-9_]+:-`))
+	slices.Sort(there)
+	there = slices.Compact(there)
+	described := settingsOf(page(t, "xen-backup.conf.5"))
+	slices.Sort(described)
+	if len(there) < 35 || !slices.Equal(there, described) {
+		t.Errorf("the settings are\n%q\nand xen-backup.conf(5) has\n%q", there, described)
+	}
+}
+
+// TestRunbook: xen-backup(8) says what to do about each status that an error of a run can have.
+func TestRunbook(t *testing.T) {
+	_, runbook, _ := strings.Cut(page(t, "xen-backup.8"), "\n.Sh RUNBOOK\n")
+	runbook, _, _ = strings.Cut(runbook, "\n.Sh ")
+	headings := strings.Join(matches(runbook, `(?m)^\.Ss (.*)`), "\n")
+	// Not there: the answer no, wrong usage, an error of the program itself, and what a run never asks for.
+	for _, status := range matches(read(t, "../../internal/exit/exit.go"), `(?m)^\s+\w+ += (\d+)\b`) {
+		if !slices.Contains([]string{"0", "1", "3", "64", "70", "79"}, status) && !strings.Contains(headings, status) {
+			t.Errorf("no symptom in the runbook has status %s", status)
+		}
+	}
+	for _, status := range []string{"0", "3", "64", "73", "75", "78", "143"} {
+		if !strings.Contains(page(t, "xen-backup.8"), "\n.It "+status+"\n") {
+			t.Errorf("xen-backup(8) has no exit status %s", status)
 		}
 	}
 }

@@ -37,8 +37,9 @@ make_host() { # DOM0 SIZE: of /srv
 	cp "$dir/key" "$h/root/.ssh/id_ed25519"
 	cp "$dir/key.pub" "$h/root/.ssh/authorized_keys"
 	echo "dom0a,dom0b $(<"$dir/host_key.pub")" >"$h/root/.ssh/known_hosts"
+	# the default key exchange, which withstands quantum computers, takes 0.15 s of CPU time more for each login
 	printf '%s\n' "HostKey $dir/host_key" 'PermitRootLogin prohibit-password' 'PasswordAuthentication no' \
-		'PidFile none' >"$h/etc/ssh/pair"
+		'PidFile none' 'KexAlgorithms curve25519-sha256' >"$h/etc/ssh/pair"
 	mkdir -p "$h/etc/xen-backup.d" "$h/etc/libvirt"
 	printf '%s\n' 'DOMU=domu1' 'DOM0S="dom0a dom0b"' >"$h/etc/xen-backup.d/domu1.conf"
 	mkfs.xfs -q -m reflink=1 "-dfile,name=$h/xfs,size=$2"

@@ -34,7 +34,7 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
        xb-locate --store DOMAIN [-c URI] [--format xml|xl] [--map A=B]...
                  [--drop TARGET]... [--set SET --taken TIME] [--state-dir DIR]
                  [--allow FILE --peer HOST]
-       xb-locate --plan --confs DIR --settings OUT|--disks [-c URI]
+       xb-locate --plan --confs DIR --settings OUT|--disks|--gate-conf DOM0 [-c URI]
                  [--toolstack auto|virsh|xl] [--local NAME] [--state-dir DIR]
                  [DOMAIN...]
 
@@ -91,6 +91,8 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --settings OUT     keep the settings of each as OUT/N, for a shell to source
       --disks            in place of that what should be copied, in the form that
                          xb-patch(1) expects
+      --gate-conf DOM0   in place of that what gate.conf on DOM0 needs for the copies
+                         of what runs here to come there
       --dom0s LIST       hosts, as DOM0S of xen-backup.sh: a line a disk and other
                          host, this host, the other one and the disk there first
       --rules LIST       DOM0:A=B: the disk A is B on DOM0, as MAP of xen-backup.sh
@@ -131,6 +133,7 @@ type options struct {
 	confs    string // directory of conf files
 	settings string // that for what they say
 	disks    bool
+	gateConf string // the host that it is for
 
 	allow, peer string // a file, and whom it allows what
 	allowed     *allow.Rules
@@ -167,6 +170,7 @@ func run(env *cli.Env, args []string) error {
 	f.Path(&o.confs, "confs")
 	f.Path(&o.settings, "settings")
 	f.Bool(&o.disks, "disks")
+	f.String(&o.gateConf, "gate-conf")
 	f.Path(&o.allow, "allow")
 	f.String(&o.peer, "peer")
 	f.Func("dom0s", words(&o.dom0s.Dom0s))
@@ -221,7 +225,7 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 		return "--store", append(gate, "-c", "--connect", "--format", "--map", "--drop", "--set", "--taken", "--state-dir"),
 			storeDocument
 	case o.plan:
-		return "--plan", append(toolstacks, "--confs", "--settings", "--disks", "--local", "--state-dir"), plan
+		return "--plan", append(toolstacks, "--confs", "--settings", "--disks", "--gate-conf", "--local", "--state-dir"), plan
 	case o.still != "":
 		return "--still", append(toolstacks, "--exclude"), tellStill
 	case o.xml != "":

@@ -30,8 +30,14 @@ type planned struct {
 
 // plan reads conf files, and prints what a run of xen-backup.sh has to do, or what should be copied.
 func plan(ctx context.Context, env *cli.Env, o *options, operands []string) error {
-	if o.confs == "" || (o.settings == "") != o.disks {
-		return exit.Fail(exit.Usage, "--plan needs --confs DIR, and --settings OUT or --disks")
+	answers := 0
+	for _, given := range []bool{o.settings != "", o.disks, o.gateConf != ""} {
+		if given {
+			answers++
+		}
+	}
+	if o.confs == "" || answers != 1 {
+		return exit.Fail(exit.Usage, "--plan needs --confs DIR, and one of --settings OUT, --disks and --gate-conf DOM0")
 	}
 	if err := domain.CheckNames(operands...); err != nil {
 		return err
@@ -53,6 +59,9 @@ func plan(ctx context.Context, env *cli.Env, o *options, operands []string) erro
 		sayKnown(ctx, l, all, places)
 	}
 	sayLocal(ctx, all, o.dom0s.Local)
+	if o.gateConf != "" {
+		return cmp.Or(printGateConf(ctx, env, o, all, l, judge), lost)
+	}
 	for _, p := range all {
 		row := []string{strconv.Itoa(p.conf.Number), p.name, p.active, p.known, cmp.Or(strings.Join(p.remotes, " "), "-"), p.because()}
 		if o.disks {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"xen-backup/internal/allow"
 	"xen-backup/internal/testkit"
 )
 
@@ -79,5 +80,55 @@ esac`})
 	}
 	if r := ask("--settings " + settings + "/none here"); r.status != 73 {
 		t.Errorf("with no place for settings: %+v", r)
+	}
+}
+
+// TestGateConf: what another host has to allow, of what runs here and is copied there.
+func TestGateConf(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"a.img", "b b.img", "shared.img", "tools.iso"} {
+		testkit.Write(t, filepath.Join(dir, name), "x")
+	}
+	file := func(name, target, more string) string { return disk("file", "file", dir+"/"+name, target, more) }
+	uri := node(t, guest("web", 1, 1, file("a.img", "xvda", "")+file("b b.img", "xvdb", "")+file("shared.img", "xvdc", "<shareable/>")+
+		file("tools.iso", "xvdd", "<readonly/>")+file("a.img", "xvde", "")+
+		"<disk type='file' device='cdrom'><source file='"+dir+"/tools.iso'/><target dev='sda' bus='sata'/></disk>")+
+		guest("mail", 2, 1, disk("block", "dev", "/dev/xbnone/mail", "xvda", ""))+guest("off", 3, 5, "")+
+		guest("bad", 4, 1, networkDisk("xvda")))
+	confs := filepath.Join(dir, "confs")
+	if err := os.Mkdir(confs, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"1": "DOMU=web; DOM0S='dom0a dom0b'; EXCLUDE=xvde; MAP='dom0b:" + dir + "/a.img=/srv/copies/a.img dom0c:" + dir + "/a.img=/x'",
+		"2": "DOMU=mail; DOM0S='dom0a dom0b dom0c'; CREATE_LV=xbnone",
+		"3": "DOMU=off; DOM0S='dom0a dom0b'",
+	} {
+		testkit.Write(t, filepath.Join(confs, name+".conf"), text+"\n")
+	}
+	ask := func(more ...string) result {
+		return locateCommand(t, nil, append(strings.Fields("--plan -c "+uri+" --toolstack virsh --local dom0a --confs "+confs), more...)...)
+	}
+	web := "dom0a web/xvda /srv/copies/a.img\ndom0a web/xvdb file://" + dir + "/b%20b.img\n" +
+		"dom0a web/xvdc " + dir + "/shared.img document-only\ndom0a web/xvdd " + dir + "/tools.iso document-only\n"
+	const mail = "dom0a mail/xvda /dev/xbnone/mail create-lv\n"
+	off := "# off: ask where it runs, for off is not active here (virsh: shut off (unknown))\n"
+	for host, want := range map[string]string{"dom0b": web + mail + off, "dom0c": mail} {
+		r := ask("-q", "--gate-conf", host)
+		if r.status != 0 || r.stdout != want || r.stderr != "" {
+			t.Errorf("for %s: %+v\nwant %s", host, r, want)
+		}
+		conf := filepath.Join(t.TempDir(), "gate.conf")
+		testkit.Write(t, conf, r.stdout)
+		if _, err := allow.Read(conf, "dom0a"); err != nil {
+			t.Errorf("for %s: %v", host, err)
+		}
+	}
+	if r := ask("--gate-conf", "dom0d"); r.status != 78 || r.stdout != "" {
+		t.Errorf("for a host that no conf file names: %+v", r)
+	}
+	testkit.Write(t, confs+"/4.conf", "DOMU=bad; DOM0S='dom0a dom0b'\n")
+	if r := ask("--gate-conf", "dom0b"); r.status != 78 || r.stdout != web+mail+off || !strings.Contains(r.stderr, "bad has disks that cannot") {
+		t.Errorf("with a disk that cannot be copied: %+v", r)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/text"
 )
 
 // Rules are what one host may touch. Nil rules are those of this host's own administrator: all is allowed.
@@ -115,14 +116,17 @@ func (r *Rules) judge(t thing, err error, disk string, gives func(rule) bool) er
 			return nil
 		}
 	}
-	what, line := t.path, cmp.Or(disk, "DOMU/DISK")
-	if disk != "" {
-		what += " as " + disk
-	}
 	if t.odd != "" {
 		return exit.Fail(exit.Refused, "%s: %s", t.path, t.odd)
 	}
-	return r.refuse(what, line+" "+t.path)
+	what, name := t.path, t.path
+	if disk != "" {
+		what += " as " + disk
+	}
+	if len(t.names) > 0 {
+		name = t.names[len(t.names)-1]
+	}
+	return r.refuse(what, cmp.Or(disk, "DOMU/DISK")+" "+text.Operand(name))
 }
 
 func (r *Rules) refuse(what, line string) error {
@@ -133,7 +137,7 @@ func (r *Rules) refuse(what, line string) error {
 // thing is a device or file, or a place where one could be.
 type thing struct {
 	path  string   // by which it was asked for
-	names []string // that are certainly its own
+	names []string // that are certainly its own; the last one is the best
 	rdev  uint64   // of a device
 	odd   string   // why it can have no name
 }
@@ -217,7 +221,7 @@ func look(path string) (t thing, err error) {
 	}
 	t = thing{path: path, names: []string{filepath.Clean(path)}}
 	if vg, lv, ok := dm.PathOfVolume(path); ok {
-		t.names = []string{"/dev/" + vg + "/" + lv, "/dev/mapper/" + dm.VolumeName(vg, lv)}
+		t.names = []string{"/dev/mapper/" + dm.VolumeName(vg, lv), "/dev/" + vg + "/" + lv}
 		return t, nil
 	}
 	dir, err := openPath(filepath.Dir(path), unix.O_DIRECTORY)

@@ -93,6 +93,12 @@ func (c *Conf) Dom0s() []string { return strings.Fields(c.values["DOM0S"]) }
 // Exclude are the disks that are not copied.
 func (c *Conf) Exclude() []string { return strings.Fields(c.values["EXCLUDE"]) }
 
+// Rules are those of MAP.
+func (c *Conf) Rules() []string { return strings.Fields(c.values["MAP"]) }
+
+// CreateLV is the volume group in which missing standbys are made; "": none are.
+func (c *Conf) CreateLV() string { return c.values["CREATE_LV"] }
+
 // newConf takes the values as bash has them: several of an array.
 func newConf(number int, values map[string][]string) *Conf {
 	c := &Conf{number, make(map[string]string)}

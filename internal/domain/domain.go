@@ -105,6 +105,11 @@ type Entry struct {
 	Notice string `json:"-"`              // what the user should hear of it
 }
 
+// IsNamed reports whether it is not copied, and yet stays in the document by which its domain is started on another host.
+func (e *Entry) IsNamed() bool {
+	return slices.Contains([]string{readOnly, shareable, transient}, e.Skip) && strings.HasPrefix(e.Source, "/")
+}
+
 // Judge decides about disks.
 type Judge struct {
 	Resolver Resolver
@@ -210,6 +215,7 @@ func (j *Judge) path(d Disk) (string, error) {
 
 // Reasons to leave a disk out that may surprise its owner.
 const (
+	readOnly  = "read-only"
 	shareable = "shareable" // others write to it too: there is no moment in which it is whole
 	transient = "transient" // its changes are to be forgotten
 )
@@ -220,7 +226,7 @@ func (d *Disk) leftOut() string {
 	case d.isMedium():
 		return d.Device
 	case d.ReadOnly:
-		return "read-only"
+		return readOnly
 	case d.Shareable:
 		return shareable
 	case d.Transient:

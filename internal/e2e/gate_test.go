@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,7 +45,7 @@ func (s *site) gateConf(lines ...string) {
 // content is a sum over all that a command could leave behind on dom0b.
 func (s *site) content() string {
 	s.Helper()
-	return s.must("dom0b", "find /etc /root /srv /var/lib /usr/local/sbin /run ! -path /run/syslog ! -path '/run/sshd*' "+
+	return s.must("dom0b", "find /etc /root /srv /var/lib /usr/local/sbin /run ! -path /run/syslog ! -path /run/loggers ! -path '/run/sshd*' "+
 		"-printf '%p %i %s %m %U %T@ %C@\\n' | sort; find /dev -xdev -type f")
 }
 
@@ -551,5 +552,103 @@ for status in "${!count[@]}"; do echo "$status: ${count[$status]}"; done`, comma
 				t.Errorf("status %d\n%s%s", r.status, r.out, r.err)
 			}
 		})
+	}
+}
+
+// The whole of xen-backup.sh through the gate: with gate.conf as xb-locate prints it first copies, sets, documents, what
+// comes after, and a failure; without a line, nothing.
+func TestWrapperThroughTheGate(t *testing.T) {
+	s := gated(t)
+	s.must("dom0b", "mkdir /srv/vm")
+	for _, file := range []string{"a", "b", "c"} {
+		s.image("dom0a", "/srv/"+file+".img", 2<<20)
+	}
+	s.domain("dom0a", "domu1", 1, "/srv/a.img", "/srv/b.img")
+	s.domain("dom0a", "domu2", 1, "/srv/c.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", `DOM0S="dom0a dom0b"`, `MAP="dom0b:/srv/a.img=/srv/vm/a.img dom0b:/srv/b.img=/srv/vm/b.img"`)
+	s.conf("dom0a", "domu2", "DOMU=domu2", `DOM0S="dom0a dom0b"`)
+	before := s.content()
+	if r := s.backup("dom0a"); r.status != 3 || !strings.Contains(r.err, "the DomU domu1 is not for dom0a") {
+		t.Errorf("with nothing in gate.conf: status %d\n%s", r.status, r.err)
+	}
+	s.sameContent(before)
+	conf := s.must("dom0a", "xb-locate --plan --gate-conf dom0b --confs /etc/xen-backup.d")
+	if conf != "dom0a domu1/xvda /srv/vm/a.img\ndom0a domu1/xvdb /srv/vm/b.img\ndom0a domu2/xvda /srv/c.img\n" {
+		t.Errorf("gate.conf is to be\n%s", conf)
+	}
+	s.gateConf(conf)
+	for i, words := range [][]string{nil, {"--verify"}, {"--to", "dom0b", "domu1"}} {
+		if r := s.backup("dom0a", words...); r.status != 0 || r.err != "" {
+			t.Fatalf("%s: status %d\n%s", words, r.status, r.err)
+		}
+		s.same("/srv/a.img", "/srv/vm/a.img")
+		s.same("/srv/b.img", "/srv/vm/b.img")
+		s.same("/srv/c.img", "/srv/c.img")
+		s.must("dom0a", fmt.Sprintf("printf changed | dd of=/srv/a.img bs=4096 seek=%d conv=notrunc status=none", i+3))
+		s.backup("dom0a")
+	}
+	xml := s.must("dom0b", "cat /var/lib/xen-backup/xml/domu1.xml")
+	if !strings.Contains(xml, "/srv/vm/a.img") || !strings.Contains(xml, "/srv/vm/b.img") {
+		t.Errorf("its document is\n%s", xml)
+	}
+	if r := s.on("dom0a", "xen-backup.sh --status"); r.status != 0 {
+		t.Errorf("its status is %d\n%s", r.status, r.out)
+	}
+	// A standby that was written to.
+	s.must("dom0b", "printf mine | dd of=/srv/c.img bs=4096 seek=9 conv=notrunc status=none")
+	if r := s.backup("dom0a"); r.status != 3 || !strings.Contains(r.err, "ERROR 80: DomU domu2") {
+		t.Errorf("of what has diverged: status %d\n%s", r.status, r.err)
+	}
+	if r := s.backup("dom0a", "--force-diverged", "domu2"); r.status != 3 || !strings.Contains(r.err, "xb-patch --discard-changes") {
+		t.Errorf("with force: status %d\n%s", r.status, r.err)
+	}
+	s.must("dom0b", "xb-patch --discard-changes /srv/c.img")
+	if r := s.backup("dom0a"); r.status != 0 {
+		t.Errorf("with consent: status %d\n%s", r.status, r.err)
+	}
+	s.same("/srv/c.img", "/srv/c.img")
+	// A disk more than what is allowed.
+	s.image("dom0a", "/srv/d.img", 1<<20)
+	s.domain("dom0a", "domu2", 1, "/srv/c.img", "/srv/d.img")
+	if r := s.backup("dom0a", "domu2"); r.status != 3 || !strings.Contains(r.err, "dom0a domu2/xvdb /srv/d.img") {
+		t.Errorf("with another disk: status %d\n%s", r.status, r.err)
+	}
+	if exists(filepath.Join(s.dir, "dom0b/srv/d.img")) || s.on("dom0b", "test -e /srv/d.img").status == 0 {
+		t.Error("the other disk was copied")
+	}
+	// It runs there, too.
+	s.domain("dom0b", "domu1", 1)
+	if r := s.backup("dom0a", "domu1"); r.status != 3 || !strings.Contains(r.err, "ERROR 81") {
+		t.Errorf("of what runs there: status %d\n%s", r.status, r.err)
+	}
+}
+
+// The README's lines make of the key of the installation one that is gated.
+func TestGateByTheREADME(t *testing.T) {
+	s := newSite(t)
+	readme, err1 := os.ReadFile("../../README.md")
+	gate, err2 := os.ReadFile("../../scripts/xb-gate")
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(readme), "\n## A key that can do nothing but replicate\n")
+	_, lines, _ := strings.Cut(section, "\n```sh\n")
+	lines, _, found := strings.Cut(lines, "\n```\n")
+	if !found {
+		t.Fatal("no lines to type in the README's section")
+	}
+	s.write("dom0b/sbin/xb-gate", string(gate), 0o755)
+	s.image("dom0a", "/srv/a.img", 1<<20)
+	s.domain("dom0a", "domu1", 1, "/srv/a.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", `DOM0S="dom0a dom0b"`)
+	s.must("dom0b", "mkdir /etc/xen-backup; echo ssh-ed25519 AAAA another >>/root/.ssh/authorized_keys") // as the package does
+	s.must("dom0a", "set -o pipefail; cd; "+strings.ReplaceAll(lines, "/usr/lib/xen-backup/xb-gate", "/usr/local/sbin/xb-gate"))
+	s.on("dom0a", "ssh dom0b id").fails(t, refused, "xb-gate: refused")
+	if r := s.backup("dom0a"); r.status != 0 || r.err != "" {
+		t.Errorf("status %d\n%s", r.status, r.err)
+	}
+	s.same("/srv/a.img", "/srv/a.img")
+	if keys := s.must("dom0b", "cat /root/.ssh/authorized_keys"); !strings.HasPrefix(keys, "ssh-ed25519 AAAA another\nrestrict,command=") {
+		t.Errorf("authorized_keys:\n%s", keys)
 	}
 }

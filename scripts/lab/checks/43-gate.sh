@@ -59,3 +59,23 @@ onb 'sha256sum </dev/xblab0/guest | cmp - /run/guest' || fail "another's disk wa
 onb 'dmsetup remove xblab0-alike; lvremove -q -y xblab0/snap >/dev/null
 	! grep -l "xblab0/guest\|/run/" /var/lib/xen-backup/*.json /var/lib/xen-backup/*.seen' || fail "something is remembered of what was refused"
 onb 'grep -c "dom0a: refused: " /run/syslog; grep -c "dom0a: accepted: " /run/syslog'
+
+echo "--- the whole of xen-backup.sh"
+mklv dom0a xblab0/web 8M
+made dom0b xblab0/web
+fill dom0a /dev/xblab0/web
+testdomain dom0a web2 /dev/xblab0/web
+conf dom0a 1 DOMU=web2 'DOM0S="dom0a dom0b"' CREATE_LV=xblab0
+trap 'rm -f /root/.ssh/config' EXIT # what onb needs is open already
+printf '%s\n' 'Host dom0b' 'IdentityFile /run/gated' 'IdentitiesOnly yes' >/root/.ssh/config
+status 3 backup dom0a
+logged dom0a '^local3.err ### .*xb-locate: the DomU web2 is not for dom0a: no line of /etc/xen-backup/gate.conf on this host allows it'
+xb-locate --plan --gate-conf dom0b --confs /etc/xen-backup.d >conf
+equal "$(cat conf)" "dom0a web2/xvda /dev/xblab0/web create-lv" "what gate.conf needs"
+onb 'cat >/etc/xen-backup/gate.conf' <conf
+backup dom0a
+same /dev/xblab0/web
+fill dom0a /dev/xblab0/web
+backup dom0a --verify
+same /dev/xblab0/web
+nothing_left

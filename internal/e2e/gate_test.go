@@ -525,7 +525,7 @@ cat old >other/c.img
 rm -f other/new.img
 export SSH_ORIGINAL_COMMAND='%s'
 declare -A count=()
-for ((i = 0; i < 40 || i < 400 && (${count[0]-0} < 3 || ${count[77]-0} < 3); i++)); do
+for ((i = 0; i < 120 || i < 400 && (${count[0]-0} < 3 || ${count[77]-0} < 3); i++)); do
 	status=0
 	xb-gate dom0a <%s >out 2>err || status=$?
 	count[$status]=$((${count[$status]-0} + 1))

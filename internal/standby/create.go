@@ -24,17 +24,20 @@ func (t *target) createTarget() error {
 	if err != nil {
 		return exit.Fail(exit.CantCreate, "cannot create the target %s: %w", t.Target, exit.Cause(err))
 	}
-	if err := errors.Join(t.giveAway(f), f.Close(), durable.SyncDir(filepath.Dir(place))); err != nil {
+	made, err := f.Stat()
+	if err := errors.Join(err, t.giveAway(f), f.Close(), durable.SyncDir(filepath.Dir(place))); err != nil {
 		return exit.Fail(exit.CantCreate, "cannot create the target %s: %w", t.Target, errors.Join(err, os.Remove(place)))
 	}
-	if err := t.openWrite(); err != nil {
-		return err
+	err = t.openWrite()
+	if err == nil && !t.file.Is(place) { // its directory has another name now
+		err = exit.Fail(exit.Busy, "%s was replaced while it was created", t.Target)
+		t.file.Close()
+		t.file = nil
 	}
-	if !t.file.Is(place) { // its directory has another name now
-		err := exit.Fail(exit.Busy, "%s was replaced while it was created", t.Target)
-		return errors.Join(err, t.file.Close())
+	if now, lost := os.Lstat(place); err != nil && lost == nil && os.SameFile(made, now) {
+		err = errors.Join(err, os.Remove(place))
 	}
-	return nil
+	return err
 }
 
 // place opens the directory of a missing target, and returns the path by which a file in it is that.

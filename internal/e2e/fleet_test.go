@@ -108,7 +108,8 @@ exec /usr/local/bin/xb-patch "$@"
 	}
 	says(t, s.status("dom0a", 2), "domu02", "dom0b")
 	s.status("dom0a", 0, "domu01")
-	s.must("dom0b", "rm /usr/local/sbin/xb-patch; pkill -KILL -f '/usr/local/sbin/[x]b-patch'")
+	s.must("dom0b", "rm /usr/local/sbin/xb-patch")
+	s.must("dom0b", "pkill -KILL -f '/usr/local/sbin/[x]b-patch'") // and not the shell that says so
 	s.nothingLeft("dom0a")
 	now := s.images("dom0a")
 	if got, want := s.images("dom0b"), of(now, false, "domu02")+of(old, true, "domu02"); of(got, false, "domu02")+of(got, true, "domu02") != want {

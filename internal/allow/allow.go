@@ -69,6 +69,9 @@ func (r *Rules) Named(path, disk string) error {
 		return nil
 	}
 	t, err := look(path)
+	if t.odd == aDirectory { // of a TPM
+		t.odd = ""
+	}
 	return r.judge(t, err, disk, func(rule) bool { return true })
 }
 
@@ -111,13 +114,13 @@ func (r *Rules) judge(t thing, err error, disk string, gives func(rule) bool) er
 	if err != nil {
 		return exit.Fail(exit.Refused, "cannot tell what %s is: %w", t.path, err)
 	}
+	if t.odd != "" {
+		return exit.Fail(exit.Refused, "%s: %s", t.path, t.odd)
+	}
 	for _, l := range r.rules {
 		if gives(l) && (disk == "" || l.disk.matches(disk)) && t.is(l.target) {
 			return nil
 		}
-	}
-	if t.odd != "" {
-		return exit.Fail(exit.Refused, "%s: %s", t.path, t.odd)
 	}
 	what, name := t.path, t.path
 	if disk != "" {
@@ -139,8 +142,10 @@ type thing struct {
 	path  string   // by which it was asked for
 	names []string // that are certainly its own; the last one is the best
 	rdev  uint64   // of a device
-	odd   string   // why it can have no name
+	odd   string   // why it can be no standby
 }
+
+const aDirectory = "it is a directory"
 
 // is reports whether a target in gate.conf means the thing.
 func (t thing) is(target pattern) bool {
@@ -170,8 +175,12 @@ func identify(f *os.File) (t thing, err error) {
 			t.names = []string{path}
 		}
 		if stat.Nlink > 1 {
-			t.names, t.odd = nil, "the file has other names, too (hard links), and they may be another's"
+			t.odd = "the file has other names, too (hard links), and they may be another's"
 		}
+	case unix.S_IFDIR:
+		var path string
+		path, err = fileName(f, &stat)
+		t.names, t.odd = []string{path}, aDirectory
 	default:
 		t.odd = "it is neither a block device nor a regular file"
 	}

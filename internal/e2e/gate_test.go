@@ -19,6 +19,9 @@ func gated(t *testing.T, conf ...string) *site {
 		t.Fatal(err)
 	}
 	s.write("dom0b/sbin/xb-gate", string(gate), 0o755)
+	s.write("dom0b/sbin/logger", `#!/bin/bash
+[[ $1 = -t && $2 = xb-gate && $3 = -p && $5 = -- && $# = 6 ]] && echo "$4 $6" >>/run/syslog
+`, 0o755)
 	s.must("dom0b", `mkdir /etc/xen-backup
 sed -i 's/^PermitRootLogin.*/PermitRootLogin forced-commands-only/' /etc/ssh/pair
 printf 'restrict,command="/usr/local/sbin/xb-gate dom0a" %s\n' "$(cat /root/.ssh/authorized_keys)" >/run/key
@@ -45,7 +48,7 @@ func (s *site) gateConf(lines ...string) {
 // content is a sum over all that a command could leave behind on dom0b.
 func (s *site) content() string {
 	s.Helper()
-	return s.must("dom0b", "find /etc /root /srv /var/lib /usr/local/sbin /run ! -path /run/syslog ! -path /run/loggers ! -path '/run/sshd*' "+
+	return s.must("dom0b", "find /etc /root /srv /var/lib /usr/local/sbin /run ! -path /run/syslog ! -path '/run/sshd*' "+
 		"-printf '%p %i %s %m %U %T@ %C@\\n' | sort; find /dev -xdev -type f")
 }
 
@@ -427,8 +430,8 @@ func TestGateLetsCopiesThrough(t *testing.T) {
 // A document names nothing that gate.conf does not give.
 func TestGateStoresDocuments(t *testing.T) {
 	s := gated(t, "dom0a domu1/xvda /srv/vm/a.img", "dom0a domu1/xvdc /srv/vm/tools.iso document-only", "dom0a domu2/vda network document-only",
-		"dom0a domu2/nvram /srv/vm/domu2.fd document-only")
-	s.must("dom0b", "mkdir /srv/vm; touch /srv/vm/a.img /srv/vm/b.img /srv/vm/tools.iso /srv/vm/cd.iso; ln -s b.img /srv/vm/link.img")
+		"dom0a domu2/nvram /srv/vm/domu2.fd document-only", "dom0a domu2/tpm /srv/tpm document-only")
+	s.must("dom0b", "mkdir /srv/vm /srv/tpm; touch /srv/vm/a.img /srv/vm/b.img /srv/vm/tools.iso /srv/vm/cd.iso; ln -s b.img /srv/vm/link.img")
 	disk := func(attributes, source, target, more string) string {
 		return fmt.Sprintf("<disk %s><source %s/><target dev='%s'/>%s</disk>", attributes, source, target, more)
 	}
@@ -449,6 +452,7 @@ func TestGateStoresDocuments(t *testing.T) {
 		"a network disk":         {"domu2", "", disk("type='network' device='disk'", "protocol='rbd' name='p/i'", "vda", ""), "", 0, ""},
 		"UEFI and a TPM":         {"domu1", "<nvram>/var/lib/libvirt/qemu/nvram/domu1_VARS.fd</nvram>", "<tpm><backend type='emulator'/></tpm>", "", 0, ""},
 		"UEFI elsewhere":         {"domu2", "<nvram>/srv/vm/domu2.fd</nvram>", "", "", 0, ""},
+		"a TPM allowed":          {"domu2", "", "<tpm><backend type='emulator'><source path='/srv/tpm'/></backend></tpm>", "", 0, ""},
 		"another DomU":           {"domu3", "", "", "", refused, "the DomU domu3"},
 		"another's disk":         {"domu1", "", file("/srv/vm/b.img", "xvda"), "", refused, "/srv/vm/b.img as domu1/xvda"},
 		"by a link":              {"domu1", "", file("/srv/vm/link.img", "xvda"), "", refused, "/srv/vm/link.img as domu1/xvda"},

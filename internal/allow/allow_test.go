@@ -95,6 +95,18 @@ func TestConfRefuses(t *testing.T) {
 	testkit.WantStatus(t, "a directory", err, exit.Config)
 }
 
+// The file that the package brings allows nothing; its examples are right.
+func TestPackagedConf(t *testing.T) {
+	text := testkit.Read(t, "../../scripts/packaging/conf/gate.conf")
+	if r := rules(t, text); len(r.rules) > 0 {
+		t.Errorf("it allows %v", r.rules)
+	}
+	r := rules(t, strings.ReplaceAll(text, "#dom0a", "dom0a"))
+	if len(r.rules) != 2 || r.Volume("/dev/vg/domu1", "domu1/xvda") != nil || r.Path("/srv/images/domu2-a.img", "domu2/xvdb") != nil {
+		t.Errorf("its examples are %v", r.rules)
+	}
+}
+
 func TestDefaultIsDeny(t *testing.T) {
 	dir := directory(t)
 	testkit.Write(t, dir+"/a", "")

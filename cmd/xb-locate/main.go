@@ -37,6 +37,8 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
        xb-locate --plan --confs DIR --settings OUT|--disks|--gate-conf DOM0 [-c URI]
                  [--toolstack auto|virsh|xl] [--local NAME] [--state-dir DIR]
                  [DOMAIN...]
+       xb-locate --check-document --document-file FILE [-c URI]
+                 [--trust-document] [--state-dir DIR] DOMAIN
 
 Print the disks of DOMAIN (a name, UUID or id), one TARGET<TAB>SOURCE a line,
 if it is active on this host; else say why not and exit with status 1. Its
@@ -78,6 +80,10 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --set SET          say in it that it belongs to the disks of this set, as
                          xb-patch --hold names it
       --taken TIME       and when these were frozen: 2026-11-26T23:47:28Z
+      --check-document   refuse the document that --store has kept if it says what does
+                         not concern the guest alone (77); else write it to
+                         --document-file, for a start here, and list its disks
+      --trust-document   once: this host may do all that it says
       --state-dir DIR    (default: $XB_STATE_DIR, or STATE_DIR of
                          /etc/xen-backup/host.conf, or /var/lib/xen-backup)
       --allow FILE       with --active, --known, --store: answer only of what FILE,
@@ -106,8 +112,9 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
 
 Exit status: 0 active here (or done), 1 not active here, 64 usage, 65 bad
 document, 66 cannot open FILE, no document, 69 cannot ask, 73 cannot store, 74
-I/O error, 75 not active but a disk is in use, not as it was noted, 78 a disk
-can't be copied and is not excluded, or cannot be given another name.
+I/O error, 75 not active but a disk is in use, not as it was noted, 77 not
+trusted, 78 a disk can't be copied and is not excluded, or cannot be given
+another name.
 `
 
 func main() { cli.Main("xb-locate", usage, run) }
@@ -126,6 +133,8 @@ type options struct {
 	store    string // the domain whose document is on standard input
 	format   string // that it must have
 	places   domain.Places
+	check    bool // the document that is kept
+	trust    bool
 	drop     []string
 	set      domain.Set
 	stateDir string
@@ -173,6 +182,8 @@ func run(env *cli.Env, args []string) error {
 	f.String(&o.gateConf, "gate-conf")
 	f.Path(&o.allow, "allow")
 	f.String(&o.peer, "peer")
+	f.Bool(&o.check, "check-document")
+	f.Bool(&o.trust, "trust-document")
 	f.Func("dom0s", words(&o.dom0s.Dom0s))
 	f.Func("rules", words(&o.dom0s.Rules))
 	f.String(&o.dom0s.Local, "local")
@@ -226,6 +237,8 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 			storeDocument
 	case o.plan:
 		return "--plan", append(toolstacks, "--confs", "--settings", "--disks", "--gate-conf", "--local", "--state-dir"), plan
+	case o.check:
+		return "--check-document", []string{"-c", "--connect", "--document-file", "--trust-document", "--state-dir"}, checkDocument
 	case o.still != "":
 		return "--still", append(toolstacks, "--exclude"), tellStill
 	case o.xml != "":
@@ -397,4 +410,24 @@ func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	store.Places, store.Dropped, store.Set, store.Format = o.places, o.drop, o.set, domain.Format(o.format)
 	store.Allow = o.allowed
 	return store.Keep(o.store, env.Stdin, env)
+}
+
+// checkDocument releases the document of another host that is kept here, for a start of the domain.
+func checkDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
+	name, err := oneName(operands)
+	if err == nil && o.kept == "" {
+		err = exit.Fail(exit.Usage, "--check-document needs --document-file FILE")
+	}
+	if err != nil {
+		return err
+	}
+	places, err := state.Find(o.stateDir)
+	if err != nil {
+		return err
+	}
+	rows, err := domain.NewStore(ctx, places.Dir, o.uri).Release(name, o.kept, o.trust, env)
+	if err != nil {
+		return err
+	}
+	return env.Print(rows)
 }

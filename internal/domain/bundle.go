@@ -137,29 +137,64 @@ func readBundle(r io.Reader, files io.Writer) (d *Document, members int, err err
 			if d, err = readDocument(in); err != nil {
 				return nil, 0, err
 			}
-		case header.Typeflag != tar.TypeReg && header.Typeflag != tar.TypeDir,
-			header.Size > maxMember, len(paths) == maxMembers:
-			return nil, 0, fmt.Errorf("%s in the bundle: not a small file or a directory, or too many", header.Name)
 		default:
-			header.Mode &= 0o777 // nothing of it runs as its owner
-			if err := out.WriteHeader(header); err != nil {
+			path, err := copyMember(out, in, header, len(paths))
+			if err != nil {
 				return nil, 0, err
 			}
-			if _, err := io.Copy(out, in); err != nil {
-				return nil, 0, err
-			}
-			paths = append(paths, filepath.Clean("/"+header.Name))
+			paths = append(paths, path)
 		}
 	}
 	if _, err := in.Next(); !errors.Is(err, io.EOF) {
 		return nil, 0, errors.New("the bundle goes on behind its document")
 	}
+	if err := d.carry(paths); err != nil {
+		return nil, 0, err
+	}
+	return d, len(paths), out.Close()
+}
+
+// copyMember copies a file or directory of a bundle, the number n, and returns its path.
+func copyMember(out *tar.Writer, in *tar.Reader, header *tar.Header, n int) (path string, err error) {
+	if header.Typeflag != tar.TypeReg && header.Typeflag != tar.TypeDir || header.Size > maxMember || n == maxMembers {
+		return "", fmt.Errorf("%s in the bundle: not a small file or a directory, or too many", header.Name)
+	}
+	header.Mode &= 0o777 // nothing of it runs as its owner
+	if err := out.WriteHeader(header); err != nil {
+		return "", err
+	}
+	_, err = io.Copy(out, in)
+	return filepath.Clean("/" + header.Name), err
+}
+
+// carry demands that all files that came with the document belong to the domain.
+func (d *Document) carry(paths []string) error {
 	for _, path := range paths {
 		within := func(root string) bool { return path == root || strings.HasPrefix(path, root+"/") }
 		if !slices.ContainsFunc(d.Domain.belongings(), within) {
-			return nil, 0, fmt.Errorf("%s in the bundle is nothing of %s", path, d.Domain.Name)
+			return fmt.Errorf("%s in the bundle is nothing of %s", path, d.Domain.Name)
 		}
 	}
 	d.carried = paths
-	return d, len(paths), out.Close()
+	return nil
+}
+
+// readFiles reads the files that came with the document and were kept beside it, and writes them to files.
+func (d *Document) readFiles(r io.Reader, files io.Writer) error {
+	in, out := tar.NewReader(r), tar.NewWriter(files)
+	var paths []string
+	for {
+		header, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return err
+		}
+		path, err := copyMember(out, in, header, len(paths))
+		if err != nil {
+			return err
+		}
+		paths = append(paths, path)
+	}
+	return errors.Join(d.carry(paths), out.Close())
 }

@@ -90,7 +90,8 @@ type form interface {
 	eject(disk int) []edit
 	drop(disk int) edit
 	comment(lines []string) edit
-	comments() []span // ours
+	comments() []span  // ours
+	strange() []string // see Document.strange
 }
 
 // readDocument reads a document of at most 4 MiB by which a domain can be started:

@@ -18,6 +18,8 @@ type xlForm struct {
 	text  []byte
 	disks []xlItem // of disk = [...]
 	specs []xlDisk
+
+	settings map[string]xlItem
 }
 
 // xlItem is an atom or a list.
@@ -48,7 +50,7 @@ func readXLConfig(text []byte) (*Document, error) {
 		return nil, errors.New("the domain has no name")
 	}
 	doc := &Document{Domain: d, XL: true, text: text}
-	form := &xlForm{text: text}
+	form := &xlForm{text: text, settings: p.settings}
 	doc.form = form
 	list, given := p.settings["disk"]
 	if given && list.list == nil {

@@ -36,6 +36,8 @@ const usage = `Usage: xb-patch [OPTION]... DEV|FILE < DELTA
        xb-patch --list --order DOMU...
        xb-patch --list --since TIME
        xb-patch --list --when DOMU/DISK...
+       xb-patch --promote --document FILE [--disks-of-different-times] [--dry-run]
+                DOMU/DISK=DEV|FILE...
        xb-patch --info [--json] [FILE]
 
 Receive a delta, prove it and the target's content, and only then write: the
@@ -118,6 +120,12 @@ finished it.
       --metrics FILE     with --list: write FILE for Prometheus, too
       --when             with --list: say of when this host's standby is of the
                          disks DOMU/DISK, and whether it is of one set
+      --promote          say whether the DomU can be started here from the standbys
+                         of all its disks, and of when they are; then keep all runs
+                         away from them until standard input ends
+      --document FILE    with --promote: the document by which it will be started
+      --disks-of-different-times
+                         with --promote: also if they are not of one moment
       --peer HOST        the other host: what was sent to a third one is newer
                          than what it brings, and not overwritten
       --allow FILE       touch only what FILE, as gate.conf, allows the host of --peer
@@ -164,6 +172,8 @@ func run(env *cli.Env, args []string) error {
 		return c.recordRun()
 	case c.list:
 		return c.printList()
+	case c.promote:
+		return c.promoteDisks()
 	case c.commit != "":
 		deltas, err := standby.Commit(c, c.Options, c.commit, c.operands)
 		if err != nil {

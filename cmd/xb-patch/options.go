@@ -27,12 +27,13 @@ type command struct {
 
 	// What is to be done, if it is not to apply or hold a delta. At most one is given.
 	dryRun, recover, abandon, discard, state, record, list, info bool
-	prepare, auto                                                bool
+	prepare, auto, promote                                       bool
 	commit, adopt                                                string
 
 	coming  comingOptions
 	report  recordOptions
 	listing listOptions
+	start   promoteOptions
 
 	json    bool
 	summary string
@@ -53,7 +54,7 @@ func parse(env *cli.Env, args []string) (*command, error) {
 	if err := cmp.Or(c.checkModes(), c.checkOptions()); err != nil || c.info {
 		return c, err
 	}
-	if c.list || c.record && len(c.operands) == 0 {
+	if c.list || c.promote || c.record && len(c.operands) == 0 {
 		return c, errors.Join(c.findPlaces(), c.readAllowed())
 	}
 	c.Target = c.operands[0]
@@ -107,6 +108,8 @@ func (c *command) define() {
 	c.report.define(f)
 	f.Bool(&c.list, "list")
 	c.listing.define(f)
+	f.Bool(&c.promote, "promote")
+	c.start.define(f)
 	f.String(&c.Peer, "peer")
 	f.Path(&c.StateDir, "state-dir")
 	f.Bool(&c.info, "info")
@@ -124,7 +127,7 @@ func (c *command) modes() []mode {
 	all := []mode{
 		{"--prepare", c.prepare, prepareOptions},
 		{"--auto", c.auto, autoOptions},
-		{"--dry-run", c.dryRun && !c.record && !c.prepare, nil},
+		{"--dry-run", c.dryRun && !c.record && !c.prepare && !c.promote, nil},
 		{"--commit", c.commit != "", []string{"--allow", "--peer", "--state-dir", "--background", "--read-limit", "--progress",
 			"--heartbeat", "--summary"}},
 		{"--recover", c.recover, []string{"--allow", "--peer", "--disk", "--uuid", "--toolstack", "--state-dir", "--background",
@@ -135,6 +138,7 @@ func (c *command) modes() []mode {
 		{"--state", c.state, []string{"--state-dir"}},
 		{"--record", c.record, append(c.report.names(), "--disk", "--peer", "--taken", "--dry-run", "--state-dir")},
 		{"--list", c.list, append(c.listing.names(), "--state-dir")},
+		{"--promote", c.promote, []string{"--document", "--disks-of-different-times", "--dry-run", "--toolstack", "--state-dir"}},
 		{"--info", c.info, nil},
 	}
 	return slices.DeleteFunc(all, func(m mode) bool { return !m.given })
@@ -152,7 +156,7 @@ func (c *command) checkModes() error {
 	switch {
 	case len(modes) > 1:
 		return exit.Fail(exit.Usage,
-			"--prepare, --auto, --dry-run, --commit, --recover, --abandon-apply, --adopt, --discard-changes, --state, --record, --list and --info "+
+			"--prepare, --auto, --dry-run, --commit, --recover, --abandon-apply, --adopt, --discard-changes, --state, --record, --list, --promote and --info "+
 				"exclude each other")
 	case c.info:
 		return nil
@@ -162,6 +166,8 @@ func (c *command) checkModes() error {
 		return cmp.Or(c.flags.Only("--list", modes[0].allowed...), c.checkList())
 	case c.record:
 		return cmp.Or(c.flags.Only("--record", modes[0].allowed...), c.checkRecord())
+	case c.promote:
+		return cmp.Or(c.flags.Only("--promote", modes[0].allowed...), c.start.parse(c.operands))
 	case c.commit != "" && len(c.operands) == 0:
 		return exit.Fail(exit.Usage, "--commit wants all targets of the set")
 	case c.commit == "" && len(c.operands) != 1:
@@ -185,7 +191,7 @@ func (c *command) checkOptions() error {
 		return exit.Fail(exit.Usage, "--allow needs --peer HOST")
 	case c.list && c.allow == "" && c.Peer != "":
 		return exit.Fail(exit.Usage, "--list takes --peer with --allow only")
-	case c.info, c.record, c.list:
+	case c.info, c.record, c.list, c.promote:
 		return nil
 	case c.Disk != "" && !strings.Contains(c.Disk, "/"):
 		return exit.Fail(exit.Usage, "--disk wants DOMU/DISK, as in domu1/xvda, and not %q", c.Disk)

@@ -1,0 +1,182 @@
+package standby
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"xen-backup/internal/domain"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/state"
+	"xen-backup/internal/text"
+)
+
+// Disk is a disk of a DomU, DOMU/DISK, and the device or file that is its standby.
+type Disk struct{ Name, Target string }
+
+// Promotion are the standbys of all disks of a DomU, which can be started from them. As long as it is not closed, no
+// run gets at them.
+type Promotion struct {
+	disks []*target
+	now   time.Time
+}
+
+// Promote demands that the standbys of all disks of a DomU can become its disks: each is there, whole, unused, as the last
+// copy left it, and all are of one set, which is that of the document in a file; with apart, whatever their times are. All
+// that is wrong is in the error. With locked, it is so until Close.
+func Promote(user User, o Options, disks []Disk, document string, apart, locked bool) (*Promotion, error) {
+	p := &Promotion{now: time.Now()}
+	stored, err := os.ReadFile(document)
+	if err != nil {
+		return nil, exit.OpenFailed(err)
+	}
+	var wrong error
+	for _, d := range disks {
+		o.Target, o.Disk = d.Target, d.Name
+		if err := p.add(user, o, locked); err != nil {
+			wrong = worst(wrong, exit.Fail(exit.StatusOf(err), "%s: %w", d.Name, err))
+		}
+	}
+	if wrong == nil {
+		wrong = p.checkSet(state.Dir(o.StateDir), domain.SetOf(stored).Name, apart)
+	}
+	if wrong != nil {
+		p.Close()
+		return nil, wrong
+	}
+	return p, nil
+}
+
+// worst joins two errors. The first status counts, but what is unfinished has a cure.
+func worst(a, b error) error {
+	if a == nil {
+		return b
+	}
+	status := exit.StatusOf(a)
+	if exit.StatusOf(b) == exit.Unfinished {
+		status = exit.Unfinished
+	}
+	return exit.Fail(status, "%w\n%w", a, b)
+}
+
+func (p *Promotion) add(user User, o Options, locked bool) error {
+	t, err := find(user, o)
+	if err == nil && t.missing() {
+		err = exit.Fail(exit.NoInput, "%s is not there, though its copy is not finished", t.Target)
+	}
+	if err != nil {
+		return err
+	}
+	p.disks = append(p.disks, t)
+	if locked {
+		// The peer's name lets this run take over from one of the same copy whose host is dead.
+		if r, err := t.device.Load(); err == nil {
+			t.Peer = r.Peer
+		}
+		if err := t.takeLock(); err != nil {
+			return err
+		}
+	}
+	if err := t.look(); err != nil {
+		return err
+	}
+	err = t.checkPromotable()
+	t.file.Close() // whoever starts the DomU shall not find a user of its disks
+	t.file = nil
+	return err
+}
+
+func (t *target) checkPromotable() error {
+	r := t.before
+	if err := t.checkRecord(); err != nil {
+		return err
+	}
+	switch {
+	case r.Disk != t.Disk:
+		return exit.Fail(exit.NotBasis, "%s is not its standby, as far as this host knows, but that of %s", t.Target,
+			ownerName(r.Disk, r.UUID))
+	case r.Phase != state.Clean:
+		return exit.Fail(exit.NotBasis, "%s holds no whole image: its state is %q", t.Target, r.Phase)
+	}
+	switch changed := t.changedSince(r); {
+	case changed == nil:
+		t.user.Warn("%s: it cannot be told whether %s was written to since the last copy", t.Disk, t.Target)
+	case *changed:
+		return exit.Fail(exit.NotBasis, "%s was written to since the last copy, and may be no image of any one moment", t.Target)
+	}
+	return nil
+}
+
+// checkSet demands that all disks are of one set, and no disk of it is missing. The document is of the set stored.
+func (p *Promotion) checkSet(dir state.Dir, stored string, apart bool) error {
+	var times []string
+	one := true
+	first := p.disks[0].before.Set
+	for _, t := range p.disks {
+		set := t.before.Set
+		times = append(times, fmt.Sprintf("%s of %s", t.Disk, t.of().UTC().Format(time.RFC3339)))
+		if set == nil {
+			one = one && len(p.disks) == 1
+			continue
+		}
+		whole, err := set.IsWhole(dir)
+		if err != nil {
+			return err
+		}
+		one = one && first != nil && set.ID == first.ID && whole
+		for _, m := range set.Members {
+			if !slices.ContainsFunc(p.disks, func(t *target) bool { return t.Disk == m.Disk }) {
+				return exit.Fail(exit.NoInput, "%s was copied together with %s, but is not in the document: it would be missing",
+					m.Disk, t.Disk)
+			}
+		}
+	}
+	user := p.disks[0].user
+	switch {
+	case !one && apart:
+		user.Warn("the disks are of different times: %s", strings.Join(times, ", "))
+	case !one:
+		return exit.Fail(exit.No, "the disks are not of one moment (%s): the next run makes them so; if there will be none: "+
+			"--disks-of-different-times", strings.Join(times, ", "))
+	case first != nil && stored != first.ID && apart:
+		user.Warn("the document is not of the same time as the disks")
+	case first != nil && stored != first.ID:
+		return exit.Fail(exit.No, "the document is not of the same time as the disks: the next run brings it; if there will be "+
+			"none, and it is right: --disks-of-different-times")
+	}
+	return nil
+}
+
+// of returns of when the image on a target is.
+func (t *target) of() time.Time {
+	return (&Holding{Found: state.Found{Record: t.before}}).Of()
+}
+
+// Rows tells of each disk: its name, its standby, the host from which it came, of when it is, how old that is, and its
+// image.
+func (p *Promotion) Rows() string {
+	var b strings.Builder
+	for _, t := range p.disks {
+		peer := t.before.Peer
+		if peer == "" {
+			peer = "-"
+		}
+		fmt.Fprintf(&b, "%s\t%s\t%s\t%s\t%s\t%s\n", t.Disk, text.Operand(t.Target), peer, t.of().UTC().Format(time.RFC3339),
+			text.FormatAge(max(0, p.now.Sub(t.of()))), t.before.Image.Text())
+	}
+	return b.String()
+}
+
+// Close lets runs get at the standbys again. The error tells that one may have before.
+func (p *Promotion) Close() (err error) {
+	for _, t := range p.disks {
+		if t.lock != nil {
+			err = errors.Join(err, t.lock.Check())
+		}
+		t.close()
+	}
+	return err
+}

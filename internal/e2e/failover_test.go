@@ -1,0 +1,94 @@
+package e2e
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// xlStandIn knows the domains in /run/xl, and stays when it has created one, as xl does, with all files that it was given.
+const xlStandIn = `#!/bin/bash
+mkdir -p /run/xl
+case $1 in
+list)
+	if [[ ${2-} = -l ]]; then
+		printf '['
+		for d in $(ls /run/xl); do printf '{"domid":1,"config":{"c_info":{"name":"%s"},"disks":[]}}' "$d"; done
+		echo ']'
+		exit
+	fi
+	printf 'Name                                        ID   Mem VCPUs\tState\tTime(s)\n'
+	for d in $(ls /run/xl); do printf '%-40s     1   256     1     -b----      15.4\n' "$d"; done ;;
+create)
+	cp "$2" /run/created
+	touch /run/xl/domu1
+	setsid sleep 1000 >/dev/null 2>&1 </dev/null & ;;
+esac
+`
+
+const xlGuest = `name = "domu1"
+memory = 256
+bootloader = "pygrub"
+disk = [ "/srv/domu1.img,raw,xvda,rw" ]
+vif = [ "mac=00:16:3e:5c:81:0a,bridge=xenbr0" ]
+# end of the configuration
+`
+
+// newStandby has a standby of domu1, a guest of xl, on dom0b: the image /srv/new of dom0a.
+func newStandby(t *testing.T) *site {
+	s := newSite(t)
+	script, err := os.ReadFile("../../scripts/xen-failover.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"dom0a", "dom0b"} {
+		s.write(name+"/sbin/xl", xlStandIn, 0o755)
+		s.write(name+"/sbin/xen-failover", string(script), 0o755)
+		s.must(name, "mkdir -p /etc/xen")
+	}
+	s.image("dom0b", "/srv/new", 3<<20)
+	s.must("dom0b", "truncate -s 3M /srv/domu1.img; cd /srv\n"+
+		"xb-sig domu1.img | xb-delta new | xb-patch --peer dom0a --disk domu1/xvda --toolstack xl domu1.img\n"+
+		"cat >kept <<'END'\n"+xlGuest+"END\n"+"xb-locate --store domu1 <kept")
+	return s
+}
+
+// failover is the command by which somebody promotes domu1.
+func failover(words string) string {
+	return "env -i TOOLSTACK=xl CONNECT_TIMEOUT=2 /usr/local/sbin/xen-failover " + words
+}
+
+// TestPromoteXL: an apply that was interrupted is finished first, and the DomU is started by what has come. Whatever xl
+// leaves running, runs get at the disk as before.
+func TestPromoteXL(t *testing.T) {
+	s := newStandby(t)
+	s.must("dom0a", "mkdir -p /run/xl; touch /run/xl/domu1")
+	r := s.on("dom0b", failover("promote domu1"))
+	if r.status != 81 || !strings.Contains(r.err, "domu1 runs on dom0a") {
+		t.Errorf("status %d: %s", r.status, r.err)
+	}
+	s.must("dom0a", "rm /run/xl/domu1")
+
+	s.image("dom0b", "/srv/newer", 3<<20)
+	s.must("dom0b", "cd /srv; xb-sig domu1.img | xb-delta newer >delta\n"+
+		`export XB_STANDBY_DOOMED='{"Run":"An apply","Delta":"/srv/delta","After":"half written","Options":{"Target":`+
+		`"/srv/domu1.img","Toolstack":"xl","StateDir":"/var/lib/xen-backup","Disk":"domu1/xvda","Peer":"dom0a"}}'`+"\n"+
+		"! doomed >/dev/null 2>&1; xb-patch --state domu1.img | grep -q applying")
+	r = s.on("dom0b", failover("promote --dry-run domu1"))
+	if r.status != 0 || !strings.Contains(r.err, "xb-patch --recover /srv/domu1.img") || !strings.Contains(r.err, "would be started here") {
+		t.Errorf("status %d: %s", r.status, r.err)
+	}
+	r = s.on("dom0b", failover("promote domu1"))
+	if r.status != 0 || !strings.Contains(r.err, "## DomU domu1 runs here") {
+		t.Errorf("status %d: %s", r.status, r.err)
+	}
+	s.must("dom0b", "cmp /srv/domu1.img /srv/newer; grep -q xenbr0 /run/created; cmp /run/created /etc/xen/domu1.cfg\n"+
+		"[[ -z $(find /run -maxdepth 1 -name 'xen-failover*') ]]\n"+
+		"flock -n /var/lib/xen-backup/%2Fsrv%2Fdomu1.img.lock true")
+	if log := s.log("dom0b"); !strings.Contains(log, "local3.err ### ERROR 81: DomU domu1 runs on dom0a\n") {
+		t.Errorf("logged:\n%s", log)
+	}
+	if r = s.on("dom0b", failover("promote domu1")); r.status != 81 {
+		t.Errorf("again: status %d: %s", r.status, r.err)
+	}
+}

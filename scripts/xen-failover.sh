@@ -1,0 +1,253 @@
+#!/bin/bash
+# xen-failover.sh - start a DomU from the standbys of its disks
+#
+# xen-backup.sh keeps copies of DomUs on other Dom0s; this starts a DomU there. What needs judgement is in the
+# programs: xb-locate judges the document, xb-patch the disks, and keeps runs away from them meanwhile.
+#
+# Traps call functions:
+# shellcheck disable=SC2317,SC2015,SC2086
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+	echo "xen-failover: needs bash 4.4 or newer, and this is $BASH_VERSION" >&2
+	exit 78
+fi
+set -euo pipefail
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/sbin:/bin:/usr/sbin:/usr/bin
+
+CONF_DIR=${CONF_DIR:-} RUN_DIR=${RUN_DIR:-/run} LOG_FACILITY=${LOG_FACILITY:-local3} LOG_OPTION=${LOG_OPTION:-}
+CONNECT_TIMEOUT=${CONNECT_TIMEOUT:-15}
+connect=(${VIRSH_URI:+--connect "$VIRSH_URI"})
+toolstack=("${connect[@]}" ${TOOLSTACK:+--toolstack "$TOOLSTACK"})
+ssh=(ssh -T -o BatchMode=yes -o ConnectTimeout="$CONNECT_TIMEOUT" -o ServerAliveInterval=5 -o ServerAliveCountMax=3)
+
+action='' DOMU='' dry_run='' other_is_off='' apart='' trust=''   # what is asked for
+work='' keeper='' document='' disks=() peers=() others=()        # what is found
+
+usage() {
+	cat <<'END'
+Usage: xen-failover promote DOMU [--dry-run] [--the-other-host-is-off]
+                    [--disks-of-different-times] [--trust-document]
+
+promote: start DOMU on this Dom0, from the standbys of its disks that are kept here.
+An interrupted apply is finished first. Refused where the DomU runs on some Dom0, and
+where a disk is not whole or not of the same moment as the others.
+
+  --dry-run                   change nothing; say all that promote would
+  --the-other-host-is-off     start it although another Dom0 cannot be reached: make
+                              sure that it is off, else the DomU runs twice
+  --disks-of-different-times  for the night in which there is nothing better
+  --trust-document            once: this host may do all that the document says
+  -h, --help                  show this help
+
+Exit status: 0 done, 1 not of one moment, 64 usage, 66 no document or disk, 69 a
+toolstack or another Dom0 cannot be asked, 75 busy, 77 the document is not trusted,
+80 a disk was written to since its last copy, 81 the DomU runs, 83 an apply could not
+be finished. See xen-failover(8).
+END
+}
+
+# log_mesg tells syslog and whoever typed the command.
+log_mesg() { # LEVEL MESSAGE
+	local text=${*:2}
+	text=${text//[^[:print:]]/?}
+	[[ -n $dry_run ]] || logger -t "xen-failover[$$]" -p "$LOG_FACILITY.$1" $LOG_OPTION -- "$text" 2>/dev/null || :
+	printf '%s\n' "$text" >&2 || :
+}
+
+die() { # STATUS MESSAGE...
+	log_mesg err "### ERROR $1: ${*:2}"
+	exit "$1"
+}
+
+leave() { # STATUS
+	trap '' TERM INT HUP
+	[[ -z $keeper ]] || kill "$keeper" 2>/dev/null || :
+	[[ -z $work ]] || rm -rf "$work"
+	exit "$1"
+}
+
+prepare() {
+	work=$RUN_DIR/xen-failover.$$
+	mkdir -m 700 "$work" || die 73 "cannot create a directory in $RUN_DIR"
+	trap 'leave "$?"' EXIT
+	trap 'exit 143' TERM INT HUP
+}
+
+# --- the standbys -------------------------------------------------------------
+
+# find_document has the document judged, and takes what was judged.
+find_document() {
+	local target source code=0
+	xb-locate --check-document --document-file "$work/$DOMU" "${connect[@]}" $trust -- "$DOMU" >"$work/disks" || code=$?
+	((code == 0)) || die "$code" "DomU $DOMU: it cannot be started here by the document that is kept"
+	for document in "$work/$DOMU".{xml,cfg}; do [[ ! -e $document ]] || break; done
+	while IFS=$'\t' read -r target source; do disks+=("$DOMU/$target=$source"); done <"$work/disks"
+	((${#disks[@]})) || die 66 "DomU $DOMU: its document has no disk that is copied"
+}
+
+finish_applies() {
+	local disk code=0
+	for disk in "${disks[@]}"; do
+		xb-patch --recover ${TOOLSTACK:+--toolstack "$TOOLSTACK"} -- "${disk#*=}" || code=$?
+		((code == 0)) || die "$code" "DomU $DOMU: its disk $disk cannot be had"
+	done
+}
+
+# take has the standbys judged. Until release no run gets at them: as long as this script has the file $hold, which no
+# program may inherit that stays, as xl's.
+take() {
+	local name source peer taken age image='' code=0
+	mkfifo "$work/hold" "$work/said"
+	xb-patch --promote --document "$document" $apart $dry_run ${TOOLSTACK:+--toolstack "$TOOLSTACK"} -- "${disks[@]}" \
+		<"$work/hold" >"$work/said" &
+	keeper=$!
+	exec {hold}>"$work/hold"
+	while IFS=$'\t' read -r name source peer taken age image && [[ $name != ready ]]; do
+		log_mesg info "## DomU $DOMU, disk ${name#*/}: $source is of $taken, $age old, from $peer: $image"
+		[[ $peer = - || " ${peers[*]} " = *" $peer "* ]] || peers+=("$peer")
+	done <"$work/said"
+	[[ $name = ready ]] || {
+		wait "$keeper" || code=$?
+		keeper=''
+		[[ $code = 83 && -n $dry_run ]] || die "$code" "DomU $DOMU: it cannot be started from its standbys here"
+		log_mesg info "## DomU $DOMU: that would be done first"
+	}
+}
+
+# release lets runs get at the standbys again.
+release() {
+	local pid=$keeper
+	exec {hold}>&-
+	keeper=''
+	[[ -z $pid ]] || wait "$pid"
+}
+
+# --- the other Dom0s ----------------------------------------------------------
+
+# find_others finds all other Dom0s that may run the DomU: those of its conf file here, and those it came from.
+find_others() {
+	local dir dom0 names=''
+	for dir in "$CONF_DIR" /etc/xen-backup.d /root/Works/Xen-Backup/xen-backup.d; do
+		[[ -z $dir || ! -d $dir ]] || break
+	done
+	mkdir "$work/settings"
+	IFS=$'\t' read -r _ _ _ _ names _ < <(xb-locate --plan --confs "$dir" --settings "$work/settings" "${toolstack[@]}" \
+		${LOCAL_DOM0:+--local "$LOCAL_DOM0"} "$DOMU") || :
+	for dom0 in ${names/#-/}; do others+=("$dom0"); done
+	((${#others[@]})) || log_mesg warning "## DomU $DOMU: no conf file in $dir would copy it from here: write one, with DOM0S"
+	for dom0 in "${peers[@]}"; do [[ " ${others[*]} " = *" $dom0 "* ]] || others+=("$dom0"); done
+}
+
+# is_active has a Dom0 say whether the DomU runs there.
+is_active() { # DOM0|- [OPTION]: - is this one
+	local code=0 said='' far=()
+	[[ $1 = - ]] || far=(timeout -k 5 $((CONNECT_TIMEOUT + 60)) "${ssh[@]}" -- "$1")
+	if [[ $1 = - ]]; then
+		said=$(xb-locate --active "${@:2}" "${toolstack[@]}" "$DOMU") || code=$?
+	else
+		said=$("${far[@]}" xb-locate --active "${@:2}" ${TOOLSTACK:+--toolstack "$TOOLSTACK"} "$DOMU" </dev/null) || code=$?
+	fi
+	[[ $said != no || $code != 0 ]] || return 1
+	[[ $said != yes || $code != 0 ]] || return 0
+	((code > 1)) || code=69
+	return "$code"
+}
+
+# nobody_runs_it refuses to go on where the DomU runs, or may.
+nobody_runs_it() {
+	local dom0 code
+	for dom0 in - "${others[@]}"; do
+		code=0
+		is_active "$dom0" || code=$?
+		case $code in
+		0) die 81 "DomU $DOMU runs on ${dom0/#-/this Dom0}" ;;
+		1) ;;
+		255)
+			[[ -n $other_is_off ]] || die 69 "Dom0 $dom0 cannot be reached, and DomU $DOMU may run there. Make sure that it" \
+				"is off, and stays so; then: --the-other-host-is-off"
+			log_mesg warning "## Dom0 $dom0 cannot be reached: off, as whoever started this says" ;;
+		124 | 137) die 69 "Dom0 $dom0 is not off, but does not say whether DomU $DOMU runs there: switch it off" ;;
+		*) die "$((code == 75 ? 75 : 69))" "Dom0 ${dom0/#-/of this name}: it cannot be told whether DomU $DOMU runs there" ;;
+		esac
+	done
+}
+
+# --- promote ------------------------------------------------------------------
+
+# start defines the DomU and starts it.
+start() {
+	local virsh=(virsh -q "${connect[@]}")
+	if [[ -e $work/$DOMU.files.tar ]]; then
+		tar -C / -xpf "$work/$DOMU.files.tar" || die 74 "DomU $DOMU: its UEFI variables or TPM cannot be put in place"
+	fi
+	if [[ $document = *.xml ]]; then
+		"${virsh[@]}" define "$document" || die 69 "DomU $DOMU: libvirt does not take its document"
+		"${virsh[@]}" start "$DOMU" ||
+			die 69 "DomU $DOMU: it is defined here, and does not start: mend that, then: virsh start $DOMU"
+		return
+	fi
+	if [[ ! -e /etc/xen/$DOMU.cfg ]]; then
+		install -m 600 "$document" "/etc/xen/$DOMU.cfg" || die 73 "cannot create /etc/xen/$DOMU.cfg"
+	elif ! cmp -s "$document" "/etc/xen/$DOMU.cfg"; then
+		log_mesg warning "## DomU $DOMU: it is started by another configuration than /etc/xen/$DOMU.cfg, which stays"
+	fi
+	xl create "$document" || die 69 "DomU $DOMU: xl does not start it"
+}
+
+tell_what_is_left() {
+	local dom0
+	for dom0 in "${others[@]}"; do
+		log_mesg info "## On $dom0, before it gets at guests or network again, so that the old DomU is not started there:"
+		log_mesg info "##   libvirt: virsh autostart --disable $DOMU; virsh managedsave-remove $DOMU"
+		log_mesg info "##   xl: rm -f /etc/xen/auto/$DOMU* /var/lib/xen/save/$DOMU"
+		log_mesg info "##   (what was saved there is memory of before: restored over newer disks it destroys them)"
+	done
+}
+
+promote() {
+	prepare
+	nobody_runs_it # here, to begin with
+	find_document
+	[[ -n $dry_run ]] || finish_applies
+	take
+	find_others
+	nobody_runs_it {hold}>&-
+	if [[ -n $dry_run ]]; then
+		log_mesg info "## DomU $DOMU would be started here"
+	else
+		start {hold}>&-
+		release || die 75 "DomU $DOMU runs here, but a run of xen-backup may have got at its disks meanwhile"
+		log_mesg info "## DomU $DOMU runs here"
+	fi
+	tell_what_is_left
+}
+
+# --- main ---------------------------------------------------------------------
+
+misuse() { die 64 "xen-failover: $1; see --help"; }
+
+options() { # WORD...
+	local word='^[A-Za-z0-9_.+:@][A-Za-z0-9_.+:@-]*$' operands=()
+	while (($#)); do
+		case $1 in
+		--dry-run) dry_run=--dry-run ;;
+		--the-other-host-is-off) other_is_off=1 ;;
+		--disks-of-different-times) apart=--disks-of-different-times ;;
+		--trust-document) trust=--trust-document ;;
+		-h | --help) usage || exit 74 && exit 0 ;;
+		-*) misuse "unknown option $1" ;;
+		*) [[ $1 =~ $word ]] && operands+=("$1") || misuse "bad name: $1" ;;
+		esac
+		shift
+	done
+	((${#operands[@]} == 2)) || misuse "want promote, and a DomU"
+	action=${operands[0]} DOMU=${operands[1]}
+	[[ $action = promote ]] || misuse "unknown word $action"
+}
+
+main() {
+	options "$@"
+	trap '' PIPE
+	"$action"
+}
+
+main "$@"

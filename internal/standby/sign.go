@@ -112,7 +112,8 @@ func missingBasis(o BasisOptions, missing error) (*Basis, error) {
 	return &Basis{Source: rdiff.FromImage(noImage{})}, nil
 }
 
-// loadBasis returns what is remembered of a target, unless that is an apply to be finished. file is the target, if it exists.
+// loadBasis returns what is remembered of a target, unless that is an apply to be finished. file is the target, if it
+// exists.
 func loadBasis(o BasisOptions, file *blockdev.File) (*state.Device, *state.Record, error) {
 	identity, err := blockdev.Identity(o.Target)
 	if err == nil && file != nil {

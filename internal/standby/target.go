@@ -172,7 +172,8 @@ func (t *target) openWrite() (err error) {
 	return nil
 }
 
-// checkOpened demands that what was opened is what was found, whatever its name leads to by now, and that the peer may touch it.
+// checkOpened demands that what was opened is what was found, whatever its name leads to by now, and that the peer may
+// touch it.
 func (t *target) checkOpened() error {
 	if err := t.Allow.Open(t.file.OS(), t.Disk); err != nil || t.volume != nil {
 		return err

@@ -291,7 +291,7 @@ func TestCopyKnown(t *testing.T) {
 		{"domu2", "dom0b", "yes\n"}, {"domu3", "dom0b", "no\n"}, {"domu3", "dom0b dom0c", "maybe\n"}, {"domu2", "dom0c dom0b", "yes\n"},
 	} {
 		got := s.must("dom0a", `mkdir /run/known; cd /run/known; mkfifo never; exec 5<>never
-xb-copy --connect --run $PWD --connect-timeout 1 `+c.dom0s+` <never 5>&- &
+xb-copy --connect --run $PWD --connect-timeout 1 `+c.dom0s+` <never >/dev/null 5>&- &
 until [[ -e dom0s ]]; do sleep 0.05; done
 xb-copy --known --run $PWD `+c.domu+" "+c.dom0s+`
 exec 5>&-; wait; rm -r /run/known`)

@@ -47,9 +47,11 @@ END
 
 # log_mesg tells syslog and whoever typed the command.
 log_mesg() { # LEVEL MESSAGE
+	local -A priority=([err]=3 [warning]=4 [info]=6)
 	local text=${*:2}
 	text=${text//[^[:print:]]/?}
-	[[ -n $dry_run ]] || logger -t "xen-failover[$$]" -p "$LOG_FACILITY.$1" $LOG_OPTION -- "$text" 2>/dev/null || :
+	[[ -n $dry_run ]] || echo "<${priority[$1]}>$text" |
+		logger --prio-prefix -t "xen-failover[$$]" -p "$LOG_FACILITY.info" $LOG_OPTION 2>/dev/null || :
 	printf '%s\n' "$text" >&2 || :
 }
 

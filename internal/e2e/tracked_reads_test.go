@@ -67,6 +67,7 @@ func TestTrackedReads(t *testing.T) {
 		h.must("xb-sig " + loop + " | xb-delta " + h.snap + " | xb-patch -q --auto --peer dom0a --disk domu1/xvda " + loop)
 	}
 	counted := fmt.Sprintf("/sys/block/%s/queue/iostats", strings.TrimPrefix(loop, "/dev/"))
+	h.Cleanup(func() { h.must("echo 1 >" + counted) }) // it stays with the device, whatever that is next
 	for i, c := range []struct {
 		what, target, before string
 		whole                bool

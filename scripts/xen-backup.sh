@@ -155,9 +155,10 @@ unknown() { # KNOWN OTHERS REASON
 }
 
 here() { # STEP OUTPUT PROGRAM ARGUMENT...: runs it on this host for the DomU
-	local code=0 said=$work/$n.said
+	local code=0 said=$work/$n.said reason
 	"${@:3}" >"$2" 2>"$said" || code=$?
-	((code != 1)) || skip "$(<"$said")"
+	reason=$(<"$said") # err xb-locate: REASON
+	((code != 1)) || skip "${reason#*: }"
 	((code == 0)) || record "$1" "$code" <"$said"
 	tell "## DomU $DOMU: " <"$said"
 }

@@ -12,7 +12,7 @@ migrate() {
 # cure: the one command that the words of the last run give
 cure() {
 	local words
-	words=$(sed -n 's/.* on \(dom0[ab]\): xen-backup.sh \(.*\)/\1 \2/p' mail | sort -u)
+	words=$(sed -n 's/.* on \(dom0[ab]\): xen-backup.sh \([^;]*\).*/\1 \2/p' mail | sort -u)
 	# shellcheck disable=SC2086
 	backup $words
 }

@@ -54,8 +54,8 @@ func (h *host) part() string {
 // behind, and that the status tells the signal.
 func TestTerminated(t *testing.T) {
 	h := newHost(t)
-	h.image("source", mib, 1)
-	h.image("target", mib, 2)
+	h.image("source", 8*mib, 1) // sent in 16 s
+	h.image("target", 8*mib, 2)
 	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
 		for _, spool := range []string{"", "--spool ../notes"} {
 			check := h.untouched("target")

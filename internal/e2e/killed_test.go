@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/signal"
 	"syscall"
 	"testing"
 	"time"
@@ -54,6 +55,9 @@ func (h *host) part() string {
 // behind, and that the status tells the signal.
 func TestTerminated(t *testing.T) {
 	h := newHost(t)
+	heard := make(chan os.Signal, 1) // else what runs under nohup starts children that ignore it, too
+	signal.Notify(heard, syscall.SIGINT, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(heard) })
 	h.image("source", 8*mib, 1) // sent in 16 s
 	h.image("target", 8*mib, 2)
 	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {

@@ -19,7 +19,7 @@ type ended struct {
 	stages  []int
 	stalled time.Duration // it was ended after so long without progress; 0: it was not
 	answer  lines         // what the last one has written to its standard output
-	said    lines         // what all have written to standard error
+	said    lines         // what they have written to standard error, those that failed before the others
 }
 
 // good reports whether all went well.
@@ -45,7 +45,7 @@ func (c *children) watch(limit time.Duration, in *os.File, p pipeline) *ended {
 	for i, words := range p {
 		ch, err := c.start(words, f.standard[i])
 		if err != nil {
-			e.said.add(words[0] + ": " + err.Error())
+			f.said[i].add(words[0] + ": " + err.Error())
 		}
 		all = append(all, ch)
 	}
@@ -58,7 +58,20 @@ func (c *children) watch(limit time.Duration, in *os.File, p pipeline) *ended {
 		e.stages = append(e.stages, ch.outcome())
 	}
 	f.readToEnd()
+	e.sort(f.said)
 	return e
+}
+
+// sort takes what each program has said. What comes first is remembered, so that is what a program said that failed, and
+// not one that only saw its neighbour end, or warned.
+func (e *ended) sort(said []*lines) {
+	for _, failed := range []bool{true, false} {
+		for i, l := range said {
+			if (e.stages[i] != exit.OK) == failed {
+				e.said.list = append(e.said.list, l.list...)
+			}
+		}
+	}
 }
 
 // movement is when programs last told of progress.
@@ -89,6 +102,7 @@ func (m *movement) stops(all []*child, limit time.Duration) bool {
 type files struct {
 	standard [][]*os.File // of each program: input, output, errors
 	read     []*os.File   // what programs say is read from there
+	said     []*lines     // of each program, to standard error
 	readers  sync.WaitGroup
 }
 
@@ -108,7 +122,8 @@ func (e *ended) connect(in *os.File, programs int, moved *movement) (f *files, e
 			out, err = f.collect(&e.answer, moved)
 		}
 		if err == nil {
-			said, err = f.collect(&e.said, moved)
+			f.said = append(f.said, &lines{})
+			said, err = f.collect(f.said[i], moved)
 		}
 		f.standard, in = append(f.standard, []*os.File{in, out, said}), next
 		if err != nil {

@@ -46,6 +46,8 @@ func TestPipeline(t *testing.T) {
 		{"statuses", pipeline{sh("exit 66"), sh("echo no >&2; exit 80"), sh("kill -9 $$")}, []int{66, 80, 137}, "", "no"},
 		{"nothing to read any more", pipeline{sh("trap '' PIPE; sleep 0.1; echo x || exit 74"), sh("exit 3")}, []int{74, 3}, "", "*"},
 		{"not there", pipeline{sh("cat; exit 3"), {"xb-not-there"}, sh("cat; exit 4")}, []int{3, 127, 4}, "", "*"},
+		{"the failed first", pipeline{sh("echo warns >&2"), sh("cat; exec >&-; sleep 0.2; echo cause >&2; exit 82"), sh("cat; echo sees >&2; exit 65")},
+			[]int{0, 82, 65}, "", "cause\nsees\nwarns"},
 		{"heartbeats are no words", pipeline{sh("echo progress; echo waiting; echo a; printf b")}, []int{0}, "a\nb", ""},
 		{"a long line", pipeline{sh("printf '%09999d\n' 1; echo b")}, []int{0}, strings.Repeat("0", maxLine) + "\nb", ""},
 		{"words without end", pipeline{sh("yes | head -n 100000")}, []int{0}, strings.TrimSuffix(strings.Repeat("y\n", maxLines), "\n"), ""},

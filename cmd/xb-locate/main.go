@@ -14,7 +14,6 @@ import (
 	"xen-backup/internal/domain"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/lvm"
-	"xen-backup/internal/state"
 )
 
 const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude TARGET]...
@@ -299,22 +298,6 @@ func locate(ctx context.Context, env *cli.Env, o *options, operands []string) er
 	return list(env, o, judge, answer)
 }
 
-// copyDisks tells all that a copy of a domain needs.
-func copyDisks(ctx context.Context, env *cli.Env, o *options, operands []string) error {
-	name, l, judge, err := ask(ctx, o, operands)
-	if err != nil {
-		return err
-	}
-	rows, err := l.Look(ctx, judge, name, domain.Copy{Note: o.note, Document: o.kept, Bundle: o.bundle, Final: o.final}, env)
-	if err == nil && len(o.dom0s.Dom0s) > 0 {
-		rows, err = withTargets(ctx, env, o.dom0s, rows)
-	}
-	if err != nil {
-		return err
-	}
-	return env.Print(rows)
-}
-
 // listDocument lists the disks of a document of libvirt or xl.
 func listDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
 	if o.xml == "" || len(operands) > 0 {
@@ -343,91 +326,4 @@ func list(env *cli.Env, o *options, judge *domain.Judge, a domain.Answer) error 
 		}
 	}
 	return cmp.Or(env.Print(text), failed)
-}
-
-// tellStill says whether the answer to DOMAIN still is what --note has kept.
-func tellStill(ctx context.Context, env *cli.Env, o *options, operands []string) error {
-	name, l, judge, err := ask(ctx, o, operands)
-	if err != nil {
-		return err
-	}
-	before, err := domain.ReadNote(o.still)
-	if err != nil {
-		return err
-	}
-	return l.Still(ctx, judge, name, before)
-}
-
-// tell says of each domain whether it is active here, or whether this host knows it.
-func tell(ctx context.Context, env *cli.Env, o *options, names []string) error {
-	if len(names) == 0 {
-		return exit.Fail(exit.Usage, "want a DOMAIN")
-	}
-	if err := domain.CheckNames(names...); err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := o.allowed.DomU(name); err != nil {
-			return err
-		}
-	}
-	l, _, err := newLocator(ctx, o)
-	if err != nil {
-		return err
-	}
-	var said []domain.Said
-	if o.active {
-		said = l.SayActive(ctx, names, o.final, env)
-	} else {
-		said = l.SayKnown(ctx, names)
-	}
-	text, failed := domain.Sum(said)
-	return cmp.Or(env.Print(text), failed)
-}
-
-// tellStuck says whether a domain stands still because of an I/O error.
-func tellStuck(ctx context.Context, env *cli.Env, o *options, operands []string) error {
-	name, l, _, err := ask(ctx, o, operands)
-	if err != nil {
-		return err
-	}
-	if l.Stuck(ctx, name) {
-		return env.Print("yes\n")
-	}
-	return env.Print("no\n")
-}
-
-// storeDocument keeps another host's document, made one of this host.
-func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
-	if len(operands) > 0 {
-		return exit.Fail(exit.Usage, "--store goes without another DOMAIN: the document is on standard input")
-	}
-	places, err := state.Find(o.stateDir)
-	if err != nil {
-		return err
-	}
-	store := domain.NewStore(ctx, places.Dir, o.uri)
-	store.Places, store.Dropped, store.Set, store.Format = o.places, o.drop, o.set, domain.Format(o.format)
-	store.Allow = o.allowed
-	return store.Keep(o.store, env.Stdin, env)
-}
-
-// checkDocument releases the document of another host that is kept here, for a start of the domain.
-func checkDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
-	name, err := oneName(operands)
-	if err == nil && o.kept == "" {
-		err = exit.Fail(exit.Usage, "--check-document needs --document-file FILE")
-	}
-	if err != nil {
-		return err
-	}
-	places, err := state.Find(o.stateDir)
-	if err != nil {
-		return err
-	}
-	rows, err := domain.NewStore(ctx, places.Dir, o.uri).Release(name, o.kept, o.trust, env)
-	if err != nil {
-		return err
-	}
-	return env.Print(rows)
 }

@@ -7,6 +7,7 @@ import (
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/dom0s"
+	"xen-backup/internal/domain"
 )
 
 // words returns a setter of an option that takes a list as the script's settings are, words with
@@ -16,6 +17,22 @@ func words(list *[]string) func(string) error {
 		*list = append(*list, strings.Fields(value)...)
 		return nil
 	}
+}
+
+// copyDisks tells all that a copy of a domain needs.
+func copyDisks(ctx context.Context, env *cli.Env, o *options, operands []string) error {
+	name, l, judge, err := ask(ctx, o, operands)
+	if err != nil {
+		return err
+	}
+	rows, err := l.Look(ctx, judge, name, domain.Copy{Note: o.note, Document: o.kept, Bundle: o.bundle, Final: o.final}, env)
+	if err == nil && len(o.dom0s.Dom0s) > 0 {
+		rows, err = withTargets(ctx, env, o.dom0s, rows)
+	}
+	if err != nil {
+		return err
+	}
+	return env.Print(rows)
 }
 
 // withTargets returns the rows of all disks once for each other host, with the names of both hosts and that

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+
+	"xen-backup/internal/cli"
+	"xen-backup/internal/domain"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/state"
+)
+
+// storeDocument keeps another host's document, made one of this host.
+func storeDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
+	if len(operands) > 0 {
+		return exit.Fail(exit.Usage, "--store goes without another DOMAIN: the document is on standard input")
+	}
+	places, err := state.Find(o.stateDir)
+	if err != nil {
+		return err
+	}
+	store := domain.NewStore(ctx, places.Dir, o.uri)
+	store.Places, store.Dropped, store.Set, store.Format = o.places, o.drop, o.set, domain.Format(o.format)
+	store.Allow = o.allowed
+	return store.Keep(o.store, env.Stdin, env)
+}
+
+// checkDocument releases the document of another host that is kept here, for a start of the domain.
+func checkDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
+	name, err := oneName(operands)
+	if err == nil && o.kept == "" {
+		err = exit.Fail(exit.Usage, "--check-document needs --document-file FILE")
+	}
+	if err != nil {
+		return err
+	}
+	places, err := state.Find(o.stateDir)
+	if err != nil {
+		return err
+	}
+	rows, err := domain.NewStore(ctx, places.Dir, o.uri).Release(name, o.kept, o.trust, env)
+	if err != nil {
+		return err
+	}
+	return env.Print(rows)
+}

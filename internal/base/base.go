@@ -8,14 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
-	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
@@ -136,9 +134,9 @@ var patience = 2 * time.Minute
 
 // Open waits for the lock.
 func Open(dir state.Dir) (*Store, error) {
-	release, err := durable.LockFile(filepath.Join(directory(dir), ".lock"), patience)
+	release, err := pairs(dir).Lock(patience)
 	if err != nil {
-		return nil, exit.Fail(exit.StatusOf(err), "cannot lock the records of bases: %w", err)
+		return nil, err
 	}
 	return &Store{dir, release}, nil
 }
@@ -176,7 +174,7 @@ func (s *Store) Refuse(disk, peer, why string) (news bool, err error) {
 
 // Settle remembers that a peer has an image now.
 func Settle(dir state.Dir, disk, peer string, image stream.Image) error {
-	if _, err := os.Lstat(fileOf(dir, disk, peer)); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(pairs(dir).File(disk, peer)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	s, err := Open(dir)
@@ -216,21 +214,9 @@ func (s *Store) Forget(c *Chain) error {
 	return s.save(c)
 }
 
-// directory is where the records are, which no program knew before there were bases.
-func directory(dir state.Dir) string { return filepath.Join(string(dir), "bases") }
-
-func fileOf(dir state.Dir, disk, peer string) string {
-	return filepath.Join(directory(dir), url.PathEscape(disk), url.PathEscape(peer)+".json")
-}
-
-// CheckNames refuses what cannot be part of a file's name.
-func CheckNames(disk, peer string) error {
-	for _, name := range []string{disk, peer} {
-		if name == "" || strings.HasPrefix(name, ".") || len(url.PathEscape(name)) > 200 {
-			return exit.Fail(exit.Usage, "bad name of a disk or host: %q", name)
-		}
-	}
-	return nil
+// pairs is where the records are.
+func pairs(dir state.Dir) state.Pairs {
+	return state.Pairs{Dir: dir, Name: "bases", What: "the records of bases"}
 }
 
 // load returns what is to be changed. What cannot be understood is replaced: it is no base of anything.
@@ -244,90 +230,37 @@ func (s *Store) load(disk, peer string) (*Chain, error) {
 
 // read returns a chain, nil if there is none. Its errors have status Config if it cannot be understood.
 func read(dir state.Dir, disk, peer string) (*Chain, error) {
-	file := fileOf(dir, disk, peer)
-	text, err := durable.ReadSmall(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, exit.Fail(exit.IOError, "cannot read the record of a base: %w", err)
-	}
 	c := new(Chain)
-	if err = json.Unmarshal(text, c); err == nil {
-		err = c.check(disk, peer)
-	}
-	if err != nil {
-		return nil, exit.Fail(exit.Config, "%s cannot be used: %w", file, err)
+	found, err := pairs(dir).Read(disk, peer, c, c.check)
+	if err != nil || !found {
+		return nil, err
 	}
 	return c, nil
 }
 
 // save makes a chain what is remembered; one that says nothing is removed.
 func (s *Store) save(c *Chain) error {
-	file := fileOf(s.dir, c.Disk, c.Peer)
-	sweep(filepath.Dir(file))
 	if c.Sent == nil && c.Pending == nil && c.Refused == "" {
-		return remove(file)
+		return pairs(s.dir).Remove(c.Disk, c.Peer)
 	}
 	c.Version = version
-	text, err := json.MarshalIndent(c, "", "  ")
-	if err != nil {
-		return exit.Fail(exit.Internal, "record of a base: %w", err)
-	}
-	return durable.WriteFile(file, append(text, '\n'))
-}
-
-// sweep removes what was left by those that were killed while they wrote.
-func sweep(dir string) {
-	left, _ := os.ReadDir(dir)
-	for _, file := range left {
-		if strings.HasPrefix(file.Name(), ".") {
-			os.Remove(filepath.Join(dir, file.Name()))
-		}
-	}
-}
-
-func remove(file string) error {
-	err := os.Remove(file)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return exit.Fail(exit.CantCreate, "cannot remove the record of a base: %w", err)
-	}
-	return durable.SyncDir(filepath.Dir(file))
+	return pairs(s.dir).Write(c.Disk, c.Peer, c)
 }
 
 // All returns the chains of all disks and peers, in the order of their names. Even with an error, those that it returns
 // are there; that of one that cannot be understood has status Config.
 func All(dir state.Dir) (all []*Chain, err error) {
-	disks, err := os.ReadDir(directory(dir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, exit.Fail(exit.IOError, "cannot read the records of bases: %w", err)
-	}
 	var errs []error
-	for _, d := range disks {
-		disk, err := url.PathUnescape(d.Name())
-		if err != nil || !d.IsDir() {
-			continue
+	err = pairs(dir).Each(func(string) bool { return true }, func(disk, peer string, err error) {
+		var c *Chain
+		if err == nil {
+			c, err = read(dir, disk, peer)
 		}
-		files, err := os.ReadDir(filepath.Join(directory(dir), d.Name()))
 		if err != nil {
-			errs = append(errs, exit.Fail(exit.IOError, "cannot read the records of bases: %w", err))
+			errs = append(errs, err)
+		} else if c != nil {
+			all = append(all, c)
 		}
-		for _, f := range files {
-			peer, isOne := strings.CutSuffix(f.Name(), ".json")
-			peer, err := url.PathUnescape(peer)
-			if err != nil || !isOne || strings.HasPrefix(peer, ".") {
-				continue
-			}
-			c, err := read(dir, disk, peer)
-			if err != nil {
-				errs = append(errs, err)
-			} else if c != nil {
-				all = append(all, c)
-			}
-		}
-	}
-	return all, errors.Join(errs...)
+	})
+	return all, errors.Join(append(errs, err)...)
 }

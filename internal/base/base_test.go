@@ -150,7 +150,7 @@ func TestUnreadable(t *testing.T) {
 	} {
 		dir := state.Dir(t.TempDir())
 		keep(t, dir, recordOf(2, "b"), stream.Image{})
-		file := fileOf(dir, "web/xvda", "dom0b")
+		file := pairs(dir).File("web/xvda", "dom0b")
 		text := testkit.Read(t, file)
 		testkit.Write(t, file, strings.ReplaceAll(text, replace[0], replace[1]))
 		if testkit.Read(t, file) == text {

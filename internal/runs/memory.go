@@ -3,17 +3,12 @@
 package runs
 
 import (
-	"encoding/json"
+	"cmp"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
-	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
 )
@@ -100,91 +95,41 @@ func (c *Copy) check(disk, peer string) error {
 	return nil
 }
 
-// directory is where a host keeps its copies' memory.
-func directory(dir state.Dir) string { return filepath.Join(string(dir), "runs") }
-
-func fileOf(dir state.Dir, disk, peer string) string {
-	if peer == "" {
-		peer = all
-	}
-	return filepath.Join(directory(dir), url.PathEscape(disk), url.PathEscape(peer)+".json")
+// pairs is where a host keeps its copies' memory.
+func pairs(dir state.Dir) state.Pairs {
+	return state.Pairs{Dir: dir, Name: "runs", What: "what is remembered of runs"}
 }
+
+// named is a peer as a file is named.
+func named(peer string) string { return cmp.Or(peer, all) }
+
+func fileOf(dir state.Dir, disk, peer string) string { return pairs(dir).File(disk, named(peer)) }
 
 // checkNames refuses what cannot be part of a file's name.
 func checkNames(disk, peer string) error {
-	for _, name := range []string{disk, peer} {
-		if strings.HasPrefix(name, ".") || len(url.PathEscape(name)) > 200 || peer == all {
-			return exit.Fail(exit.Usage, "bad name of a disk or host: %q", name)
-		}
+	if peer == all {
+		return exit.Fail(exit.Usage, "bad name of a host: %q", peer)
 	}
-	return nil
+	return state.CheckPair(disk, named(peer))
 }
 
 // load returns what is remembered; nil if nothing is. Its errors have status Config if it cannot be understood.
 func load(dir state.Dir, disk, peer string) (*Copy, error) {
-	file := fileOf(dir, disk, peer)
-	text, err := durable.ReadSmall(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, exit.Fail(exit.IOError, "cannot read what is remembered of runs: %w", err)
-	}
 	c := new(Copy)
-	if err = json.Unmarshal(text, c); err == nil {
-		err = c.check(disk, peer)
-	}
-	if err != nil {
-		return nil, exit.Fail(exit.Config, "%s cannot be used: %w", file, err)
+	found, err := pairs(dir).Read(disk, named(peer), c, func(disk, _ string) error { return c.check(disk, peer) })
+	if err != nil || !found {
+		return nil, err
 	}
 	return c, nil
 }
 
-// save is durable, and never leaves a part.
 func save(dir state.Dir, c *Copy) error {
 	c.Version = version
-	text, err := json.MarshalIndent(c, "", "  ")
-	if err != nil {
-		return exit.Fail(exit.Internal, "memory of runs: %w", err)
-	}
-	return durable.WriteFile(fileOf(dir, c.Disk, c.Peer), append(text, '\n'))
-}
-
-// forget removes what is remembered, durably.
-func forget(dir state.Dir, disk, peer string) error {
-	file := fileOf(dir, disk, peer)
-	err := os.Remove(file)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return exit.Fail(exit.CantCreate, "cannot remove what is over: %w", err)
-	}
-	return durable.SyncDir(filepath.Dir(file))
+	return pairs(dir).Write(c.Disk, named(c.Peer), c)
 }
 
 // patience is how long another recorder is waited for. Each has the lock for a moment.
 var patience = 30 * time.Second
-
-// lock keeps other recorders away until it is released: what is counted is read before it is written.
-func lock(dir state.Dir) (release func(), err error) {
-	release, err = durable.LockFile(filepath.Join(directory(dir), ".lock"), patience)
-	if err != nil {
-		return nil, exit.Fail(exit.StatusOf(err), "cannot lock the memory of runs: %w", err)
-	}
-	return release, nil
-}
-
-// sweep removes what recorders left that were killed while they wrote. It needs the lock.
-func sweep(dir state.Dir, disk string) {
-	path := filepath.Dir(fileOf(dir, disk, ""))
-	left, _ := os.ReadDir(path)
-	for _, file := range left {
-		if strings.HasPrefix(file.Name(), ".") {
-			os.Remove(filepath.Join(path, file.Name()))
-		}
-	}
-}
 
 // Damaged is what cannot be understood of what is remembered.
 type Damaged struct {
@@ -194,40 +139,21 @@ type Damaged struct {
 
 // everything returns all that is remembered of these DomUs, or of all if none is named; in the order of their names.
 func everything(dir state.Dir, domus []string) (copies []*Copy, damaged []Damaged, err error) {
-	names, err := os.ReadDir(directory(dir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, nil
-	}
-	if err != nil {
-		return nil, nil, exit.Fail(exit.IOError, "cannot read what is remembered of runs: %w", err)
-	}
-	for _, name := range names {
-		disk, err := url.PathUnescape(name.Name())
-		if err != nil || !name.IsDir() || !wanted(domus, disk) {
-			continue
+	err = pairs(dir).Each(func(disk string) bool { return wanted(domus, disk) }, func(disk, peer string, err error) {
+		if peer == all {
+			peer = ""
 		}
-		files, err := os.ReadDir(filepath.Join(directory(dir), name.Name()))
+		var c *Copy
+		if err == nil {
+			c, err = load(dir, disk, peer)
+		}
 		if err != nil {
-			damaged = append(damaged, Damaged{disk, "", exit.Fail(exit.IOError, "cannot read what is remembered: %w", err)})
+			damaged = append(damaged, Damaged{disk, peer, err})
+		} else if c != nil {
+			copies = append(copies, c)
 		}
-		for _, file := range files {
-			peer, isOne := strings.CutSuffix(file.Name(), ".json")
-			peer, err := url.PathUnescape(peer)
-			if err != nil || !isOne || strings.HasPrefix(peer, ".") {
-				continue
-			}
-			if peer == all {
-				peer = ""
-			}
-			c, err := load(dir, disk, peer)
-			if err != nil {
-				damaged = append(damaged, Damaged{disk, peer, err})
-			} else if c != nil {
-				copies = append(copies, c)
-			}
-		}
-	}
-	return copies, damaged, nil
+	})
+	return copies, damaged, err
 }
 
 // wanted reports whether a disk, or a whole DomU, is one of these.

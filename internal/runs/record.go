@@ -134,12 +134,11 @@ func witness(source string, size int64) string {
 // change changes what is remembered, while no other recorder does. What cannot be understood any more is replaced: it
 // tells nobody anything, and must not keep this run from being remembered.
 func (r *Report) change(dir state.Dir, change func(*Copy)) error {
-	release, err := lock(dir)
+	release, err := pairs(dir).Lock(patience)
 	if err != nil {
 		return err
 	}
 	defer release()
-	sweep(dir, r.disk())
 	c, err := load(dir, r.disk(), r.Peer)
 	if err != nil && exit.StatusOf(err) != exit.Config {
 		return err
@@ -153,15 +152,15 @@ func (r *Report) change(dir state.Dir, change func(*Copy)) error {
 
 // endOfFailures forgets what had failed for the whole DomU, now that one of its disks was copied.
 func (r *Report) endOfFailures(dir state.Dir) error {
-	release, err := lock(dir)
+	release, err := pairs(dir).Lock(patience)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := forget(dir, r.DomU, r.Peer); err != nil {
+	if err := pairs(dir).Remove(r.DomU, named(r.Peer)); err != nil {
 		return err
 	}
-	return forget(dir, r.DomU, "")
+	return pairs(dir).Remove(r.DomU, all)
 }
 
 func (c *Copy) fail(a Attempt) {

@@ -383,7 +383,7 @@ func TestTwoRecorders(t *testing.T) {
 // TestLockedMemory: a recorder that stands still stops nobody for ever.
 func TestLockedMemory(t *testing.T) {
 	h := newHost(t)
-	release, err := lock(h.dir)
+	release, err := pairs(h.dir).Lock(patience)
 	if err != nil {
 		t.Fatal(err)
 	}

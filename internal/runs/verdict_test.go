@@ -101,7 +101,7 @@ func TestVerdictOfASource(t *testing.T) {
 		}, here, Old, "xvdb on dom0c is 27 h old"},
 		{"fails", func(h *host) { h.remember("domu1/xvdb", "dom0c", time.Hour, 2) }, here, Failing, "CRITICAL: domu1: xvdb on dom0c is 60 min old, and 2 runs failed since: it is mounted\n"},
 		{"failed always", func(h *host) { h.remember("domu1/xvdb", "dom0c", 0, 3) }, here, Failing, "xvdb on dom0c was never copied, and 3 runs failed since: it is mounted"},
-		{"never copied", func(h *host) { _ = forget(h.dir, "domu1/xvdb", "dom0c") }, here, Failing, "xvdb on dom0c was never copied"},
+		{"never copied", func(h *host) { _ = pairs(h.dir).Remove("domu1/xvdb", "dom0c") }, here, Failing, "xvdb on dom0c was never copied"},
 		{"a new disk", func(h *host) {}, strings.Replace(here, "xvdb", "xvdb xvdc", 1), Failing, "xvdc on dom0b was never copied"},
 		{"a new peer", func(h *host) {}, strings.Replace(here, "dom0c", "dom0c dom0d", 1), Failing, "xvda on dom0d was never copied"},
 		{"a disk that is left out", func(h *host) { h.remember("domu1/xvdz", "dom0b", 900*time.Hour, 4) }, here, Good, ""},

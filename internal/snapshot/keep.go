@@ -30,7 +30,7 @@ type KeepOrder struct {
 // Keep has the snapshot at path be the base of a peer. If that might harm the guest it is not, and why is said: as a
 // warning the first time.
 func Keep(path string, order KeepOrder, words Words) (kept bool, err error) {
-	if err := base.CheckNames(order.Disk, order.Peer); err != nil {
+	if err := state.CheckPair(order.Disk, order.Peer); err != nil {
 		return false, err
 	}
 	store, err := base.Open(order.State)

@@ -22,6 +22,7 @@ type kept struct {
 	env      *cli.Env
 	src      *source
 	since    *blockdev.Source
+	images   [2]*blockdev.File // since and src, to be read past the page cache: many scattered blocks at once
 	identity string
 	image    stream.Image // what the snapshot holds, and the target
 	list     *extent.Reader
@@ -57,6 +58,9 @@ func openKept(env *cli.Env, o options, src *source) (_ basis, err error) {
 	}
 	k.since.SetPace(src.pace)
 	if err = k.checkBase(r, o); err == nil {
+		err = k.openImages()
+	}
+	if err == nil {
 		err = k.openList(env, o.extents)
 	}
 	if err != nil {
@@ -119,6 +123,15 @@ func (k *kept) identityNow() (string, error) {
 	return identity, err
 }
 
+func (k *kept) openImages() (err error) {
+	for i, s := range []*blockdev.Source{k.since, k.src.file} {
+		if err == nil {
+			k.images[i], err = s.Reread()
+		}
+	}
+	return err
+}
+
 func (k *kept) openList(env *cli.Env, name string) (err error) {
 	in := io.Reader(nil)
 	if name == "" || name == "-" {
@@ -140,7 +153,7 @@ func (k *kept) header() stream.Header {
 }
 
 func (k *kept) compare(out rdiff.Outputs, o rdiff.Options) (rdiff.Result, error) {
-	result, err := rdiff.Track(k.list, k.image, k.since, k.src.file, out, o)
+	result, err := rdiff.Track(k.list, k.image, k.images[0], k.images[1], out, o)
 	if listed := k.list.Bytes(); err == nil && listed > result.Source.Size/2 {
 		k.env.Info("%d of %d bytes were listed: where it is more than half, a comparison in full is quicker", listed, result.Source.Size)
 	}
@@ -169,6 +182,11 @@ func (k *kept) check() error {
 
 func (k *kept) close() {
 	k.since.Close()
+	for _, image := range k.images {
+		if image != nil {
+			image.Close()
+		}
+	}
 	if k.file != nil {
 		k.file.Close()
 	}

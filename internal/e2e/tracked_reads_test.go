@@ -97,7 +97,8 @@ func TestTrackedReads(t *testing.T) {
 		sent, applied := h.summary("sent"), h.summary("applied")
 		source, target := read[1][strings.TrimPrefix(h.snap, h.dir+"/")]+read[1][strings.TrimPrefix(snap, h.dir+"/")], read[2][c.target]
 		t.Logf("%s: %d listed, %d changed; of the source %d read, of the target %d", c.what, listed, sent.BytesChanged, source, target)
-		if source != sent.BytesRead || target != applied.TargetBytesRead {
+		// Of each image it reads a sector to find out whether that goes past the page cache.
+		if source < sent.BytesRead || source > sent.BytesRead+2*4096 || target != applied.TargetBytesRead {
 			t.Errorf("%s: the programs have counted %d and %d", c.what, sent.BytesRead, applied.TargetBytesRead)
 		}
 		most := sent.BytesChanged * 21 / 10

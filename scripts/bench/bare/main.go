@@ -1,8 +1,10 @@
-// Bare applies the delta on standard input to TARGET as xb-patch would if safety
-// did not matter: it writes each frame as it arrives, and syncs. What xb-patch
-// takes longer is the price of spooling, proving and re-reading.
+// Bare applies the delta on standard input to TARGET without what makes xb-patch safe.
+// As it is, it writes each frame as it arrives, and syncs: what xb-patch takes longer is the
+// price of spooling, proving and re-reading. With --spool it does that work too, as plainly as
+// it can be done: it spools the stream and syncs it, reads the old blocks, writes the new ones,
+// syncs, and reads them back from the disk.
 //
-//	bare TARGET
+//	bare [--spool FILE] TARGET
 package main
 
 import (
@@ -10,6 +12,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/stream"
 )
@@ -22,45 +27,111 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) != 1 {
-		return errors.New("usage: bare TARGET")
+	spool := ""
+	if len(args) == 3 && args[0] == "--spool" {
+		spool, args = args[1], args[2:]
 	}
-	target, err := os.OpenFile(args[0], os.O_WRONLY, 0)
+	if len(args) != 1 {
+		return errors.New("usage: bare [--spool FILE] TARGET")
+	}
+	target, err := os.OpenFile(args[0], os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer target.Close()
-	delta, err := stream.NewDeltaReader(os.Stdin)
+	write := func(block []byte, at int64) error { _, err := target.WriteAt(block, at); return err }
+	if spool == "" {
+		return errors.Join(eachBlock(os.Stdin, 1, write), target.Sync())
+	}
+	return spooled(spool, target, write)
+}
+
+// spooled does all of what xb-patch does with the bytes, and nothing else.
+func spooled(path string, target *os.File, write visit) error {
+	spool, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	var frame stream.Frame
-	buf := make([]byte, 0, stream.MaxLiteral)
-	for {
-		err := delta.Next(&frame)
-		if err == io.EOF {
-			return target.Sync()
-		} else if err != nil {
-			return err
-		}
-		raw, err := frame.Decode(buf)
-		if err != nil {
-			return err
-		}
-		if err := write(target, &frame, raw, int64(delta.Header.BlockSize)); err != nil {
+	defer os.Remove(path)
+	defer spool.Close()
+	if _, err := io.Copy(spool, os.Stdin); err != nil {
+		return err
+	}
+	if err := spool.Sync(); err != nil {
+		return err
+	}
+	read := func(block []byte, at int64) error { _, err := target.ReadAt(make([]byte, len(block)), at); return err }
+	for _, step := range []func() error{
+		func() error { return eachBlock(whole(spool), readers, read) },
+		func() error { return eachBlock(whole(spool), readers, write) },
+		target.Sync,
+		func() error { return unix.Fadvise(int(target.Fd()), 0, 0, unix.FADV_DONTNEED) },
+		func() error { return eachBlock(whole(spool), readers, read) },
+	} {
+		if err := step(); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
-// write writes one frame. The bench's scattered changes are never zeroes.
-func write(target io.WriterAt, f *stream.Frame, raw []byte, blockSize int64) error {
+func whole(f *os.File) io.Reader { return io.NewSectionReader(f, 0, 1<<62) }
+
+// readers is how many frames are worked on at once: no disk answers one reader as fast as several.
+const readers = 8
+
+type visit func(run []byte, at int64) error
+
+// eachBlock visits the content of each run of a delta, several frames at once. The bench's changes are never zeroes.
+func eachBlock(in io.Reader, workers int, do visit) error {
+	delta, err := stream.NewDeltaReader(in)
+	if err != nil {
+		return err
+	}
+	var (
+		group  sync.WaitGroup
+		frames = make(chan stream.Frame)
+		failed = make(chan error, workers)
+	)
+	for range workers {
+		group.Go(func() {
+			buf := make([]byte, 0, stream.MaxLiteral)
+			for f := range frames {
+				if err := eachRun(&f, buf, int64(delta.Header.BlockSize), do); err != nil {
+					failed <- err
+					for range frames {
+					}
+					return
+				}
+			}
+		})
+	}
+	for err == nil {
+		var frame stream.Frame
+		if err = delta.Next(&frame); err == nil {
+			frames <- frame
+		}
+	}
+	close(frames)
+	group.Wait()
+	close(failed)
+	if err != io.EOF {
+		return err
+	}
+	return <-failed
+}
+
+func eachRun(f *stream.Frame, buf []byte, blockSize int64, do visit) error {
+	raw, err := f.Decode(buf)
+	if err != nil {
+		return err
+	}
 	for _, r := range f.Runs {
 		if r.Zero {
 			return errors.New("cannot write zero runs")
 		}
 		n := min(r.Count*blockSize, int64(len(raw)))
-		if _, err := target.WriteAt(raw[:n], r.First*blockSize); err != nil {
+		if err := do(raw[:n], r.First*blockSize); err != nil {
 			return err
 		}
 		raw = raw[n:]

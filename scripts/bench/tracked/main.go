@@ -1,0 +1,473 @@
+// Tracked measures what a run costs of which the storage tells what has changed: how much is read here and there, how
+// long it takes, and how much CPU time; beside a comparison in full, and beside a bare apply of the same delta. It makes
+// images of several sizes with the same amount of data on XFS, on a loop device in a directory of its own. The commands
+// and bare have to be on the PATH: see scripts/bench/run --tracked --help.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"xen-backup/internal/base"
+	"xen-backup/internal/snapshot"
+	"xen-backup/internal/text"
+)
+
+const usage = `usage: scripts/bench/run --tracked [OPTION]...
+Makes images of several sizes with the same amount of data on XFS, on a loop
+device, changes a share of the data again and again, and has a copy follow by
+xb-snap changes | xb-delta --since | xb-patch. Prints medians: what was read,
+wall and CPU seconds, beside a comparison in full, and beside a bare apply (a
+program that spools and syncs the same delta, reads the old blocks, writes the
+new ones, syncs and reads them back).
+
+Needs root, Go, xfsprogs, and 4 times the data of disk below $TMPDIR, by default
+/var/tmp. In less than two minutes: --sizes "1G 4G" --data 256M --rounds 1
+
+`
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "tracked:", err)
+		os.Exit(1)
+	}
+}
+
+type settings struct {
+	sizes   []int64
+	data    int64
+	changed []float64 // percent of the data
+	rounds  int
+	cached  bool // by the page cache below the loop device
+	full    bool // compare in full, too
+	check   bool
+}
+
+func parse() (s settings, err error) {
+	sizes := flag.String("sizes", "4G 16G 64G", "of the images")
+	data := flag.String("data", "4G", "in each image")
+	changed := flag.String("changed", "0 0.1 1 10", "percent of the data")
+	flag.IntVar(&s.rounds, "rounds", 3, "of which the medians are shown")
+	flag.BoolVar(&s.cached, "cached", false, "let the disk be in the page cache")
+	noFull := flag.Bool("no-full", false, "compare nothing in full")
+	flag.BoolVar(&s.check, "check", false, "end with 1 if a bar is missed")
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), usage)
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	s.full = !*noFull
+	if s.data, err = text.ParseSize(*data); err != nil {
+		return s, err
+	}
+	for _, word := range strings.Fields(*sizes) {
+		n, err := text.ParseSize(word)
+		if err != nil || n < s.data {
+			return s, fmt.Errorf("%q is no size of at least %s", word, *data)
+		}
+		s.sizes = append(s.sizes, n)
+	}
+	for _, word := range strings.Fields(*changed) {
+		p, err := strconv.ParseFloat(word, 64)
+		if err != nil || p < 0 || p > 100 {
+			return s, fmt.Errorf("%q is no percentage", word)
+		}
+		s.changed = append(s.changed, p)
+	}
+	return s, nil
+}
+
+func run() error {
+	s, err := parse()
+	if err != nil {
+		return err
+	}
+	var rows []*row
+	for _, size := range s.sizes {
+		of, err := measure(s, size)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, of...)
+	}
+	if missed := report(s, rows); missed > 0 && s.check {
+		return fmt.Errorf("%d bars were missed", missed)
+	}
+	return nil
+}
+
+// row are the figures of one size and share of change, of all rounds.
+type row struct {
+	size                 int64
+	percent              float64
+	listed, changed      int64
+	source, target       int64 // bytes read
+	wall, bare, full     []float64
+	sourceCPU, targetCPU []float64
+}
+
+// bench is an image with two copies, one of which is a standby, and the other what is applied to barely.
+type bench struct {
+	settings
+	dir, fs string
+	size    int64
+	disk    *os.File
+	places  []int64 // of the blocks with data
+	random  *rand.Rand
+	snap    string // the base
+}
+
+const blockSize = 4096
+
+func measure(s settings, size int64) (rows []*row, err error) {
+	b := &bench{settings: s, size: size, random: rand.New(rand.NewPCG(1, 2))}
+	tmp := os.Getenv("TMPDIR")
+	if tmp == "" {
+		tmp = "/var/tmp"
+	}
+	if b.dir, err = os.MkdirTemp(tmp, "xb-bench."); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.clean()) }()
+	os.Setenv("XB_STATE_DIR", b.dir+"/state")
+	if err := b.prepare(); err != nil {
+		return nil, err
+	}
+	for _, percent := range s.changed {
+		r := &row{size: size, percent: percent}
+		rows = append(rows, r)
+		for range s.rounds {
+			if err := b.round(r); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return rows, b.sh("xb-sig %[1]s/a | xb-delta --check %[2]s && xb-sig %[1]s/b | xb-delta --check %[2]s", b.fs, b.snap)
+}
+
+// sh runs a script.
+func (b *bench) sh(format string, args ...any) error {
+	script := fmt.Sprintf(format, args...)
+	if out, err := exec.Command("bash", "-c", "set -euo pipefail; "+script).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", script, err, out)
+	}
+	return nil
+}
+
+func (b *bench) clean() error {
+	if b.disk != nil {
+		b.disk.Close()
+	}
+	return b.sh("! mountpoint -q %[1]s/fs || umount %[1]s/fs; rm -rf %[1]s", b.dir)
+}
+
+// prepare makes the disk and its copies. The data lies in pieces all over the disk.
+func (b *bench) prepare() (err error) {
+	b.fs = b.dir + "/fs"
+	direct := "on"
+	if b.cached {
+		direct = "off"
+	}
+	// The loop device goes with the mount.
+	err = b.sh("truncate -s %d %[2]s/image && mkfs.xfs -q -m reflink=1 %[2]s/image && mkdir %[3]s && "+
+		"mount $(losetup --find --show --direct-io=%[4]s %[2]s/image) %[3]s && losetup --detach $(findmnt -no SOURCE %[3]s)",
+		b.data*6+(4<<30), b.dir, b.fs, direct)
+	if err != nil {
+		return err
+	}
+	if b.disk, err = os.OpenFile(b.fs+"/disk", os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return err
+	}
+	if err := b.disk.Truncate(b.size); err != nil {
+		return err
+	}
+	const pieces = 256
+	piece := b.data / pieces &^ (blockSize - 1)
+	for i := range int64(pieces) {
+		at := b.size / pieces * i &^ (blockSize - 1)
+		buf := make([]byte, piece)
+		for n := int64(0); n < piece; n += blockSize {
+			b.fill(buf[n : n+blockSize])
+			b.places = append(b.places, at+n)
+		}
+		if _, err := b.disk.WriteAt(buf, at); err != nil {
+			return err
+		}
+	}
+	if err := b.disk.Sync(); err != nil {
+		return err
+	}
+	if err := b.snapshot(); err != nil {
+		return err
+	}
+	// The one that the standby is made of comes by a first copy, so that its state is what it is in use.
+	err = b.sh("cd %s && xb-sig --missing-ok a | xb-delta --summary %s/sent %s | xb-patch -q --create --in-place a && cp --sparse=auto a b && sync -f b",
+		b.fs, b.dir, b.snap)
+	if err != nil {
+		return err
+	}
+	return b.keep()
+}
+
+// fill makes a block that shrinks by half.
+func (b *bench) fill(block []byte) {
+	for i := 0; i < len(block)/2; i += 8 {
+		word := b.random.Uint64()
+		for j := range 8 {
+			block[i+j] = byte(word >> (8 * j))
+		}
+	}
+}
+
+// change writes new content to a share of the blocks, and takes a snapshot.
+func (b *bench) change(percent float64) error {
+	block := make([]byte, blockSize)
+	for range int(float64(len(b.places)) * percent / 100) {
+		b.fill(block)
+		if _, err := b.disk.WriteAt(block, b.places[b.random.IntN(len(b.places))]); err != nil {
+			return err
+		}
+	}
+	if err := b.disk.Sync(); err != nil {
+		return err
+	}
+	return b.snapshot()
+}
+
+// snapshot takes one; the one before is the base still, whose name is in "old".
+func (b *bench) snapshot() error {
+	out, err := exec.Command("xb-snap", "create", "--owner", "none", b.disk.Name()).Output()
+	if err != nil {
+		return fmt.Errorf("xb-snap create: %w", err)
+	}
+	if b.snap != "" {
+		if err := os.WriteFile(b.dir+"/old", []byte(b.snap), 0o600); err != nil {
+			return err
+		}
+	}
+	b.snap = strings.TrimSpace(string(out))
+	return nil
+}
+
+// keep makes the last snapshot the base, by the summary of what was sent.
+func (b *bench) keep() error {
+	sent, err := b.summary("sent")
+	if err != nil {
+		return err
+	}
+	identity, err := snapshot.Identity(b.snap)
+	if err != nil {
+		return err
+	}
+	record, err := json.Marshal(base.Record{Peer: "b", Disk: "bench/disk", Source: b.disk.Name(), Origin: b.disk.Name(), Snapshot: b.snap,
+		Identity: identity, Status: base.Sent, Taken: time.Now(),
+		Image: fmt.Sprintf("%s:%d:%d:%s", sent.Hash, sent.BlockSize, sent.ImageSize, sent.Digest)})
+	if err != nil {
+		return err
+	}
+	if old, err := os.ReadFile(b.dir + "/old"); err == nil {
+		if err := b.sh("xb-snap remove %s && rm %s/old", old, b.dir); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(b.dir+"/base", record, 0o600)
+}
+
+// summary is what --summary of a command has left.
+type summary struct {
+	ImageSize       int64 `json:"image_size"`
+	BlockSize       int   `json:"block_size"`
+	Hash, Digest    string
+	BytesRead       int64 `json:"bytes_read"`
+	BytesChanged    int64 `json:"bytes_changed"`
+	TargetBytesRead int64 `json:"target_bytes_read"`
+}
+
+func (b *bench) summary(name string) (*summary, error) {
+	text, err := os.ReadFile(filepath.Join(b.dir, name))
+	if err != nil {
+		return nil, err
+	}
+	s := new(summary)
+	return s, json.Unmarshal(text, s)
+}
+
+// round has the standby become the changed disk by what the storage tells, the other copy by a bare apply of the same
+// delta; and then, of another such change, the standby by a comparison in full.
+func (b *bench) round(r *row) error {
+	if err := b.change(r.percent); err != nil {
+		return err
+	}
+	old, err := os.ReadFile(b.dir + "/old")
+	if err != nil {
+		return err
+	}
+	since, delta := fmt.Sprintf("--since %s --basis %s/base", old, b.dir), b.dir+"/delta"
+	err = b.sh("xb-snap changes --since %s %s >%s/list && xb-delta %s --extents %[3]s/list %[2]s >%[5]s && sync && echo 1 >/proc/sys/vm/drop_caches",
+		old, b.snap, b.dir, since, delta)
+	if err != nil {
+		return err
+	}
+	if r.listed, err = lastLine(b.dir + "/list"); err != nil {
+		return err
+	}
+	bare := func() error {
+		return b.timed(&r.bare, nil, nil, "", "bare --spool "+b.dir+"/spool "+b.fs+"/b <"+delta)
+	}
+	ours := func() error {
+		return b.timed(&r.wall, &r.sourceCPU, &r.targetCPU, "xb-snap changes --since "+string(old)+" "+b.snap+
+			" | xb-delta "+since+" --summary "+b.dir+"/sent "+b.snap,
+			"xb-patch --summary "+b.dir+"/applied "+b.fs+"/a")
+	}
+	first, second := bare, ours
+	if len(r.wall)%2 == 1 {
+		first, second = ours, bare
+	}
+	if err := errors.Join(first(), second()); err != nil {
+		return err
+	}
+	sent, err := b.summary("sent")
+	if err != nil {
+		return err
+	}
+	applied, err := b.summary("applied")
+	if err != nil {
+		return err
+	}
+	r.changed, r.source, r.target = sent.BytesChanged, sent.BytesRead, applied.TargetBytesRead
+	if err := b.keep(); err != nil || !b.full {
+		return err
+	}
+	if err := b.change(r.percent); err != nil {
+		return err
+	}
+	if err := b.sh("sync && echo 1 >/proc/sys/vm/drop_caches"); err != nil {
+		return err
+	}
+	err = b.timed(&r.full, nil, nil, "xb-sig "+b.fs+"/a | tee "+b.dir+"/sig | xb-delta --summary "+b.dir+"/sent "+b.snap, "xb-patch "+b.fs+"/a")
+	if err != nil {
+		return err
+	}
+	if err := b.sh("xb-delta --signature %[1]s/sig %[2]s | bare %[3]s/b", b.dir, b.snap, b.fs); err != nil {
+		return err
+	}
+	return b.keep()
+}
+
+// timed runs a pipeline of two sides, and adds to the figures its wall time and the CPU time of each side.
+func (b *bench) timed(wall, sourceCPU, targetCPU *[]float64, source, target string) error {
+	side := func(script string) *exec.Cmd {
+		c := exec.Command("bash", "-c", "set -euo pipefail; "+script)
+		c.Stderr = os.Stderr
+		return c
+	}
+	begin := time.Now()
+	here, there := side(source), side(target)
+	if source != "" {
+		out, err := here.StdoutPipe()
+		if err != nil {
+			return err
+		}
+		there.Stdin = out
+		if err := here.Start(); err != nil {
+			return err
+		}
+	}
+	if err := there.Run(); err != nil {
+		return fmt.Errorf("%s: %w", target, err)
+	}
+	*wall = append(*wall, time.Since(begin).Seconds())
+	use(there, targetCPU)
+	if source == "" {
+		return nil
+	}
+	if err := here.Wait(); err != nil {
+		return fmt.Errorf("%s: %w", source, err)
+	}
+	use(here, sourceCPU)
+	return nil
+}
+
+// use adds the CPU time of a side, with all its processes.
+func use(c *exec.Cmd, cpu *[]float64) {
+	if cpu != nil {
+		*cpu = append(*cpu, (c.ProcessState.UserTime() + c.ProcessState.SystemTime()).Seconds())
+	}
+}
+
+// lastLine returns the bytes that the end line of a list tells of.
+func lastLine(list string) (bytes int64, err error) {
+	out, err := exec.Command("tail", "-n", "1", list).Output()
+	if err != nil {
+		return 0, err
+	}
+	var extents int64
+	_, err = fmt.Sscanf(string(out), "end %d %d", &extents, &bytes)
+	return bytes, err
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	v = slices.Sorted(slices.Values(v))
+	return (v[len(v)/2] + v[(len(v)-1)/2]) / 2
+}
+
+// report prints the tables, and returns how many bars are missed.
+func report(s settings, rows []*row) (missed int) {
+	fmt.Printf("%s of data, medians of %d rounds; wall in s, CPU in s of the source's side and of the target's:\n\n", text.FormatSize(s.data), s.rounds)
+	fmt.Println("| image | changed | listed MiB | read here / listed | read there / changed | tracked | bare apply | full | CPU here | CPU there |")
+	fmt.Println("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+	share := func(a, b int64) string {
+		if b == 0 {
+			return "-"
+		}
+		return fmt.Sprintf("%.2f", float64(a)/float64(b))
+	}
+	for _, r := range rows {
+		full := "-"
+		if len(r.full) > 0 {
+			full = fmt.Sprintf("%.2f", median(r.full))
+		}
+		fmt.Printf("| %s | %g %% | %.1f | %s | %s | %.2f | %.2f | %s | %.2f | %.2f |\n", text.FormatSize(r.size), r.percent,
+			float64(r.listed)/(1<<20), share(r.source, r.listed), share(r.target, r.changed), median(r.wall), median(r.bare), full,
+			median(r.sourceCPU), median(r.targetCPU))
+	}
+	fmt.Println()
+	bar := func(what string, value, most float64) {
+		word := "ok"
+		if value > most {
+			word, missed = "MISSED", missed+1
+		}
+		fmt.Printf("- %s: %s %.2f, at most %.2f\n", word, what, value, most)
+	}
+	for _, r := range rows {
+		name := fmt.Sprintf("%s, %g %%:", text.FormatSize(r.size), r.percent)
+		if r.listed > 0 {
+			bar(name+" read here, times the listed", float64(r.source)/float64(r.listed), 2.1)
+			bar(name+" read there, times the changed", float64(r.target)/float64(max(1, r.changed)), 3.1)
+		} else {
+			bar(name+" bytes read, here and there", float64(r.source+r.target), 0)
+			bar(name+" CPU s here", median(r.sourceCPU), 0.1)
+			bar(name+" CPU s there", median(r.targetCPU), 0.1)
+		}
+		bar(name+" wall s, of a bare apply and some", median(r.wall), 1.2*median(r.bare)+0.15)
+		for _, o := range rows {
+			if o.percent == r.percent && o.size < r.size && o.size == rows[0].size && r.size == rows[len(rows)-1].size {
+				bar(name+" wall, times that of "+text.FormatSize(o.size), median(r.wall)/median(o.wall), 1.2)
+			}
+		}
+	}
+	return missed
+}

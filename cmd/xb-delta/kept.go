@@ -2,11 +2,10 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
-	"errors"
 	"io"
 	"os"
 
+	"xen-backup/internal/base"
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
@@ -29,30 +28,15 @@ type kept struct {
 	file     *os.File // of the list; nil: standard input
 }
 
-// record is what there has to be in the record of a base: see xb-snap(1).
-type record struct {
-	Snapshot string       `json:"snapshot"`
-	Identity string       `json:"identity"`
-	Image    digestOfBase `json:"image"`
-}
-
-type digestOfBase struct{ stream.Image }
-
-func (d *digestOfBase) UnmarshalJSON(text []byte) error {
-	var word string
-	err := json.Unmarshal(text, &word)
-	if err == nil {
-		d.Image, err = stream.ParseImage(word)
-	}
-	return err
-}
-
 func openKept(env *cli.Env, o options, src *source) (_ basis, err error) {
 	r, err := readRecord(env, o.basis)
 	if err != nil {
 		return nil, err
 	}
-	k := &kept{env: env, src: src, identity: r.Identity, image: r.Image.Image}
+	k := &kept{env: env, src: src, identity: r.Identity}
+	if k.image, err = stream.ParseImage(r.Image); err != nil {
+		return nil, err
+	}
 	if k.since, err = blockdev.OpenSource(o.since, false); err != nil {
 		return nil, err
 	}
@@ -73,7 +57,7 @@ func openKept(env *cli.Env, o options, src *source) (_ basis, err error) {
 // maxRecord bounds the record of a base, in bytes.
 const maxRecord = 64 << 10
 
-func readRecord(env *cli.Env, name string) (*record, error) {
+func readRecord(env *cli.Env, name string) (*base.Record, error) {
 	in := env.Stdin
 	if name != "-" {
 		f, err := os.Open(name)
@@ -87,10 +71,7 @@ func readRecord(env *cli.Env, name string) (*record, error) {
 	if err != nil {
 		return nil, exit.Fail(exit.IOError, "%s: %w", name, err)
 	}
-	r := new(record)
-	if err = json.Unmarshal(text, r); err == nil && (r.Identity == "" || r.Image.Image == stream.Image{}) {
-		err = errors.New("it names no snapshot and its image")
-	}
+	r, err := base.Parse(text)
 	if err != nil {
 		return nil, exit.Fail(exit.BadStream, "%s is not the record of one base: %w", name, err)
 	}
@@ -99,7 +80,7 @@ func readRecord(env *cli.Env, name string) (*record, error) {
 
 // checkBase demands that the snapshot is the one of the record, and is what it was. A snapshot of the same name that is
 // older or newer would have less sent than the target needs, and nothing would tell.
-func (k *kept) checkBase(r *record, o options) error {
+func (k *kept) checkBase(r *base.Record, o options) error {
 	if k.src.file.Is(o.since) {
 		return exit.Fail(exit.Usage, "%s and %s are the same snapshot", o.since, o.source)
 	}

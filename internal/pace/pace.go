@@ -19,7 +19,7 @@ type Pace struct {
 
 	inFlight int64   // what the requests that have not come back count in the window
 	tickets  int64   // how many were drawn
-	line     []int64 // the tickets of those who wait, lowest first
+	line     []int64 // the tickets whose next request has not begun, lowest first
 }
 
 // New returns the pace of a run: in the background or not, with at most rate bytes read a second; 0 is no limit.
@@ -58,32 +58,39 @@ func (p *Pace) Do(k Kind, n int, request Request) (int, error) {
 		done, _, err := request(0, int64(n))
 		return done, err
 	}
+	if n == 0 {
+		return 0, nil
+	}
 	ticket := p.draw()
-	done := 0
-	for done < n {
+	for done := 0; ; {
 		size, began := p.begin(k, ticket, int64(n-done))
 		m, waited, err := request(int64(done), int64(done)+size)
-		p.end(k, size, began, waited)
 		done += m
-		if err != nil || int64(m) < size {
+		over := done == n || err != nil || int64(m) < size
+		p.end(k, size, began, waited, ticket, over)
+		if over {
 			return done, err
 		}
 	}
-	return done, nil
 }
 
+// draw returns a ticket, which stands in the line.
 func (p *Pace) draw() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.tickets++
+	p.queue(p.tickets)
 	return p.tickets
 }
 
-// begin waits for the ticket's turn, and says how much of want bytes the next request may have.
-func (p *Pace) begin(k Kind, ticket, want int64) (size int64, began time.Time) {
-	p.mu.Lock()
+func (p *Pace) queue(ticket int64) {
 	i, _ := slices.BinarySearch(p.line, ticket)
 	p.line = slices.Insert(p.line, i, ticket)
+}
+
+// begin waits for the turn of a ticket in the line, and says how much of want bytes the next request may have.
+func (p *Pace) begin(k Kind, ticket, want int64) (size int64, began time.Time) {
+	p.mu.Lock()
 	for {
 		size = p.size(k, want)
 		if p.line[0] == ticket && p.window.admits(size, p.inFlight) {
@@ -115,10 +122,15 @@ func (p *Pace) size(k Kind, want int64) int64 {
 	return size
 }
 
-func (p *Pace) end(k Kind, size int64, began time.Time, waited bool) {
+// end takes a request out of what is in flight. Unless its ticket is over, that is back in the line before anybody can
+// have the room: who asks for a whole piece is not overtaken between two requests.
+func (p *Pace) end(k Kind, size int64, began time.Time, waited bool, ticket int64, over bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.inFlight -= share(size)
+	if !over {
+		p.queue(ticket)
+	}
 	if waited {
 		p.window.returned(k, size, began, time.Now())
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -167,6 +168,29 @@ func TestOneAfterAnother(t *testing.T) {
 	if !slices.IsSorted(order) || len(order) != 4*readers {
 		t.Errorf("served in the order %v", order)
 	}
+}
+
+// TestNobodySlipsIn where the processor takes long from the end of a request to the beginning of the next one.
+func TestNobodySlipsIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := New(true, 0)
+		first, second := p.draw(), p.draw()
+		size, began := p.begin(Read, first, 2*minRequest)
+		served := make(chan time.Time, 1)
+		go func() {
+			_, began := p.begin(Read, second, minRequest)
+			served <- began
+		}()
+		synctest.Wait()
+		p.end(Read, size, began, false, first, false)
+		synctest.Wait()
+		if len(served) > 0 {
+			t.Error("the second was served while the first had more to ask for")
+		}
+		_, began = p.begin(Read, first, minRequest)
+		p.end(Read, minRequest, began, false, first, true)
+		<-served
+	})
 }
 
 func TestBucket(t *testing.T) {

@@ -24,7 +24,7 @@ CONNECT_TIMEOUT=${CONNECT_TIMEOUT:-15} # seconds until a Dom0 answers, and a fou
 there=(${TOOLSTACK:+--toolstack "$TOOLSTACK"}) toolstack=("${there[@]}" ${VIRSH_URI:+--connect "$VIRSH_URI"})
 local_name=(${LOCAL_DOM0:+--local "$LOCAL_DOM0"})
 
-status='' json='' dry_run='' verify='' final='' force='' to='' only=() waiting=(-n) # options
+status='' json='' gate='' dry_run='' verify='' final='' force='' to='' only=() waiting=(-n) # options
 work='' group='' stopped='' syslog='' logger='' erase='' began='' failed=0 reach=() # the run
 DOMU='' hooked='' exclude=() remotes=() sources=()                                 # a DomU
 
@@ -33,20 +33,20 @@ usage() {
 Usage: xen-backup.sh [--dry-run] [--verify] [--to DOM0] [--wait [TIME]] [DOMU...]
        xen-backup.sh --final|--force-diverged [OPTION...] DOMU
        xen-backup.sh --status [--json] [DOMU...]
+       xen-backup.sh --gate-conf DOM0 [DOMU...]
 
-Bring the standby copies of the DomUs that run on this Dom0 up to date: of all that
-have a conf file in /etc/xen-backup.d, or only those named. The README explains the
-settings, which are in conf files and in the environment.
+Bring the standby copies of the DomUs that run on this Dom0 up to date: of all that have
+a conf file in /etc/xen-backup.d, or only those named. Settings: xen-backup.conf(5).
 
   --dry-run         change nothing; say what would be done
   --verify          compare each copy with its source afterwards
   --to DOM0         only the copies on this Dom0
   --wait [TIME]     wait for a run that is at work: 90, 90s, 10m, 2h; without TIME, long
-  --final           last copy before a planned move: the DomU must be shut off
-                    everywhere, and is read without a snapshot
+  --final           last copy before a planned move, of a DomU shut off everywhere
   --force-diverged  overwrite copies whose changes exist nowhere else, as after a
                     failover the image that the dead Dom0 came back with
   --status          tell what is copied, and how old it is
+  --gate-conf DOM0  print what that Dom0's gate.conf needs for the copies made here
 
 Exit status: 0 done or nothing to do, 3 at least one DomU or Dom0 failed, 64 usage,
 73 cannot write to RUN_DIR, 75 another run is at work, 78 configuration or bash, 143
@@ -376,10 +376,11 @@ lock() {
 	echo "$$ $began" >"$RUN_DIR/xen-backup.lock"
 }
 
-show_status() {
-	local codes=(0 0)
+show_status() { # or what another host's gate.conf needs
+	local codes=(0 0) words=("${toolstack[@]}" "${local_name[@]}" "${only[@]}")
 	check_settings
-	xb-locate --plan --disks --confs "$CONF_DIR" "${toolstack[@]}" "${local_name[@]}" "${only[@]}" |
+	[[ -z $gate ]] || exec xb-locate --plan --gate-conf "$gate" --confs "$CONF_DIR" "${words[@]}"
+	xb-locate --plan --disks --confs "$CONF_DIR" "${words[@]}" |
 		xb-patch --list --expected - --max-age "$MAX_AGE" $json || codes=("${PIPESTATUS[@]}")
 	exit $((codes[0] && codes[1] < 2 ? 3 : codes[1]))
 }
@@ -398,8 +399,9 @@ options() { # WORD...
 		--to) to=${2:-} && [[ $to =~ $word ]] && shift || misuse "--to needs the name of a Dom0" ;;
 		--wait) waiting=() && [[ ! ${2:-} =~ ^([0-9]{1,6})([smh]?)$ ]] ||
 			{ waiting=(-w $((10#${BASH_REMATCH[1]} * ${unit[${BASH_REMATCH[2]:-s}]:-1}))) && shift; } ;;
-		--status) status=1 ;;
+		--status) status+=1 ;;
 		--json) json=--json ;;
+		--gate-conf) status+=1 gate=${2:-} && [[ $gate =~ $word ]] && shift || misuse "$1 needs a Dom0" ;;
 		-h | --help) usage || exit 74 && exit 0 ;;
 		-*) misuse "unknown option $1" ;;
 		*) [[ $1 =~ $word ]] && only+=("$1") || misuse "bad name of a DomU: $1" ;;
@@ -408,8 +410,8 @@ options() { # WORD...
 	done
 	[[ -z $final || -z $force ]] || misuse "--final and --force-diverged exclude each other"
 	[[ -z $final$force || ${#only[@]} = 1 ]] || misuse "--final and --force-diverged need one DomU"
-	[[ -z $status$json || $status = 1 && -z $dry_run$verify$final$force$to ]] ||
-		misuse "--status goes with --json alone"
+	[[ -z $status$json || $status = 1 && -z $dry_run$verify$final$force$to${gate:+$json} ]] ||
+		misuse "--status goes with --json alone, and --gate-conf with nothing"
 }
 
 check_settings() { # those of the run

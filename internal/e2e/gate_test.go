@@ -618,7 +618,7 @@ func TestWrapperThroughTheGate(t *testing.T) {
 		t.Errorf("with nothing in gate.conf: status %d\n%s", r.status, r.err)
 	}
 	s.sameContent(before)
-	conf := s.must("dom0a", "xb-locate --plan --gate-conf dom0b --confs /etc/xen-backup.d")
+	conf := s.must("dom0a", "xen-backup.sh --gate-conf dom0b")
 	if conf != "dom0a domu1/xvda /srv/vm/a.img\ndom0a domu1/xvdb /srv/vm/b.img\ndom0a domu2/xvda /srv/c.img\n" {
 		t.Errorf("gate.conf is to be\n%s", conf)
 	}

@@ -102,6 +102,39 @@ func TestWrapperStatus(t *testing.T) {
 	s.nothingLeft("dom0a")
 }
 
+// TestWrapperGateConf asks for what another host's gate.conf needs, as an administrator does, with the settings of a run.
+func TestWrapperGateConf(t *testing.T) {
+	s := newSite(t)
+	s.domu1("/srv/a.img")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "MAP=dom0b:/srv/a.img=/srv/b.img")
+	s.must("dom0a", "mkdir /etc/others && cp /etc/xen-backup.d/domu1.conf /etc/others/1.conf && echo MAP= >>/etc/others/1.conf")
+	for _, asked := range []struct {
+		setting, words string
+		status         int
+		out            string
+	}{
+		{"", "--gate-conf dom0b", 0, "dom0a domu1/xvda /srv/b.img\n"},
+		{"", "--gate-conf dom0b domu1", 0, "dom0a domu1/xvda /srv/b.img\n"},
+		{"CONF_DIR=/etc/others", "--gate-conf dom0b", 0, "dom0a domu1/xvda /srv/a.img\n"},
+		{"CONF_DIR=/etc/missing", "--gate-conf dom0b", 78, ""},
+		{"", "--gate-conf dom0c", 78, ""},
+		{"", "--gate-conf dom0b domu9", 78, ""},
+		{"", "--gate-conf", 64, ""},
+		{"", "--gate-conf -x", 64, ""},
+		{"", "--gate-conf dom0b --json", 64, ""},
+		{"", "--gate-conf dom0b --status", 64, ""},
+		{"", "--gate-conf dom0b --dry-run", 64, ""},
+	} {
+		r := s.on("dom0a", asked.setting+" xen-backup.sh "+asked.words)
+		if r.status != asked.status || r.out != asked.out || (r.err == "") != (asked.status == 0) {
+			t.Errorf("%s %s: status %d\n%s%s", asked.setting, asked.words, r.status, r.out, r.err)
+		}
+	}
+	if log := s.log("dom0a"); log != "" {
+		t.Errorf("it is no run, and logs\n%s", log)
+	}
+}
+
 // TestWrapperProgress looks at a terminal: a copy's progress is in its last line, and each line of the log
 // stands alone.
 func TestWrapperProgress(t *testing.T) {

@@ -70,7 +70,7 @@ trap 'rm -f /root/.ssh/config' EXIT # what onb needs is open already
 printf '%s\n' 'Host dom0b' 'IdentityFile /run/gated' 'IdentitiesOnly yes' >/root/.ssh/config
 status 3 backup dom0a
 logged dom0a '^local3.err ### .*xb-locate: the DomU web2 is not for dom0a: no line of /etc/xen-backup/gate.conf on this host allows it'
-xb-locate --plan --gate-conf dom0b --confs /etc/xen-backup.d >conf
+xen-backup.sh --gate-conf dom0b >conf
 equal "$(cat conf)" "dom0a web2/xvda /dev/xblab0/web create-lv" "what gate.conf needs"
 onb 'cat >/etc/xen-backup/gate.conf' <conf
 backup dom0a

@@ -20,28 +20,32 @@ toolstack=("${connect[@]}" ${TOOLSTACK:+--toolstack "$TOOLSTACK"})
 ssh=(ssh -T -o BatchMode=yes -o ConnectTimeout="$CONNECT_TIMEOUT" -o ServerAliveInterval=5 -o ServerAliveCountMax=3)
 
 action='' DOMU='' dry_run='' other_is_off='' apart='' trust=''   # what is asked for
+patience=300 memory=() pattern='login:' evidence=/var/log/xen-backup # of a test
+copy='' snapshots=()
 work='' keeper='' document='' disks=() peers=() others=()        # what is found
 
 usage() {
 	cat <<'END'
 Usage: xen-failover promote DOMU [--dry-run] [--the-other-host-is-off]
                     [--disks-of-different-times] [--trust-document]
+       xen-failover test DOMU [--for 5m] [--memory 1G] [--pattern RE]
+                    [--disks-of-different-times] [--trust-document]
 
 promote: start DOMU on this Dom0, from the standbys of its disks that are kept here.
-An interrupted apply is finished first. Refused where the DomU runs on some Dom0, and
-where a disk is not whole or not of the same moment as the others.
+test: start a copy of it, from snapshots of them and without network, wait until its
+guest agent answers or its console says RE, and remove it.
 
   --dry-run                   change nothing; say all that promote would
   --the-other-host-is-off     start it although another Dom0 cannot be reached: make
                               sure that it is off, else the DomU runs twice
   --disks-of-different-times  for the night in which there is nothing better
   --trust-document            once: this host may do all that the document says
+  --for TIME                  how long a test waits: 90s, 5m, 1h
+  --memory SIZE               so much has the copy
+  --pattern RE                a sign of life (login:)
   -h, --help                  show this help
 
-Exit status: 0 done, 1 not of one moment, 64 usage, 66 no document or disk, 69 a
-toolstack or another Dom0 cannot be asked, 75 busy, 77 the document is not trusted,
-80 a disk was written to since its last copy, 81 the DomU runs, 83 an apply could not
-be finished. See xen-failover(8).
+Exit status: 0 done, 1 not of one moment, or no sign of life; the others: xen-failover(8)
 END
 }
 
@@ -63,6 +67,7 @@ die() { # STATUS MESSAGE...
 leave() { # STATUS
 	trap '' TERM INT HUP
 	[[ -z $keeper ]] || kill "$keeper" 2>/dev/null || :
+	[[ -z $copy ]] || remove_copy || :
 	[[ -z $work ]] || rm -rf "$work"
 	exit "$1"
 }
@@ -73,8 +78,6 @@ prepare() {
 	trap 'leave "$?"' EXIT
 	trap 'exit 143' TERM INT HUP
 }
-
-# --- the standbys -------------------------------------------------------------
 
 # find_document has the document judged, and takes what was judged.
 find_document() {
@@ -173,8 +176,6 @@ nobody_runs_it() {
 	done
 }
 
-# --- promote ------------------------------------------------------------------
-
 # start defines the DomU and starts it.
 start() {
 	local virsh=(virsh -q "${connect[@]}")
@@ -198,10 +199,9 @@ start() {
 tell_what_is_left() {
 	local dom0
 	for dom0 in "${others[@]}"; do
-		log_mesg info "## On $dom0, before it gets at guests or network again, so that the old DomU is not started there:"
-		log_mesg info "##   libvirt: virsh autostart --disable $DOMU; virsh managedsave-remove $DOMU"
-		log_mesg info "##   xl: rm -f /etc/xen/auto/$DOMU* /var/lib/xen/save/$DOMU"
-		log_mesg info "##   (what was saved there is memory of before: restored over newer disks it destroys them)"
+		log_mesg info "## On $dom0, before it gets at network again, so that the old DomU is not started there; memory" \
+			"that is saved there would destroy newer disks: virsh autostart --disable $DOMU; virsh managedsave-remove" \
+			"$DOMU; or with xl: rm -f /etc/xen/auto/$DOMU* /var/lib/xen/save/$DOMU"
 	done
 }
 
@@ -223,27 +223,115 @@ promote() {
 	tell_what_is_left
 }
 
-# --- main ---------------------------------------------------------------------
+copy_is() { # runs what is asked of the toolstack of the copy, by its name for virsh and for xl
+	local code=0
+	if [[ $document = *.xml ]]; then
+		timeout -k 5 60 virsh -q "${connect[@]}" "$1" "$copy" "${@:3}" || code=$?
+	else
+		timeout -k 5 60 xl "$2" "$copy" || code=$?
+	fi 2>>"$work/toolstack" </dev/null
+	return "$code"
+}
+
+# remove_copy leaves nothing of the copy behind but what it showed.
+remove_copy() {
+	local file
+	copy_is destroy destroy >/dev/null || :
+	for file in log ppm; do
+		[[ ! -s $work/copy.$file ]] || install -D -m 600 "$work/copy.$file" "$evidence/$DOMU.$file" || :
+	done
+	((${#snapshots[@]} == 0)) || xb-snap remove -- "${snapshots[@]}" ||
+		log_mesg err "### ERROR: DomU $DOMU: left of its test copy: ${snapshots[*]}"
+	snapshots=() copy=''
+}
+
+start_copy() {
+	local i sources=() maps=()
+	for i in "${disks[@]}"; do sources+=("${i#*=}"); done
+	copy=$DOMU.xb-test
+	copy_is destroy destroy >/dev/null || : # of a test that was killed
+	xb-snap create --writable --uri --owner "$$" --size "${SNAPSHOT_SIZE:-1G}" -- "${sources[@]}" >"$work/snapshots" ||
+		die $? "DomU $DOMU: no snapshots of its standbys can be taken"
+	mapfile -t snapshots <"$work/snapshots"
+	for i in "${!sources[@]}"; do maps+=(--map "${sources[i]}=${snapshots[i]}"); done
+	xb-locate --copy-as "$copy" --xml "$document" --document-file "$work/copy" "${maps[@]}" "${memory[@]}" ||
+		die $? "DomU $DOMU: its document cannot be made one of a test copy"
+	chmod 711 "$work" # QEMU may be somebody else
+	xb-snap guard --owner "$$" >/dev/null &
+	if [[ $document = *.xml ]]; then
+		virsh -q "${connect[@]}" create "$work/copy.xml" || die 69 "DomU $DOMU: its test copy does not start"
+	else
+		xl create "$work/copy.cfg" || die 69 "DomU $DOMU: its test copy does not start"
+	fi
+	[[ -s $work/copy.xml && $(<"$work/copy.xml") != *"type='xen'"* ]] || {
+		mkfifo "$work/never" # xl's console ends with its input
+		xl console "$copy" <>"$work/never" >"$work/copy.log" 2>/dev/null &
+	}
+}
+
+# lives waits for a sign of life.
+lives() {
+	local end=$((SECONDS + patience))
+	while ((SECONDS < end)); do
+		if [[ -s $work/copy.log ]] && grep -aqE -- "$pattern" "$work/copy.log"; then
+			log_mesg info "## DomU $DOMU: its test copy says: $(grep -aE -m 1 -- "$pattern" "$work/copy.log")"
+			return
+		fi
+		[[ $document != *.xml ]] || ! copy_is qemu-agent-command - '{"execute":"guest-ping"}' --timeout 2 >/dev/null || {
+			log_mesg info "## DomU $DOMU: the guest agent of its test copy answers"
+			return
+		}
+		copy_is domid domid >/dev/null || break
+		sleep 1
+	done
+	return 1
+}
+
+# test_copy starts a copy, which nobody but this script sees.
+test_copy() {
+	local code=0
+	prepare
+	exec {lock}>>"$RUN_DIR/xen-failover.$DOMU.lock"
+	flock -n "$lock" || die 75 "DomU $DOMU: another test of it is at work"
+	find_document
+	take
+	start_copy {hold}>&- {lock}>&-
+	release || die 75 "DomU $DOMU: a run of xen-backup may have got at its disks meanwhile"
+	lives {lock}>&- || code=1
+	[[ $document != *.xml ]] || copy_is screenshot - "$work/copy.ppm" >/dev/null || :
+	remove_copy {lock}>&-
+	((code == 0)) || die 1 "DomU $DOMU: no sign of life of its test copy within $patience s; what it showed: $evidence/$DOMU.*"
+	log_mesg info "## DomU $DOMU: it starts from its standbys; what it showed: $evidence/$DOMU.*"
+}
 
 misuse() { die 64 "xen-failover: $1; see --help"; }
 
 options() { # WORD...
 	local word='^[A-Za-z0-9_.+:@][A-Za-z0-9_.+:@-]*$' operands=()
+	local -A unit=([s]=1 [m]=60 [h]=3600)
 	while (($#)); do
 		case $1 in
 		--dry-run) dry_run=--dry-run ;;
 		--the-other-host-is-off) other_is_off=1 ;;
 		--disks-of-different-times) apart=--disks-of-different-times ;;
 		--trust-document) trust=--trust-document ;;
+		--for) [[ ${2:-} =~ ^([0-9]{1,6})([smh]?)$ ]] || misuse "--for needs a time, as 5m"
+			patience=$((10#${BASH_REMATCH[1]} * ${unit[${BASH_REMATCH[2]:-s}]})) && shift ;;
+		--memory) [[ ${2:-} =~ ^[0-9]+[KMGT]?$ ]] && memory=(--memory "$2") && shift || misuse "--memory needs a size, as 1G" ;;
+		--pattern) [[ -n ${2:-} ]] && pattern=$2 && shift || misuse "--pattern needs a regular expression" ;;
 		-h | --help) usage || exit 74 && exit 0 ;;
 		-*) misuse "unknown option $1" ;;
 		*) [[ $1 =~ $word ]] && operands+=("$1") || misuse "bad name: $1" ;;
 		esac
 		shift
 	done
-	((${#operands[@]} == 2)) || misuse "want promote, and a DomU"
+	((${#operands[@]} == 2)) || misuse "want promote or test, and a DomU"
 	action=${operands[0]} DOMU=${operands[1]}
-	[[ $action = promote ]] || misuse "unknown word $action"
+	case $action in
+	promote) ;;
+	test) [[ -z $dry_run$other_is_off ]] && action=test_copy || misuse "--dry-run and --the-other-host-is-off are for promote" ;;
+	*) misuse "unknown word $action" ;;
+	esac
 }
 
 main() {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"path/filepath"
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/domain"
@@ -42,4 +43,15 @@ func checkDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 		return err
 	}
 	return env.Print(rows)
+}
+
+// copyDocument makes the document of a test copy.
+func copyDocument(_ context.Context, _ *cli.Env, o *options, operands []string) error {
+	if len(operands) > 0 || o.xml == "" || o.xml == "-" || !filepath.IsAbs(o.kept) {
+		return exit.Fail(exit.Usage, "--copy-as needs --xml FILE and --document-file /PATH, and no DOMAIN")
+	}
+	if err := domain.CheckNames(o.copyAs); err != nil {
+		return err
+	}
+	return domain.TestCopy{Name: o.copyAs, Disks: o.places, Memory: o.memory, Out: o.kept}.Make(o.xml)
 }

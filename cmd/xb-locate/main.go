@@ -36,6 +36,8 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
        xb-locate --plan --confs DIR --settings OUT|--disks|--gate-conf DOM0 [-c URI]
                  [--toolstack auto|virsh|xl] [--local NAME] [--state-dir DIR]
                  [DOMAIN...]
+       xb-locate --copy-as NAME --xml FILE --map A=B... --document-file FILE
+                 [--memory SIZE]
        xb-locate --check-document --document-file FILE [-c URI]
                  [--trust-document] [--state-dir DIR] DOMAIN
 
@@ -82,6 +84,10 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --check-document   refuse the document that --store has kept if it says what does
                          not concern the guest alone (77); else write it to
                          --document-file, for a start here, and list its disks
+      --copy-as NAME     write the document of a test copy of the domain in --xml to
+                         --document-file: with another UUID, without network, devices
+                         and ports, with the disks of --map, and a console beside it
+      --memory SIZE      so much it has (as much as the domain)
       --trust-document   once: this host may do all that it says
       --state-dir DIR    (default: $XB_STATE_DIR, or STATE_DIR of
                          /etc/xen-backup/host.conf, or /var/lib/xen-backup)
@@ -134,6 +140,8 @@ type options struct {
 	places   domain.Places
 	check    bool // the document that is kept
 	trust    bool
+	copyAs   string // the name of a test copy
+	memory   int64
 	drop     []string
 	set      domain.Set
 	stateDir string
@@ -183,6 +191,8 @@ func run(env *cli.Env, args []string) error {
 	f.String(&o.peer, "peer")
 	f.Bool(&o.check, "check-document")
 	f.Bool(&o.trust, "trust-document")
+	f.String(&o.copyAs, "copy-as")
+	f.Size(&o.memory, "memory")
 	f.Func("dom0s", words(&o.dom0s.Dom0s))
 	f.Func("rules", words(&o.dom0s.Rules))
 	f.String(&o.dom0s.Local, "local")
@@ -236,6 +246,8 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 			storeDocument
 	case o.plan:
 		return "--plan", append(toolstacks, "--confs", "--settings", "--disks", "--gate-conf", "--local", "--state-dir"), plan
+	case o.copyAs != "":
+		return "--copy-as", []string{"--xml", "--map", "--document-file", "--memory"}, copyDocument
 	case o.check:
 		return "--check-document", []string{"-c", "--connect", "--document-file", "--trust-document", "--state-dir"}, checkDocument
 	case o.still != "":

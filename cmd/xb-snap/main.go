@@ -65,6 +65,7 @@ with reflinks (XFS, btrfs).
   -c, --connect URI    connect virsh to URI
       --toolstack NAME
                        of DOMAIN: virsh or xl; auto (the default) finds it out
+      --writable       the snapshots are for a guest that is started from them
       --dry-run        create nothing; the status tells whether it could be done
       --uri            print a path that means something to a shell as a file: URI
       --since OLD      the older snapshot
@@ -173,6 +174,7 @@ func create(env *cli.Env, args []string) error {
 	flags.Size(&order.Size, "size")
 	flags.String(&owner, "owner")
 	flags.Bool(&order.DryRun, "dry-run")
+	flags.Bool(&order.Writable, "writable")
 	flags.Bool(&asURI, "uri")
 	sources, err := flags.ParsePaths(args)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/xml"
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -241,12 +242,7 @@ func newXLRules(rules string) map[string]*regexp.Regexp {
 }
 
 func (f *xlForm) strange() (found []string) {
-	var names []string
-	for name := range f.settings {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range sortedKeys(f.settings) {
 		if name == "disk" { // which is judged by itself
 			continue
 		}
@@ -259,6 +255,8 @@ func (f *xlForm) strange() (found []string) {
 	}
 	return found
 }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // words returns the texts of an item and of all that it lists; of an empty list, one empty word.
 func (i xlItem) words() (all []string) {

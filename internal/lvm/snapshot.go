@@ -28,6 +28,8 @@ type Order struct {
 	Name    string
 	extents int64 // of the exception store; 0 for a thin snapshot
 	tags    []string
+
+	Writable bool // for a guest
 }
 
 // Order plans a snapshot of each of the origins, with names ending in run and
@@ -125,11 +127,15 @@ func snapshotName(v *Volume, run string) (string, error) {
 // Path returns the path that the snapshot will have.
 func (o *Order) Path() string { return "/dev/" + o.Origin.VG + "/" + o.Name }
 
-// Create takes the snapshot: read-only, so that nothing can get in between it and
-// its origin, and active. Its errors have status CantCreate; the volume may exist
+// Create takes the snapshot: read-only unless it is for a guest, so that nothing can get in
+// between it and its origin, and active. Its errors have status CantCreate; the volume may exist
 // nevertheless.
 func (o *Order) Create() error {
-	args := []string{"--snapshot", "--permission", "r", "--name", o.Name}
+	permission := "r"
+	if o.Writable {
+		permission = "rw"
+	}
+	args := []string{"--snapshot", "--permission", permission, "--name", o.Name}
 	for _, tag := range o.tags {
 		args = append(args, "--addtag", tag)
 	}

@@ -18,11 +18,12 @@ const DefaultSize = 1 << 30
 
 // Order is what somebody wants of snapshots.
 type Order struct {
-	Size   int64 // bytes that may be written to a disk while it has a snapshot
-	Owner  Owner
-	State  state.Dir // where records are kept
-	DryRun bool      // take none, and find out whether it could be done
-	Still  Stillness // for the moment of the snapshots; nil for none
+	Size     int64 // bytes that may be written to a disk while it has a snapshot
+	Owner    Owner
+	State    state.Dir // where records are kept
+	Writable bool      // for a guest that is started from them
+	DryRun   bool      // take none, and find out whether it could be done
+	Still    Stillness // for the moment of the snapshots; nil for none
 }
 
 // Create takes one of each source, one right after another, and tells their paths. All or
@@ -179,6 +180,7 @@ func (p *plan) orderVolumes() error {
 		return err
 	}
 	for i, o := range orders {
+		o.Writable = p.Writable
 		p.members[p.places[i]] = newVolume{o}
 	}
 	return nil

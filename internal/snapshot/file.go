@@ -30,6 +30,7 @@ type fileSnapshot struct {
 	Origin   string    `json:"origin"`
 	Owner    Owner     `json:"owner"`
 	Created  time.Time `json:"created"`
+	Writable bool      `json:"writable,omitempty"`
 
 	// Of XFS and btrfs alone, and of snapshots that are complete:
 	Identity *blockdev.FileIdentity `json:"identity,omitempty"`
@@ -70,6 +71,7 @@ func newFile(source *os.File, run string, number int, order Order) (*fileSnapsho
 		Owner:    order.Owner,
 		Created:  time.Now().Truncate(time.Second),
 		dir:      order.State,
+		Writable: order.Writable,
 		record:   filepath.Join(recordDir(order.State), fmt.Sprintf("%s-%d.json", run, number)),
 		source:   source,
 	}, nil
@@ -87,12 +89,20 @@ func realPath(path string) (string, error) {
 	return path, nil
 }
 
+// mode returns the permissions of the copy.
+func (s *fileSnapshot) mode() fs.FileMode {
+	if s.Writable {
+		return 0o600
+	}
+	return 0o400
+}
+
 func (s *fileSnapshot) prepare() error {
 	if err := s.remember(); err != nil {
 		return err
 	}
 	var err error
-	s.clone, err = os.OpenFile(s.Snapshot, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
+	s.clone, err = os.OpenFile(s.Snapshot, os.O_WRONLY|os.O_CREATE|os.O_EXCL, s.mode())
 	if err != nil {
 		return exit.Fail(exit.CantCreate, "cannot create the snapshot: %w", err)
 	}
@@ -120,7 +130,7 @@ func (s *fileSnapshot) take() error {
 // there are no such files nothing can be found out.
 func (s *fileSnapshot) try() error {
 	var err error
-	s.clone, err = os.OpenFile(filepath.Dir(s.Snapshot), os.O_WRONLY|unix.O_TMPFILE, 0o400)
+	s.clone, err = os.OpenFile(filepath.Dir(s.Snapshot), os.O_WRONLY|unix.O_TMPFILE, s.mode())
 	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, unix.EISDIR) {
 		return nil
 	} else if err != nil {
@@ -218,7 +228,7 @@ func (s *fileSnapshot) giveUp() error {
 	if err != nil {
 		return err
 	}
-	if !isOurFile(info) {
+	if !s.isIts(info) {
 		return exit.Fail(exit.NotMade, "%s was replaced or changed: it is not emptied", s.Snapshot)
 	}
 	if info.Size() == 0 {

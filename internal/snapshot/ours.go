@@ -37,10 +37,10 @@ func isFileName(path string) bool {
 	return filepath.IsAbs(path) && blockdev.FileSnapshot.MatchString(filepath.Base(path))
 }
 
-// isOurFile reports whether a file that a record names is the one that it was made for, and
+// isIts reports whether a file that the record names is the one that it was made for, and
 // not another one that somebody has put there. Of ours there is one name only, and nobody
-// may write.
-func isOurFile(info fs.FileInfo) bool {
+// may write, unless it was made for that.
+func (s *fileSnapshot) isIts(info fs.FileInfo) bool {
 	stat := info.Sys().(*syscall.Stat_t)
-	return info.Mode().IsRegular() && info.Mode().Perm() == 0o400 && stat.Nlink <= 1
+	return info.Mode().IsRegular() && info.Mode().Perm() == s.mode() && stat.Nlink <= 1
 }

@@ -4,7 +4,7 @@
 # that are of different moments (1). What is said before it is not done.
 fresh
 failover() { on dom0b env -i CONNECT_TIMEOUT=2 /usr/local/sbin/xen-failover.sh "$@" 2>&1 | tee said; }
-nothing_there() { [[ -z $(on dom0b virsh -q list --all) && -z $(on dom0b find /run -maxdepth 1 -name 'xen-failover*') ]]; }
+nothing_there() { [[ -z $(on dom0b virsh -q list --all) && -z $(on dom0b find /run -maxdepth 1 -type d -name 'xen-failover*') ]]; }
 link() { on dom0a ip link set veth0 "$1"; }
 
 echo "--- nothing is kept yet"

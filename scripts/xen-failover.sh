@@ -3,13 +3,8 @@
 #
 # xen-backup.sh keeps copies of DomUs on other Dom0s; this starts a DomU there. What needs judgement is in the
 # programs: xb-locate judges the document, xb-patch the disks, and keeps runs away from them meanwhile.
-#
-# Traps call functions:
 # shellcheck disable=SC2317,SC2015,SC2086
-if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
-	echo "xen-failover: needs bash 4.4 or newer, and this is $BASH_VERSION" >&2
-	exit 78
-fi
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || { echo "xen-failover: needs bash 4.4 or newer" >&2 && exit 78; }
 set -euo pipefail
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/sbin:/bin:/usr/sbin:/usr/bin
 
@@ -21,25 +16,19 @@ ssh=(ssh -T -o BatchMode=yes -o ConnectTimeout="$CONNECT_TIMEOUT" -o ServerAlive
 
 action='' DOMU='' dry_run='' other_is_off='' apart='' trust=''   # what is asked for
 patience=300 memory=() pattern='login:' evidence=/var/log/xen-backup # of a test
-copy='' snapshots=()
-work='' keeper='' document='' disks=() peers=() others=()        # what is found
+work='' keeper='' document='' disks=() peers=() others=() copy='' snapshots=()
 
 usage() {
 	cat <<'END'
-Usage: xen-failover promote DOMU [--dry-run] [--the-other-host-is-off]
-                    [--disks-of-different-times] [--trust-document]
-       xen-failover test DOMU [--for 5m] [--memory 1G] [--pattern RE]
-                    [--disks-of-different-times] [--trust-document]
-
+Usage: xen-failover promote|test DOMU [OPTION]...
 promote: start DOMU on this Dom0, from the standbys of its disks that are kept here.
 test: start a copy of it, from snapshots of them and without network, wait until its
 guest agent answers or its console says RE, and remove it.
 
   --dry-run                   change nothing; say all that promote would
-  --the-other-host-is-off     start it although another Dom0 cannot be reached: make
-                              sure that it is off, else the DomU runs twice
-  --disks-of-different-times  for the night in which there is nothing better
-  --trust-document            once: this host may do all that the document says
+  --the-other-host-is-off     another Dom0 cannot be reached and is off: else it runs twice
+  --disks-of-different-times  of both: for the night in which there is nothing better
+  --trust-document            of both, once: this host may do all that the document says
   --for TIME                  how long a test waits: 90s, 5m, 1h
   --memory SIZE               so much has the copy
   --pattern RE                a sign of life (login:)
@@ -49,11 +38,9 @@ Exit status: 0 done, 1 not of one moment, or no sign of life; the others: xen-fa
 END
 }
 
-# log_mesg tells syslog and whoever typed the command.
 log_mesg() { # LEVEL MESSAGE
 	local -A priority=([err]=3 [warning]=4 [info]=6)
-	local text=${*:2}
-	text=${text//[^[:print:]]/?}
+	local text=${*:2} && text=${text//[^[:print:]]/?}
 	[[ -n $dry_run ]] || echo "<${priority[$1]}>$text" |
 		logger --prio-prefix -t "xen-failover[$$]" -p "$LOG_FACILITY.info" $LOG_OPTION 2>/dev/null || :
 	printf '%s\n' "$text" >&2 || :
@@ -72,28 +59,20 @@ leave() { # STATUS
 	exit "$1"
 }
 
-prepare() {
-	work=$RUN_DIR/xen-failover.$$
-	mkdir -m 700 "$work" || die 73 "cannot create a directory in $RUN_DIR"
-	trap 'leave "$?"' EXIT
-	trap 'exit 143' TERM INT HUP
-}
-
 # find_document has the document judged, and takes what was judged.
 find_document() {
-	local target source code=0
-	xb-locate --check-document --document-file "$work/$DOMU" "${connect[@]}" $trust -- "$DOMU" >"$work/disks" || code=$?
-	((code == 0)) || die "$code" "DomU $DOMU: it cannot be started here by the document that is kept"
+	local target source
+	xb-locate --check-document --document-file "$work/$DOMU" "${connect[@]}" $trust -- "$DOMU" >"$work/disks" ||
+		die $? "DomU $DOMU: it cannot be started here by the document that is kept"
 	for document in "$work/$DOMU".{xml,cfg}; do [[ ! -e $document ]] || break; done
 	while IFS=$'\t' read -r target source; do disks+=("$DOMU/$target=$source"); done <"$work/disks"
 	((${#disks[@]})) || die 66 "DomU $DOMU: its document has no disk that is copied"
 }
 
 finish_applies() {
-	local disk code=0
+	local disk
 	for disk in "${disks[@]}"; do
-		xb-patch --recover ${TOOLSTACK:+--toolstack "$TOOLSTACK"} -- "${disk#*=}" || code=$?
-		((code == 0)) || die "$code" "DomU $DOMU: its disk $disk cannot be had"
+		xb-patch --recover ${TOOLSTACK:+--toolstack "$TOOLSTACK"} -- "${disk#*=}" || die $? "disk $disk cannot be had"
 	done
 }
 
@@ -126,14 +105,10 @@ release() {
 	[[ -z $pid ]] || wait "$pid"
 }
 
-# --- the other Dom0s ----------------------------------------------------------
-
 # find_others finds all other Dom0s that may run the DomU: those of its conf file here, and those it came from.
 find_others() {
 	local dir dom0 names=''
-	for dir in "$CONF_DIR" /etc/xen-backup.d /root/Works/Xen-Backup/xen-backup.d; do
-		[[ -z $dir || ! -d $dir ]] || break
-	done
+	for dir in "$CONF_DIR" /etc/xen-backup.d /root/Works/Xen-Backup/xen-backup.d; do [[ -z $dir || ! -d $dir ]] || break; done
 	mkdir "$work/settings"
 	IFS=$'\t' read -r _ _ _ _ names _ < <(xb-locate --plan --confs "$dir" --settings "$work/settings" "${toolstack[@]}" \
 		${LOCAL_DOM0:+--local "$LOCAL_DOM0"} "$DOMU") || :
@@ -142,19 +117,16 @@ find_others() {
 	for dom0 in "${peers[@]}"; do [[ " ${others[*]} " = *" $dom0 "* ]] || others+=("$dom0"); done
 }
 
-# is_active has a Dom0 say whether the DomU runs there.
-is_active() { # DOM0|- [OPTION]: - is this one
-	local code=0 said='' far=()
-	[[ $1 = - ]] || far=(timeout -k 5 $((CONNECT_TIMEOUT + 60)) "${ssh[@]}" -- "$1")
+is_active() { # DOM0, or - for this one: says by its status whether the DomU runs there
+	local code=0 said=''
 	if [[ $1 = - ]]; then
-		said=$(xb-locate --active "${@:2}" "${toolstack[@]}" "$DOMU") || code=$?
+		said=$(xb-locate --active "${toolstack[@]}" "$DOMU") || code=$?
 	else
-		said=$("${far[@]}" xb-locate --active "${@:2}" ${TOOLSTACK:+--toolstack "$TOOLSTACK"} "$DOMU" </dev/null) || code=$?
+		said=$(timeout -k 5 $((CONNECT_TIMEOUT + 60)) "${ssh[@]}" -- "$1" xb-locate --active \
+			${TOOLSTACK:+--toolstack "$TOOLSTACK"} "$DOMU" </dev/null) || code=$?
 	fi
-	[[ $said != no || $code != 0 ]] || return 1
-	[[ $said != yes || $code != 0 ]] || return 0
-	((code > 1)) || code=69
-	return "$code"
+	[[ $code$said != 0no ]] || return 1
+	[[ $code$said = 0yes ]] || return $((code > 1 ? code : 69))
 }
 
 # nobody_runs_it refuses to go on where the DomU runs, or may.
@@ -167,8 +139,7 @@ nobody_runs_it() {
 		0) die 81 "DomU $DOMU runs on ${dom0/#-/this Dom0}" ;;
 		1) ;;
 		255)
-			[[ -n $other_is_off ]] || die 69 "Dom0 $dom0 cannot be reached, and DomU $DOMU may run there. Make sure that it" \
-				"is off, and stays so; then: --the-other-host-is-off"
+			[[ -n $other_is_off ]] || die 69 "Dom0 $dom0 cannot be reached. Make sure that it is off; then: --the-other-host-is-off"
 			log_mesg warning "## Dom0 $dom0 cannot be reached: off, as whoever started this says" ;;
 		124 | 137) die 69 "Dom0 $dom0 is not off, but does not say whether DomU $DOMU runs there: switch it off" ;;
 		*) die "$((code == 75 ? 75 : 69))" "Dom0 ${dom0/#-/of this name}: it cannot be told whether DomU $DOMU runs there" ;;
@@ -176,24 +147,17 @@ nobody_runs_it() {
 	done
 }
 
-# start defines the DomU and starts it.
 start() {
 	local virsh=(virsh -q "${connect[@]}")
-	if [[ -e $work/$DOMU.files.tar ]]; then
-		tar -C / -xpf "$work/$DOMU.files.tar" || die 74 "DomU $DOMU: its UEFI variables or TPM cannot be put in place"
-	fi
+	[[ ! -e $work/$DOMU.files.tar ]] || tar -C / -xpf "$work/$DOMU.files.tar" ||
+		die 74 "DomU $DOMU: its UEFI variables or TPM cannot be put in place"
 	if [[ $document = *.xml ]]; then
 		"${virsh[@]}" define "$document" || die 69 "DomU $DOMU: libvirt does not take its document"
-		"${virsh[@]}" start "$DOMU" ||
-			die 69 "DomU $DOMU: it is defined here, and does not start: mend that, then: virsh start $DOMU"
-		return
+		"${virsh[@]}" start "$DOMU" || die 69 "DomU $DOMU: it does not start here; mend that, then: virsh start $DOMU"
+	else
+		[[ -e /etc/xen/$DOMU.cfg ]] || install -m 600 "$document" "/etc/xen/$DOMU.cfg" || die 73 "cannot create /etc/xen/$DOMU.cfg"
+		xl create "$document" || die 69 "DomU $DOMU: xl does not start it"
 	fi
-	if [[ ! -e /etc/xen/$DOMU.cfg ]]; then
-		install -m 600 "$document" "/etc/xen/$DOMU.cfg" || die 73 "cannot create /etc/xen/$DOMU.cfg"
-	elif ! cmp -s "$document" "/etc/xen/$DOMU.cfg"; then
-		log_mesg warning "## DomU $DOMU: it is started by another configuration than /etc/xen/$DOMU.cfg, which stays"
-	fi
-	xl create "$document" || die 69 "DomU $DOMU: xl does not start it"
 }
 
 tell_what_is_left() {
@@ -206,7 +170,6 @@ tell_what_is_left() {
 }
 
 promote() {
-	prepare
 	nobody_runs_it # here, to begin with
 	find_document
 	[[ -n $dry_run ]] || finish_applies
@@ -223,17 +186,13 @@ promote() {
 	tell_what_is_left
 }
 
-copy_is() { # runs what is asked of the toolstack of the copy, by its name for virsh and for xl
-	local code=0
-	if [[ $document = *.xml ]]; then
-		timeout -k 5 60 virsh -q "${connect[@]}" "$1" "$copy" "${@:3}" || code=$?
-	else
-		timeout -k 5 60 xl "$2" "$copy" || code=$?
-	fi 2>>"$work/toolstack" </dev/null
-	return "$code"
+copy_is() { # VIRSH-WORD XL-WORD [ARGUMENT...]: asks the toolstack of the copy
+	case $document in
+	*.xml) timeout -k 5 60 virsh -q "${connect[@]}" "$1" "$copy" "${@:3}" ;;
+	*) timeout -k 5 60 xl "$2" "$copy" ;;
+	esac 2>>"$work/toolstack" </dev/null
 }
 
-# remove_copy leaves nothing of the copy behind but what it showed.
 remove_copy() {
 	local file
 	copy_is destroy destroy >/dev/null || :
@@ -245,58 +204,55 @@ remove_copy() {
 	snapshots=() copy=''
 }
 
-start_copy() {
-	local i sources=() maps=()
-	for i in "${disks[@]}"; do sources+=("${i#*=}"); done
+# snapshot_standbys takes snapshots for the copy, all of one moment: no run gets at the standbys meanwhile.
+snapshot_standbys() {
 	copy=$DOMU.xb-test
 	copy_is destroy destroy >/dev/null || : # of a test that was killed
-	xb-snap create --writable --uri --owner "$$" --size "${SNAPSHOT_SIZE:-1G}" -- "${sources[@]}" >"$work/snapshots" ||
+	xb-snap create --writable --uri --owner "$$" --size "${SNAPSHOT_SIZE:-1G}" -- "${disks[@]#*=}" >"$work/snapshots" ||
 		die $? "DomU $DOMU: no snapshots of its standbys can be taken"
 	mapfile -t snapshots <"$work/snapshots"
+}
+
+start_copy() {
+	local i sources=("${disks[@]#*=}") maps=()
 	for i in "${!sources[@]}"; do maps+=(--map "${sources[i]}=${snapshots[i]}"); done
 	xb-locate --copy-as "$copy" --xml "$document" --document-file "$work/copy" "${maps[@]}" "${memory[@]}" ||
 		die $? "DomU $DOMU: its document cannot be made one of a test copy"
 	chmod 711 "$work" # QEMU may be somebody else
 	xb-snap guard --owner "$$" >/dev/null &
-	if [[ $document = *.xml ]]; then
-		virsh -q "${connect[@]}" create "$work/copy.xml" || die 69 "DomU $DOMU: its test copy does not start"
-	else
-		xl create "$work/copy.cfg" || die 69 "DomU $DOMU: its test copy does not start"
-	fi
+	case $document in
+	*.xml) virsh -q "${connect[@]}" create "$work/copy.xml" ;;
+	*) xl create "$work/copy.cfg" ;;
+	esac || die 69 "DomU $DOMU: its test copy does not start"
 	[[ -s $work/copy.xml && $(<"$work/copy.xml") != *"type='xen'"* ]] || {
 		mkfifo "$work/never" # xl's console ends with its input
 		xl console "$copy" <>"$work/never" >"$work/copy.log" 2>/dev/null &
 	}
 }
 
-# lives waits for a sign of life.
 lives() {
-	local end=$((SECONDS + patience))
-	while ((SECONDS < end)); do
-		if [[ -s $work/copy.log ]] && grep -aqE -- "$pattern" "$work/copy.log"; then
-			log_mesg info "## DomU $DOMU: its test copy says: $(grep -aE -m 1 -- "$pattern" "$work/copy.log")"
-			return
+	local sign='' end=$((SECONDS + patience))
+	while ((SECONDS < end)) && copy_is domid domid >/dev/null; do
+		if grep -aqsE -- "$pattern" "$work/copy.log"; then
+			sign="its test copy says: $(grep -aE -m 1 -- "$pattern" "$work/copy.log")"
+		elif [[ $document = *.xml ]] && copy_is qemu-agent-command - '{"execute":"guest-ping"}' --timeout 2 >/dev/null; then
+			sign="the guest agent of its test copy answers"
 		fi
-		[[ $document != *.xml ]] || ! copy_is qemu-agent-command - '{"execute":"guest-ping"}' --timeout 2 >/dev/null || {
-			log_mesg info "## DomU $DOMU: the guest agent of its test copy answers"
-			return
-		}
-		copy_is domid domid >/dev/null || break
+		[[ -z $sign ]] || { log_mesg info "## DomU $DOMU: $sign" && return; }
 		sleep 1
 	done
 	return 1
 }
 
-# test_copy starts a copy, which nobody but this script sees.
 test_copy() {
 	local code=0
-	prepare
 	exec {lock}>>"$RUN_DIR/xen-failover.$DOMU.lock"
 	flock -n "$lock" || die 75 "DomU $DOMU: another test of it is at work"
 	find_document
 	take
-	start_copy {hold}>&- {lock}>&-
+	snapshot_standbys {hold}>&- {lock}>&-
 	release || die 75 "DomU $DOMU: a run of xen-backup may have got at its disks meanwhile"
+	start_copy {lock}>&-
 	lives {lock}>&- || code=1
 	[[ $document != *.xml ]] || copy_is screenshot - "$work/copy.ppm" >/dev/null || :
 	remove_copy {lock}>&-
@@ -327,17 +283,18 @@ options() { # WORD...
 	done
 	((${#operands[@]} == 2)) || misuse "want promote or test, and a DomU"
 	action=${operands[0]} DOMU=${operands[1]}
-	case $action in
-	promote) ;;
-	test) [[ -z $dry_run$other_is_off ]] && action=test_copy || misuse "--dry-run and --the-other-host-is-off are for promote" ;;
-	*) misuse "unknown word $action" ;;
-	esac
+	[[ $action = promote || $action = test ]] || misuse "unknown word $action"
+	[[ $action = promote || -z $dry_run$other_is_off ]] || misuse "--dry-run and --the-other-host-is-off are for promote"
 }
 
 main() {
 	options "$@"
 	trap '' PIPE
-	"$action"
+	work=$RUN_DIR/xen-failover.$$
+	mkdir -m 700 "$work" || die 73 "cannot create a directory in $RUN_DIR"
+	trap 'leave "$?"' EXIT
+	trap 'exit 143' TERM INT HUP
+	"${action/#test/test_copy}"
 }
 
 main "$@"

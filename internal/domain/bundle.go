@@ -154,16 +154,26 @@ func readBundle(r io.Reader, files io.Writer) (d *Document, members int, err err
 	return d, len(paths), out.Close()
 }
 
-// copyMember copies a file or directory of a bundle, the number n, and returns its path.
-func copyMember(out *tar.Writer, in *tar.Reader, header *tar.Header, n int) (path string, err error) {
-	if header.Typeflag != tar.TypeReg && header.Typeflag != tar.TypeDir || header.Size > maxMember || n == maxMembers {
+// copyMember copies a file or directory of a bundle, which has so many others before it, and returns its path.
+func copyMember(out *tar.Writer, in *tar.Reader, header *tar.Header, members int) (path string, err error) {
+	if header.Typeflag != tar.TypeReg && header.Typeflag != tar.TypeDir || header.Size > maxMember || members == maxMembers {
 		return "", fmt.Errorf("%s in the bundle: not a small file or a directory, or too many", header.Name)
 	}
 	header.Mode &= 0o777 // nothing of it runs as its owner
 	if err := out.WriteHeader(header); err != nil {
 		return "", err
 	}
-	_, err = io.Copy(out, in)
+	var head [qcow2Head]byte
+	n, err := io.ReadFull(in, head[:])
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return "", err
+	}
+	if isQcow2(head[:n]) { // the variables of firmware may be one
+		if other := qcow2Needs(head[:], false); other != "" {
+			return "", fmt.Errorf("%s in the bundle is a qcow2 image %s", header.Name, other)
+		}
+	}
+	_, err = io.Copy(out, io.MultiReader(bytes.NewReader(head[:n]), in))
 	return filepath.Clean("/" + header.Name), err
 }
 

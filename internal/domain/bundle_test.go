@@ -32,6 +32,24 @@ func bundle(t *testing.T, text string) ([]byte, []string) {
 	return b.Bytes(), words
 }
 
+// TestBundleQcow2: the variables of firmware may be a qcow2 image, but none that has QEMU open another file of this host.
+func TestBundleQcow2(t *testing.T) {
+	h := &host{t, t.TempDir()}
+	text := uefiGuest(h.root)
+	for image, want := range map[string]string{
+		"\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x00\x00": "",
+		"\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x01\x00": "a qcow2 image with a backing store",
+		"\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x01\x00": "a qcow2 image with a backing store",
+	} {
+		h.file("nvram/web_VARS.fd", "QFI\xfb"+image+strings.Repeat("\x00", 100))
+		whole, _ := bundle(t, text)
+		_, _, err := readBundle(bytes.NewReader(whole), io.Discard)
+		if (err != nil) != (want != "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", image, err, want)
+		}
+	}
+}
+
 func TestBundle(t *testing.T) {
 	h := &host{t, t.TempDir()}
 	h.file("nvram/web_VARS.fd", strings.Repeat("v", 70000))

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"xen-backup/internal/dm"
+	"xen-backup/internal/exit"
 )
 
 // Source is what a disk's path stands for on this host.
@@ -117,7 +118,8 @@ func (r Resolver) refuse(path string) error {
 	return nil
 }
 
-// checkFormat returns why an image of this format can't be copied as it is.
+// checkFormat returns why an image of this format needs other files. Of a raw one QEMU takes every byte for the guest's,
+// whatever they look like.
 func checkFormat(d Disk, s Source) error {
 	switch d.Format {
 	case "", "raw", "aio":
@@ -134,27 +136,59 @@ func checkFormat(d Disk, s Source) error {
 	return fmt.Errorf("%s is an image of format %s, which may need other files", s.Path, d.Format)
 }
 
-// checkQcow2 reads a header (QEMU's docs/interop/qcow2.txt: magic, version,
-// offset of the backing file's name; in version 3 at 72 the incompatible
-// features, bit 2 of which is an external data file; all big-endian). Without
-// either the image is whole in itself. A backing file that the domain is known not
-// to use (standalone) does not count.
+// checkQcow2 returns why an image is not whole in itself.
 func checkQcow2(path string, standalone bool) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	var header [80]byte
-	if _, err := io.ReadFull(f, header[:]); err != nil || string(header[:4]) != "QFI\xfb" {
+	var head [qcow2Head]byte
+	if _, err := io.ReadFull(f, head[:]); err != nil || !isQcow2(head[:]) {
 		return fmt.Errorf("%s is no qcow2 image although the domain says so", path)
 	}
-	version := binary.BigEndian.Uint32(header[4:])
-	if version >= 3 && binary.BigEndian.Uint64(header[72:])&(1<<2) != 0 {
-		return fmt.Errorf("%s is a qcow2 image whose data is in another file: a copy would be a part of it", path)
+	if other := qcow2Needs(head[:], standalone); other != "" {
+		return fmt.Errorf("%s is a qcow2 image %s: it alone is not the disk", path, other)
 	}
-	if !standalone && binary.BigEndian.Uint64(header[8:]) != 0 {
-		return fmt.Errorf("%s is a qcow2 image with a backing store: a copy would be a part of it", path)
+	return nil
+}
+
+// The head of a qcow2 image, QEMU's docs/interop/qcow2.txt: magic, version, offset of the backing file's name; in version
+// 3 at 72 the incompatible features, bit 2 of which is an external data file; all big-endian.
+const qcow2Head = 80
+
+func isQcow2(head []byte) bool {
+	return len(head) >= qcow2Head && string(head[:4]) == "QFI\xfb"
+}
+
+// qcow2Needs says what other file an image needs, "" if none. A backing file that the domain is known not to use
+// (standalone) does not count.
+func qcow2Needs(head []byte, standalone bool) string {
+	version := binary.BigEndian.Uint32(head[4:])
+	switch {
+	case version >= 3 && binary.BigEndian.Uint64(head[72:])&(1<<2) != 0:
+		return "whose data is in another file"
+	case !standalone && binary.BigEndian.Uint64(head[8:]) != 0:
+		return "with a backing store"
+	}
+	return ""
+}
+
+// CheckImages returns why a domain must not be started from images as disks of a document, by their targets: QEMU would
+// open other files of this host, which another host, or a guest there, has chosen by what it sent.
+func CheckImages(document []byte, images map[string]string) error {
+	doc, err := readDocument(bytes.NewReader(document))
+	if err != nil {
+		return badDocument("the document", err)
+	}
+	for _, disk := range doc.Domain.Disks {
+		image, ok := images[disk.Target]
+		if !ok {
+			continue
+		}
+		if err := checkFormat(disk, Source{Path: image, exists: true}); err != nil {
+			return exit.Fail(exit.Config, "%s/%s: QEMU may open other files of this host for it: %w", doc.Domain.Name, disk.Target, err)
+		}
 	}
 	return nil
 }

@@ -4,11 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"syscall"
 	"testing"
+
+	"xen-backup/internal/exit"
+	"xen-backup/internal/testkit"
 )
 
 // host is a tree that looks like /dev and /sys of a host with device-mapper. The
@@ -190,6 +194,59 @@ func TestQcow2(t *testing.T) {
 			t.Errorf("%s: %+v, want %q", name, e, c.want)
 		}
 	}
+}
+
+// TestCheckImages has images as QEMU makes them as disks of documents. What QEMU takes for a guest's bytes may look like
+// anything.
+func TestCheckImages(t *testing.T) {
+	if _, err := exec.LookPath("qemu-img"); err != nil {
+		t.Skip("needs qemu-img")
+	}
+	dir := t.TempDir()
+	for _, words := range []string{
+		"-f raw secret 1M", "-f qcow2 alone 1M", "-f qcow2 -o compat=0.10 old 1M", "-f qcow2 -F raw -b secret backed",
+		"-f qcow2 -o data_file=data data-file 1M", "-f vmdk -o subformat=monolithicFlat flat 1M", "-f vmdk -F vmdk -b flat vmdk",
+		"-f vhdx vhdx 1M", "-f qed -F raw -b secret qed",
+	} {
+		qemu := exec.Command("qemu-img", append([]string{"create", "-q"}, strings.Fields(words)...)...)
+		qemu.Dir = dir
+		if out, err := qemu.CombinedOutput(); err != nil {
+			t.Fatalf("qemu-img create %s: %v: %s", words, err, out)
+		}
+	}
+	xml := func(domain, driver, more string) string {
+		return "<domain type='" + domain + "'><name>web</name><devices><disk type='file'><driver " + driver +
+			"/><source file='/x'/><target dev='vda'/>" + more + "</disk></devices></domain>"
+	}
+	for _, c := range []struct{ document, image, want string }{
+		{xml("kvm", "type='raw'", ""), "backed", ""},
+		{xml("kvm", "name='qemu'", ""), "backed", ""},
+		{xml("kvm", "type='qcow2'", ""), "alone", ""},
+		{xml("kvm", "type='qcow2'", ""), "old", ""},
+		{xml("kvm", "type='qcow2'", ""), "backed", "with a backing store"},
+		{xml("kvm", "type='qcow2'", "<backingStore/>"), "backed", ""},
+		{xml("xen", "type='qcow2'", "<backingStore/>"), "backed", "with a backing store"},
+		{xml("kvm", "type='qcow2'", ""), "data-file", "whose data is in another file"},
+		{xml("kvm", "type='qcow2'", "<backingStore/>"), "data-file", "whose data is in another file"},
+		{xml("kvm", "type='qcow2'", ""), "secret", "is no qcow2 image"},
+		{xml("kvm", "type='vmdk'", ""), "vmdk", "format vmdk"},
+		{xml("kvm", "type='vmdk'", ""), "flat", "format vmdk"},
+		{xml("kvm", "type='vhdx'", ""), "vhdx", "format vhdx"},
+		{xml("kvm", "type='qed'", "<backingStore/>"), "qed", "format qed"},
+		{xml("kvm", "type='auto'", ""), "secret", "format auto"},
+		{"name = 'web'\ndisk = [ '/x,raw,vda,rw' ]\n", "backed", ""},
+		{"name = 'web'\ndisk = [ '/x,,vda,rw' ]\n", "backed", ""},
+		{"name = 'web'\ndisk = [ '/x,qcow2,vda,rw' ]\n", "backed", "with a backing store"},
+		{"name = 'web'\ndisk = [ 'tap:qcow2:/x,vda,w' ]\n", "backed", "with a backing store"},
+		{"name = 'web'\ndisk = [ '/x,vhd,vda,rw' ]\n", "secret", "format vhd"},
+		{"no document", "alone", "the document: "},
+	} {
+		err := CheckImages([]byte(c.document), map[string]string{"vda": filepath.Join(dir, c.image), "vdb": "/missing"})
+		if (err != nil) != (c.want != "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s\nwith %s: %v, want %q", c.document, c.image, err, c.want)
+		}
+	}
+	testkit.WantStatus(t, "its status", CheckImages([]byte(xml("kvm", "type='qcow2'", "")), map[string]string{"vda": dir + "/backed"}), exit.Config)
 }
 
 // Every form of a disk, in the document's order.

@@ -190,8 +190,10 @@ func (x *xmlDomain) domain() (*Domain, error) {
 			d.TPM = t.Source.Path
 		}
 	}
-	for _, disk := range x.Disks {
-		d.Disks = append(d.Disks, disk.disk())
+	for _, x := range x.Disks {
+		disk := x.disk()
+		disk.Standalone = disk.Standalone && d.Type != "xen" // libxl has no word for that
+		d.Disks = append(d.Disks, disk)
 	}
 	return d, d.checkTargets()
 }

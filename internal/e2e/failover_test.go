@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 )
@@ -56,6 +57,30 @@ func newStandby(t *testing.T) *site {
 // failover is the command by which somebody promotes domu1.
 func failover(words string) string {
 	return "env -i TOOLSTACK=xl CONNECT_TIMEOUT=2 /usr/local/sbin/xen-failover " + words
+}
+
+// TestPromoteOtherFiles: a standby that would have QEMU open another file of this host is no disk to start from, whoever
+// trusts the document.
+func TestPromoteOtherFiles(t *testing.T) {
+	if _, err := exec.LookPath("qemu-img"); err != nil {
+		t.Skip("needs qemu-img")
+	}
+	s := newStandby(t)
+	s.must("dom0b", `cd /srv && cp domu1.img before
+qemu-img create -q -f raw secret 3M
+qemu-img create -q -f qcow2 -F raw -b secret new.qcow2
+truncate -s 3M new.qcow2
+xb-sig domu1.img | xb-delta new.qcow2 | xb-patch --peer dom0a --disk domu1/xvda --toolstack xl domu1.img
+sed s/,raw,/,qcow2,/ kept | xb-locate --store domu1`)
+	r := s.on("dom0b", failover("promote domu1 --trust-document"))
+	if r.status != 78 || !strings.Contains(r.err, "QEMU may open other files of this host") ||
+		!strings.Contains(r.err, "/srv/domu1.img is a qcow2 image with a backing store") {
+		t.Errorf("status %d: %s", r.status, r.err)
+	}
+	s.must("dom0b", "[[ ! -e /run/created && ! -e /etc/xen/domu1.cfg ]]\nxb-locate --store domu1 </srv/kept")
+	if r = s.on("dom0b", failover("promote domu1")); r.status != 0 { // of a raw one all bytes are the guest's
+		t.Errorf("a raw disk: status %d: %s", r.status, r.err)
+	}
 }
 
 // TestPromoteXL: an apply that was interrupted is finished first, and the DomU is started by what has come. Whatever xl

@@ -25,8 +25,8 @@ type Promotion struct {
 }
 
 // Promote demands that the standbys of all disks of a DomU can become its disks: each is there, whole, unused, as the last
-// copy left it, and all are of one set, which is that of the document in a file; with apart, whatever their times are. All
-// that is wrong is in the error. With locked, it is so until Close.
+// copy left it, and needs no other file of this host; and all are of one set, which is that of the document in a file; with
+// apart, whatever their times are. All that is wrong is in the error. With locked, it is so until Close.
 func Promote(user User, o Options, disks []Disk, document string, apart, locked bool) (*Promotion, error) {
 	p := &Promotion{now: time.Now()}
 	stored, err := os.ReadFile(document)
@@ -34,11 +34,17 @@ func Promote(user User, o Options, disks []Disk, document string, apart, locked 
 		return nil, exit.OpenFailed(err)
 	}
 	var wrong error
+	images := make(map[string]string)
 	for _, d := range disks {
 		o.Target, o.Disk = d.Target, d.Name
+		_, name, _ := strings.Cut(d.Name, "/")
+		images[name] = d.Target
 		if err := p.add(user, o, locked); err != nil {
 			wrong = worst(wrong, exit.Fail(exit.StatusOf(err), "%s: %w", d.Name, err))
 		}
+	}
+	if wrong == nil {
+		wrong = domain.CheckImages(stored, images)
 	}
 	if wrong == nil {
 		wrong = p.checkSet(state.Dir(o.StateDir), domain.SetOf(stored).Name, apart)

@@ -15,7 +15,7 @@ import (
 func (m *machine) promote(set string, apart bool, disks ...*scene) error {
 	m.Helper()
 	document := filepath.Join(m.TempDir(), "domu1.xml")
-	text := "<domain/>\n"
+	text := "<domain type='kvm'><name>domu1</name></domain>\n"
 	if set != "" {
 		text = "<!-- xen-backup: set " + set + ", taken 2026-11-26T23:47:28Z -->\n" + text
 	}

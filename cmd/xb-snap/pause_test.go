@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
-	"time"
+
+	"golang.org/x/sys/unix"
 
 	"xen-backup/internal/testkit"
 )
@@ -70,7 +72,10 @@ func newGuest(t *testing.T, scripts map[string]string, settings ...string) guest
 		"XB_PAUSE_LIMIT=60", "XB_PAUSE_WAIT=60", "XB_PAUSE_WATCH=4"}, settings...)
 	g.before = g.files(g.disks)
 	t.Cleanup(func() {
-		eventually(t, "its watchdog has ended", func() bool { return len(g.watchdogs()) == 0 })
+		testkit.Eventually(t, "its watchdog has ended", func() bool { return len(g.watchdogs()) == 0 })
+		if t.Failed() {
+			t.Logf("%s, %s frozen, and it was told to %q", g.read("state"), g.read("frozen"), g.did())
+		}
 	})
 	return g
 }
@@ -109,15 +114,6 @@ func (g guest) noSnapshot() {
 	g.Helper()
 	if after := g.files(g.disks); after != g.before {
 		g.Errorf("left: %s", after)
-	}
-}
-
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain until %s", what)
-		}
 	}
 }
 
@@ -179,6 +175,12 @@ func TestPauseLimit(t *testing.T) {
 	g.goesOn("suspend resume")
 }
 
+// stopAsker stops xb-snap before it can know of the answer: when all its threads stand, not when the signal is sent.
+const stopAsker = `until [ -s pid ]; do sleep 0.1; done
+kill -STOP $(cat pid)
+while grep -q '^State:.[^T]' /proc/$(cat pid)/task/*/status; do sleep 0.01; done
+`
+
 // TestKilled: whoever keeps a domain still and is killed, with all of its process group, does
 // not keep it so.
 func TestKilled(t *testing.T) {
@@ -188,25 +190,58 @@ func TestKilled(t *testing.T) {
 		"--freeze-or-go": {"domfsfreeze", "echo 2 >frozen", "domtime domfsfreeze domfsthaw"},
 	} {
 		t.Run(way, func(t *testing.T) {
-			// It is stopped before it can know of the answer.
-			g := newGuest(t, map[string]string{c.verb: "until [ -s pid ]; do sleep 0.1; done\nkill -STOP $(cat pid)\n" + c.script})
+			g := newGuest(t, map[string]string{c.verb: stopAsker + c.script})
 			cmd := g.command("create", way, g.name, g.a, g.b)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
+			kill := sync.OnceFunc(func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); cmd.Wait() })
+			t.Cleanup(kill)
 			testkit.Write(t, filepath.Join(g.tool, "pid.new"), strconv.Itoa(cmd.Process.Pid))
 			if err := os.Rename(filepath.Join(g.tool, "pid.new"), filepath.Join(g.tool, "pid")); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "it is still", func() bool { return g.read("state") != "running" || g.read("frozen") != "0" })
-			syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-			cmd.Wait()
-			eventually(t, "it goes on", func() bool { return g.did() == c.did })
-			eventually(t, "its watchdog has ended", func() bool { return len(g.watchdogs()) == 0 })
+			testkit.Eventually(t, "an answer of the watchdog that nobody reads", func() bool {
+				return testkit.Stands(cmd.Process.Pid) && waiting(t, cmd.Process.Pid) > 0
+			})
+			if g.read("state") == "running" && g.read("frozen") == "0" {
+				t.Error("it is not still")
+			}
+			kill()
+			testkit.Eventually(t, "it goes on", func() bool { return g.did() == c.did })
+			testkit.Eventually(t, "its watchdog has ended", func() bool { return len(g.watchdogs()) == 0 })
 			g.goesOn(c.did)
 		})
 	}
+}
+
+// waiting returns how many bytes stand in pipes that a process reads, and that are not ours.
+func waiting(t *testing.T, pid int) (n int) {
+	t.Helper()
+	ours := make(map[string]bool)
+	own, _ := filepath.Glob("/proc/self/fd/*")
+	for _, file := range own {
+		name, _ := os.Readlink(file)
+		ours[name] = true
+	}
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, file := range files {
+		if name, _ := os.Readlink(file); !strings.HasPrefix(name, "pipe:") || ours[name] {
+			continue
+		}
+		fd, err := unix.Open(file, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue
+		}
+		here, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
+		unix.Close(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += here
+	}
+	return n
 }
 
 // TestWatchdogKilled: without it, xb-snap lets the domain go itself.
@@ -224,7 +259,7 @@ func TestWatchdogKilled(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "it is still", func() bool { return g.read("state") != "running" || g.read("frozen") != "0" })
+			testkit.Eventually(t, "it is still", func() bool { return g.read("state") != "running" || g.read("frozen") != "0" })
 			waitBlocked(t, cmd.Process.Pid)
 			for _, pid := range g.watchdogs() {
 				syscall.Kill(pid, syscall.SIGKILL)
@@ -245,7 +280,7 @@ func TestWatchdogKilled(t *testing.T) {
 // waitBlocked waits until a thread of a process waits for a file system that is frozen.
 func waitBlocked(t *testing.T, pid int) {
 	t.Helper()
-	eventually(t, "a snapshot hangs", func() bool {
+	testkit.Eventually(t, "a snapshot hangs", func() bool {
 		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 		for _, file := range threads {
 			text, _ := os.ReadFile(file)
@@ -297,7 +332,7 @@ func TestLate(t *testing.T) {
 				}
 				testkit.Write(t, filepath.Join(g.tool, "over"), "")
 				undone := map[string]string{"--pause": "late resume", "--freeze": "late domfsthaw"}[way]
-				eventually(t, "it was let go", func() bool {
+				testkit.Eventually(t, "it was let go", func() bool {
 					return strings.Contains(g.did(), undone) && g.read("state") == "running" && g.read("frozen") == "0"
 				})
 				if client == "exec sleep 1000" && way == "--freeze" { // it would wait as long as that does
@@ -373,7 +408,7 @@ func TestFreezeFails(t *testing.T) {
 					g.noSnapshot()
 				}
 				testkit.Write(t, filepath.Join(g.tool, "over"), "")
-				eventually(t, "its watchdog has ended", func() bool { return len(g.watchdogs()) == 0 })
+				testkit.Eventually(t, "its watchdog has ended", func() bool { return len(g.watchdogs()) == 0 })
 				if c.did != "" && !strings.HasPrefix(g.did(), c.did) || g.read("frozen") != "0" {
 					t.Errorf("%s frozen after %q, want %q", g.read("frozen"), g.did(), c.did)
 				}

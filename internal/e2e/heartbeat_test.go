@@ -108,7 +108,7 @@ func (s *heard) next() string {
 // until reads on until there is a line.
 func (s *heard) until(line string) {
 	s.Helper()
-	for end := time.Now().Add(most); ; {
+	for end := time.Now().Add(10 * time.Minute); ; {
 		got := s.next()
 		if got == line {
 			return

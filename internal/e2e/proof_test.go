@@ -22,22 +22,6 @@ func readBytes(pid int) (n int64) {
 	return n
 }
 
-// stand stops a process and waits until all of it stands.
-func stand(t testing.TB, pid int) {
-	t.Helper()
-	syscall.Kill(pid, syscall.SIGSTOP)
-	eventually(t, "a process that stands", func() bool {
-		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-		for _, task := range tasks {
-			text, _ := os.ReadFile(task)
-			if i := strings.LastIndex(string(text), ") "); i < 0 || !strings.ContainsAny(string(text[i+2]), "TZX") {
-				return false
-			}
-		}
-		return true
-	})
-}
-
 // during starts commands as one pipeline and stops the last one when at holds; it then does
 // do, and lets it go on. Where it was over before, again makes all as it was, and it is tried
 // again.

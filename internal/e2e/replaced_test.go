@@ -81,7 +81,9 @@ func (h *host) replaceInApply(makeOther, prepare string) {
 			case <-time.After(time.Millisecond):
 			}
 		}
-		r.signal(0, syscall.SIGSTOP)
+		if statuses == nil {
+			stand(h, r.stages[0].Process.Pid)
+		}
 		replaced := h.applying() && os.Rename(h.path("other"), h.path("target")) == nil
 		r.signal(0, syscall.SIGCONT)
 		if statuses == nil {

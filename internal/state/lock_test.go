@@ -279,7 +279,7 @@ func TestLockOfOneThatDoesNotEnd(t *testing.T) {
 	h := startHolder(t, dir, first)
 	h.do("wait")
 	quietFor(t, d, time.Hour)
-	h.cmd.Process.Signal(unix.SIGSTOP)
+	testkit.Stop(t, h.cmd.Process.Pid) // before it can get the other signal
 	_, err := d.Lock(second)
 	testkit.WantStatus(t, "the lock", err, exit.Busy)
 	h.cmd.Process.Signal(unix.SIGCONT)

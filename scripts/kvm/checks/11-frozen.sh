@@ -39,6 +39,7 @@ status=0
 /usr/bin/virsh "$@" || status=$?
 if [[ " $* " = *" domfsfreeze "* && -e /run/stop ]]; then
 	kill -STOP "$(</run/stop)"
+	while grep -q '^State:.[^T]' /proc/"$(</run/stop)"/task/*/status; do sleep 0.01; done
 	touch /run/stopped
 fi
 exit $status

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/snapshot"
 	"xen-backup/internal/testkit"
@@ -259,7 +261,10 @@ func TestPrune(t *testing.T) {
 	if pruned := h.ok("prune"); len(pruned) != 0 {
 		t.Errorf("pruned %s, whose owner lives", pruned)
 	}
-	sleeper.Process.Kill() // and a zombie from now on
+	sleeper.Process.Kill()
+	if err := unix.Waitid(unix.P_PID, sleeper.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil { // a zombie
+		t.Fatal(err)
+	}
 	os.Remove(gone)
 	if pruned := h.ok("prune"); len(pruned) != 1 || pruned[0] != theirs {
 		t.Errorf("pruned %s, want %s", pruned, theirs)

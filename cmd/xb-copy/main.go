@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -109,12 +108,12 @@ func (o *options) define() {
 	f.Bool(&o.prepare, "prepare")
 	f.Path(&o.Run, "run")
 	o.timeout, o.stall, o.Jobs, o.AtOnce = 15, 900, 4, 1
-	f.Func("connect-timeout", number(&o.timeout))
+	f.Func("connect-timeout", cli.Number(&o.timeout))
 	f.String(&o.DomU, "domu")
 	f.String(&o.To, "to")
-	f.Func("jobs", number(&o.Jobs))
-	f.Func("at-once", number(&o.AtOnce))
-	f.Func("stall", number(&o.stall))
+	f.Func("jobs", cli.Number(&o.Jobs))
+	f.Func("at-once", cli.Number(&o.AtOnce))
+	f.Func("stall", cli.Number(&o.stall))
 	o.BlockSize, o.Hash = "4K", "xxh64"
 	f.Func("b,block-size", blockSize(&o.BlockSize))
 	f.Func("hash", cli.OneOf(&o.Hash, "xxh64", "sha256"))
@@ -247,18 +246,6 @@ func (l log) Say(level, words string) {
 }
 
 func (l log) Progress(words string) { l.Say("progress", words) }
-
-// number returns a setter of an option that takes a number from 1 on.
-func number(p *int) func(string) error {
-	return func(s string) error {
-		n, err := strconv.ParseUint(s, 10, 31)
-		if err != nil || n == 0 {
-			return fmt.Errorf("%q is no number from 1 on", s)
-		}
-		*p = int(n)
-		return nil
-	}
-}
 
 // size returns a setter of an option that is passed on, and takes a size.
 func size(p *string) func(string) error {

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"path/filepath"
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/domain"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/program"
 	"xen-backup/internal/state"
 )
 
@@ -45,13 +47,25 @@ func checkDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	return env.Print(rows)
 }
 
-// copyDocument makes the document of a test copy.
-func copyDocument(_ context.Context, _ *cli.Env, o *options, operands []string) error {
+// copyDocument makes the document of a test copy, and with --try starts it.
+func copyDocument(ctx context.Context, env *cli.Env, o *options, operands []string) error {
 	if len(operands) > 0 || o.xml == "" || o.xml == "-" || !filepath.IsAbs(o.kept) {
 		return exit.Fail(exit.Usage, "--copy-as needs --xml FILE and --document-file /PATH, and no DOMAIN")
 	}
-	if err := domain.CheckNames(o.copyAs); err != nil {
+	if err := domain.CheckPausable(o.copyAs); err != nil {
 		return err
 	}
-	return domain.TestCopy{Name: o.copyAs, Disks: o.places, Memory: o.memory, Out: o.kept}.Make(o.xml)
+	t := o.trial
+	t.Name, t.Disks, t.Memory, t.Out, t.URI = o.copyAs, o.places, o.memory, o.kept, o.uri
+	if !o.try {
+		return t.Make(o.xml)
+	}
+	if err := program.EndWithParent(); err != nil {
+		return err
+	}
+	if err := t.Make(o.xml); err != nil {
+		return err
+	}
+	sign, err := t.Run(ctx, env)
+	return cmp.Or(err, env.Print(sign+"\n"))
 }

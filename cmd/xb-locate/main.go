@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"regexp"
 	"slices"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"xen-backup/internal/domain"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/lvm"
+	"xen-backup/internal/text"
 )
 
 const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude TARGET]...
@@ -37,7 +39,11 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
                  [--toolstack auto|virsh|xl] [--local NAME] [--state-dir DIR]
                  [DOMAIN...]
        xb-locate --copy-as NAME --xml FILE --map A=B... --document-file FILE
-                 [--memory SIZE]
+                 [--memory SIZE] [--try [-c URI] [--for TIME] [--pattern RE]
+                 [--evidence PREFIX]]
+       xb-locate --nowhere [-c URI] [--toolstack auto|virsh|xl] [--confs DIR]
+                 [--dom0s LIST] [--local NAME] [--others-are-off]
+                 [--connect-timeout SECONDS] DOMAIN
        xb-locate --check-document --document-file FILE [-c URI]
                  [--trust-document] [--state-dir DIR] DOMAIN
 
@@ -88,6 +94,20 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
                          --document-file: with another UUID, without network, devices
                          and ports, with the disks of --map, and a console beside it
       --memory SIZE      so much it has (as much as the domain)
+      --try              and start it, wait until its guest agent answers, or its
+                         console says something, print that, and remove it
+      --for TIME         so long at most: 90s, 5m (the default), 1h
+      --pattern RE       what its console is to say, an extended regular expression
+                         that a line matches (login:)
+      --evidence PREFIX  keep what the console and the screen showed at last in
+                         PREFIX.log and PREFIX.ppm
+      --nowhere          demand that DOMAIN is active nowhere: not here, and not on the
+                         other hosts of its conf file in --confs and of --dom0s, which
+                         are asked over ssh; print these
+      --others-are-off   those that cannot be reached are off: make sure of that, else
+                         it may run twice
+      --connect-timeout SECONDS
+                         until a host answers (15)
       --trust-document   once: this host may do all that it says
       --state-dir DIR    (default: $XB_STATE_DIR, or STATE_DIR of
                          /etc/xen-backup/host.conf, or /var/lib/xen-backup)
@@ -115,7 +135,7 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
   -h, --help             this text
   -V, --version          the version
 
-Exit status: 0 active here (or done), 1 not active here, 64 usage, 65 bad
+Exit status: 0 active here (or done), 1 not active here, no sign of life, 64 usage, 65 bad
 document, 66 cannot open FILE, no document, 69 cannot ask, 73 cannot store, 74
 I/O error, 75 not active but a disk is in use, not as it was noted, 77 not
 trusted, 78 a disk can't be copied and is not excluded, or cannot be given
@@ -142,6 +162,11 @@ type options struct {
 	trust    bool
 	copyAs   string // the name of a test copy
 	memory   int64
+	try      bool // and start it
+	trial    domain.Trial
+	nowhere  bool
+	off      bool // hosts that cannot be reached are
+	timeout  int  // seconds until one answers
 	drop     []string
 	set      domain.Set
 	stateDir string
@@ -193,6 +218,14 @@ func run(env *cli.Env, args []string) error {
 	f.Bool(&o.trust, "trust-document")
 	f.String(&o.copyAs, "copy-as")
 	f.Size(&o.memory, "memory")
+	f.Bool(&o.try, "try")
+	o.trial.For, o.trial.Pattern, o.timeout = 5*time.Minute, regexp.MustCompilePOSIX("login:"), 15
+	f.Func("for", parsed(&o.trial.For, text.ParseAge))
+	f.Func("pattern", parsed(&o.trial.Pattern, regexp.CompilePOSIX))
+	f.Path(&o.trial.Evidence, "evidence")
+	f.Bool(&o.nowhere, "nowhere")
+	f.Bool(&o.off, "others-are-off")
+	f.Func("connect-timeout", cli.Number(&o.timeout))
 	f.Func("dom0s", words(&o.dom0s.Dom0s))
 	f.Func("rules", words(&o.dom0s.Rules))
 	f.String(&o.dom0s.Local, "local")
@@ -231,6 +264,7 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	toolstacks := []string{"-c", "--connect", "--toolstack"}
 	gate := []string{"--allow", "--peer"}
 	list := []string{"-c", "--connect", "--exclude", "--all", "--json"}
+	copied := []string{"--xml", "--map", "--document-file", "--memory"}
 	switch {
 	case o.active:
 		return "--active", slices.Concat(toolstacks, gate, []string{"--final"}), tell
@@ -246,8 +280,12 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 			storeDocument
 	case o.plan:
 		return "--plan", append(toolstacks, "--confs", "--settings", "--disks", "--gate-conf", "--local", "--state-dir"), plan
+	case o.copyAs != "" && o.try:
+		return "--try", append(copied, "--copy-as", "-c", "--connect", "--for", "--pattern", "--evidence"), copyDocument
 	case o.copyAs != "":
-		return "--copy-as", []string{"--xml", "--map", "--document-file", "--memory"}, copyDocument
+		return "--copy-as", copied, copyDocument
+	case o.nowhere:
+		return "--nowhere", append(toolstacks, "--confs", "--dom0s", "--local", "--others-are-off", "--connect-timeout"), nowhere
 	case o.check:
 		return "--check-document", []string{"-c", "--connect", "--document-file", "--trust-document", "--state-dir"}, checkDocument
 	case o.still != "":
@@ -267,6 +305,25 @@ func targets(list *[]string) func(string) error {
 		*list = append(*list, target)
 		return nil
 	}
+}
+
+// parsed returns a setter of an option whose value has some form.
+func parsed[T any](p *T, parse func(string) (T, error)) func(string) error {
+	return func(s string) error {
+		value, err := parse(s)
+		if err == nil {
+			*p = value
+		}
+		return err
+	}
+}
+
+// farToolstack is what other hosts are to ask; "" leaves it to them.
+func (o *options) farToolstack() string {
+	if o.toolstack == "auto" {
+		return ""
+	}
+	return o.toolstack
 }
 
 // oneName returns the only operand.

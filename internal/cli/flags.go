@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"xen-backup/internal/exit"
@@ -193,6 +194,18 @@ func (f *Flags) apply(o *option, name, value string) error {
 		return err
 	}
 	return exit.Fail(exit.Usage, "%s: %w", name, err)
+}
+
+// Number returns a setter of an option that takes a number from 1 on.
+func Number(p *int) func(string) error {
+	return func(s string) error {
+		n, err := strconv.ParseUint(s, 10, 31)
+		if err != nil || n == 0 {
+			return fmt.Errorf("%q is no number from 1 on", s)
+		}
+		*p = int(n)
+		return nil
+	}
 }
 
 // OneOf returns a setter for Func that accepts only the given words.

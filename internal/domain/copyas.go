@@ -3,6 +3,8 @@ package domain
 import (
 	"archive/tar"
 	"bytes"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -27,10 +29,15 @@ type TestCopy struct {
 	Disks  Places // the copies of the disks that are copied
 	Memory int64  // bytes; 0: as much as the domain has
 	Out    string // the document is Out.xml or Out.cfg, the console Out.console, what it says Out.log
+
+	uuid string
 }
 
+// testCopyUUID begins the UUIDs of all test copies, by which one is told from whatever else may have its name.
+const testCopyUUID = "78622d74-6573-4074-a000-"
+
 // Make writes the document of a test copy of the domain whose document is in a file, as Store.Release has written it.
-func (c TestCopy) Make(file string) error {
+func (c *TestCopy) Make(file string) error {
 	in, err := os.Open(file)
 	if err != nil {
 		return exit.OpenFailed(err)
@@ -40,6 +47,9 @@ func (c TestCopy) Make(file string) error {
 	if err != nil {
 		return badDocument(file, err)
 	}
+	var random [6]byte
+	rand.Read(random[:])
+	c.uuid = testCopyUUID + hex.EncodeToString(random[:])
 	nvram := doc.Domain.NVRAM
 	if err := c.replaceDisks(doc); err != nil {
 		return err
@@ -52,7 +62,7 @@ func (c TestCopy) Make(file string) error {
 		return err
 	}
 	text = doc.form.copyAs(c, doc)
-	if again, err := readDocument(bytes.NewReader(text)); err != nil || again.Domain.Name != c.Name || again.Domain.UUID != "" ||
+	if again, err := readDocument(bytes.NewReader(text)); err != nil || again.Domain.Name != c.Name || again.Domain.UUID != c.uuid ||
 		!slices.Equal(again.Domain.Copied(), doc.Domain.Copied()) {
 		return exit.Fail(exit.Internal, "the document of the test copy is not what it should be: %w", err)
 	}
@@ -64,7 +74,7 @@ func (c TestCopy) Make(file string) error {
 }
 
 // replaceDisks puts the copies of the disks in their places, and leaves out all others.
-func (c TestCopy) replaceDisks(doc *Document) error {
+func (c *TestCopy) replaceDisks(doc *Document) error {
 	copied := doc.Domain.Copied()
 	for i, disk := range doc.Domain.Disks {
 		place, ok := c.Disks[filepath.Clean(disk.Source)]
@@ -83,7 +93,7 @@ func (c TestCopy) replaceDisks(doc *Document) error {
 }
 
 // variables is the file with those of its UEFI firmware.
-func (c TestCopy) variables() string { return c.Out + ".VARS" }
+func (c *TestCopy) variables() string { return c.Out + ".VARS" }
 
 // copyVariables writes those that came with the domain, if any did, to a file.
 func copyVariables(files, nvram, to string) error {
@@ -131,8 +141,8 @@ var xmlCopied = newXMLRules(`
 const guestAgent = "org.qemu.guest_agent.0"
 
 // copyAs writes the document anew: what is not copied is not in it.
-func (f *xmlForm) copyAs(c TestCopy, doc *Document) []byte {
-	w := &xmlCopy{TestCopy: c, doc: doc, xen: f.xen}
+func (f *xmlForm) copyAs(c *TestCopy, doc *Document) []byte {
+	w := &xmlCopy{TestCopy: *c, doc: doc, xen: f.xen}
 	decoder := newDecoder(bytes.NewReader(f.text))
 	for {
 		token, err := decoder.Token()
@@ -217,7 +227,7 @@ func (w *xmlCopy) open(t xml.StartElement) {
 	w.words.Reset()
 	switch where {
 	case "":
-		fmt.Fprintf(&w.out, "\n<name>%s</name>\n", escapeXML(w.Name))
+		fmt.Fprintf(&w.out, "\n<name>%s</name>\n<uuid>%s</uuid>\n", escapeXML(w.Name), w.uuid)
 	case "devices/interface":
 		w.out.WriteString("<link state='down'/>")
 	}
@@ -263,8 +273,8 @@ var xlCopied = strings.Fields(`
 	firmware device_model_version device_model_override firmware_override bios_path_override kernel ramdisk root extra
 	cmdline bootloader bootloader_args stdvga vga videoram disk`)
 
-func (f *xlForm) copyAs(c TestCopy, _ *Document) []byte {
-	settings := map[string]string{"name": quoteXL(c.Name), "on_crash": quoteXL("destroy")}
+func (f *xlForm) copyAs(c *TestCopy, _ *Document) []byte {
+	settings := map[string]string{"name": quoteXL(c.Name), "uuid": quoteXL(c.uuid), "on_crash": quoteXL("destroy")}
 	for _, name := range xlCopied {
 		if item, ok := f.settings[name]; ok {
 			settings[name] = item.source()

@@ -3,6 +3,7 @@ package domain
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -22,7 +23,8 @@ func copyAs(t *testing.T, suffix, document string, c TestCopy) (text, beside str
 		return "", "", err
 	}
 	made, err := os.ReadFile(c.Out + suffix)
-	return strings.ReplaceAll(string(made), out, "OUT"), testkit.Names(t, out), err
+	text = regexp.MustCompile(testCopyUUID+"[0-9a-f]{12}").ReplaceAllString(string(made), "UUID")
+	return strings.ReplaceAll(text, out, "OUT"), testkit.Names(t, out), err
 }
 
 // Of a domain's own a test copy has what it needs to start, and nothing that could meet the domain or anybody.
@@ -41,14 +43,14 @@ func TestCopyAsXML(t *testing.T) {
 	if err != nil || beside != "copy.xml" {
 		t.Fatalf("%v, there is %s", err, beside)
 	}
-	for _, want := range []string{"<name>d.test</name>", "<memory>1048576</memory>", "file='/srv/snap&#39;s'", "<link state='down'/>",
+	for _, want := range []string{"<name>d.test</name>", "<uuid>UUID</uuid>", "<memory>1048576</memory>", "file='/srv/snap&#39;s'", "<link state='down'/>",
 		"<mac address='00:16:3e:5c:81:0a'>", "name='org.qemu.guest_agent.0'", "path='OUT/copy.console'", "file='OUT/copy.log'",
 		"<nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'>OUT/copy.VARS</nvram>", "<model type='vga'>", "/usr/bin/qemu-system-x86_64"} {
 		if strings.Count(text, want) != 1 {
 			t.Errorf("%s is not in it once:\n%s", want, text)
 		}
 	}
-	for _, never := range []string{"uuid", "hostdev", "filesystem", "graphics", "5901", "tcp", "redirdev", "shmem", "vsock", "qemu:", "'up'",
+	for _, never := range []string{"00000000-0000-4000-8000", "hostdev", "filesystem", "graphics", "5901", "tcp", "redirdev", "shmem", "vsock", "qemu:", "'up'",
 		"vnet7", "sysinfo", "genid", "/srv/shared", " vram", "tpm", "/var/lib/libvirt", "<script", "metadata", "/dev/vg/d", "hda"} {
 		if strings.Contains(text, never) {
 			t.Errorf("%s is in it:\n%s", never, text)
@@ -78,6 +80,7 @@ name = "d.test"
 on_crash = "destroy"
 serial = "pty"
 type = "hvm"
+uuid = "UUID"
 vcpus = "2"
 `
 	if err != nil || text != want {
@@ -104,7 +107,7 @@ func TestCopyAsVariables(t *testing.T) {
 	if _, err := s.Release("web", out+"/web", true, new(warnings)); err != nil {
 		t.Fatal(err)
 	}
-	if err := (TestCopy{Name: "x", Out: out + "/copy"}).Make(out + "/web.xml"); err != nil {
+	if err := (&TestCopy{Name: "x", Out: out + "/copy"}).Make(out + "/web.xml"); err != nil {
 		t.Fatal(err)
 	}
 	if text, err := os.ReadFile(out + "/copy.VARS"); err != nil || string(text) != "variables" {

@@ -92,7 +92,7 @@ type form interface {
 	comment(lines []string) edit
 	comments() []span  // ours
 	strange() []string // see Document.strange
-	copyAs(c TestCopy, doc *Document) []byte
+	copyAs(c *TestCopy, doc *Document) []byte
 }
 
 // readDocument reads a document of at most 4 MiB by which a domain can be started:

@@ -113,6 +113,26 @@ func (s *Started) HasEnded() (bool, error) {
 	}
 }
 
+// Listen starts a program that prints until it is stopped, and ends with its input or this process.
+func Listen(to io.Writer, name string, args ...string) (stop func(), err error) {
+	cmd, err := command(context.Background(), name, args, to, nil)
+	if err != nil {
+		return nil, err
+	}
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return nil, exit.Fail(exit.Unavailable, "cannot run %s: %w", name, err)
+	}
+	return func() {
+		in.Close()
+		cmd.Process.Kill()
+		cmd.Wait()
+	}, nil
+}
+
 // GiveUp ends a program that only waits for the answer of another one.
 func (s *Started) GiveUp() { s.cmd.Process.Kill() }
 

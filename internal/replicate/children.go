@@ -2,7 +2,6 @@ package replicate
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -47,20 +46,15 @@ const patience = 2 * time.Second
 func newChildren() (c *children, release func(), err error) {
 	c = &children{thread: make(chan func()), alive: make(map[*child]bool)}
 	closeOnExec()
-	parent := os.Getppid()
+	if err := program.EndWithParent(); err != nil {
+		return nil, nil, err
+	}
 	go func() {
 		runtime.LockOSThread() // for good
 		for do := range c.thread {
 			do()
 		}
 	}()
-	c.onThread(func() { err = unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0) })
-	if err != nil {
-		return nil, nil, fmt.Errorf("prctl: %w", err)
-	}
-	if os.Getppid() != parent { // it has ended before that
-		syscall.Kill(os.Getpid(), syscall.SIGTERM)
-	}
 	return c, durable.OnSignal(c.endAll), nil
 }
 

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034 # some are for the caller
 # The kernel and the root trees of machines in user-mode Linux, kept in a cache: sourced by scripts/lab/run, which describes
-# the environment, and by scripts/packaging/units. Its caller has a function die.
+# the environment, and by scripts/packaging/units and readme. Its caller has a function die.
 release=${XB_LAB_KERNEL:-forky}
 cache=${XB_LAB_CACHE:-/var/cache/xen-backup-lab}
 suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
@@ -48,4 +48,17 @@ build_kernel() {
 		--setup-hook='mkdir -p "$1/usr/lib" "$1/usr/lib64"; ln -s usr/lib usr/lib64 "$1"' \
 		--include='user-mode-linux libc6 libgcc-s1' &&
 		setarch -R chroot "$kernel" /usr/bin/linux.uml --version >/dev/null
+}
+
+# build_systemd_tree: a root tree with systemd, as a host has it on which the packages are to be installed.
+build_systemd_tree() {
+	local packages=(
+		systemd-sysv dbus udev kmod procps iproute2 bash lvm2 dmsetup dmeventd thin-provisioning-tools
+		openssh-server openssh-client libvirt-clients bsdutils
+	)
+	tree=$cache/units-$({ echo "$suite ${packages[*]}"; declare -f bootstrap; cat scripts/lab/guest/boot; } | sha256sum | cut -c1-16)
+	# shellcheck disable=SC2016 # as above
+	bootstrap "$tree" "$suite" "$sources" --variant=minbase --dpkgopt='path-exclude=/usr/share/locale/*' --include="${packages[*]}" \
+		--customize-hook='mkdir -p "$1/usr/lib/modules" "$1/lab" "$1/oldroot"' \
+		--customize-hook='install -m 755 scripts/lab/guest/boot "$1/boot-lab"'
 }

@@ -167,8 +167,8 @@ func (t *target) reason(known []*state.Record, coming Coming) (string, stream.Im
 	case t.Force:
 		return forced, stream.Image{}
 	case t.before.Phase == state.Clean && coming.comparable(t.before.Image) &&
-		slices.Contains(coming.Have, t.before.Image):
-		return "", t.before.Image
+		slices.Contains(coming.Have, t.before.Image) && t.validConsent(t.before) == nil:
+		return "", t.before.Image // what changes may be discarded of is not that any more
 	}
 	return noBasis, stream.Image{}
 }

@@ -28,7 +28,8 @@ var hostConf = HostConf // of another name in tests
 type Places struct {
 	Dir   Dir
 	Spool string // the directory of spools; "": below Dir
-	Limit int    // percent of a pool or file system, above which bases give way; 0: DefaultLimit
+	Limit int    // percent of a pool or file system, above which bases and points in time give way; 0: DefaultLimit
+	Keep  *Keep  // which points in time of its standbys stay, at most; nil: the file does not say
 }
 
 // DefaultLimit is Limit unless POOL_LIMIT in HostConf says otherwise.
@@ -99,8 +100,12 @@ func (p *Places) set(line string) error {
 	if err != nil {
 		return err
 	}
-	if name == "POOL_LIMIT" {
+	switch name {
+	case "POOL_LIMIT":
 		p.Limit, err = ParseLimit(value)
+		return err
+	case "KEEP":
+		p.Keep, err = ParseKeep(value)
 		return err
 	}
 	if !filepath.IsAbs(value) {
@@ -112,7 +117,7 @@ func (p *Places) set(line string) error {
 	case "SPOOL_DIR":
 		p.Spool = value
 	default:
-		return errors.New(name + " is no setting of this file, which has STATE_DIR, SPOOL_DIR and POOL_LIMIT")
+		return errors.New(name + " is no setting of this file, which has STATE_DIR, SPOOL_DIR, POOL_LIMIT and KEEP")
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ var (
 	common = []string{"--allow", "--heartbeat", "--peer", "--disk", "--uuid", "--sector-size", "--toolstack", "--create-lv", "--first-copy",
 		"--force-diverged", "--spool", "--state-dir", "--progress"}
 	prepareOptions = append(slices.Clip(common), "--dry-run", "--size", "-b", "--block-size", "--hash", "--have")
-	autoOptions    = append(slices.Clip(common), "--hold", "--taken", "--owner", "--mode", "--background", "--read-limit",
+	autoOptions    = append(slices.Clip(common), "--hold", "--taken", "--keep", "--owner", "--mode", "--background", "--read-limit",
 		"--summary")
 )
 

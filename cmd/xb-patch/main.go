@@ -56,8 +56,11 @@ finished it.
       --hold SET         prove and keep the delta, and write it when the set of all
                          disks of the DomU is committed; with --in-place: write it,
                          as one of the set
-      --taken TIME       with --hold: when the source took the set's snapshots
+      --taken TIME       with --hold, --auto: when the source took its snapshots
                          (2026-11-26T23:47:28Z)
+      --keep RULE        with --auto: of which times the source wants what DEV holds
+                         to be kept, as 24h:hourly+7d:daily+4w:weekly, a number of
+                         the latest, or no; this host's KEEP decides first
       --commit SET       make all targets that are held for SET the new images, or
                          none of them
       --prepare          for xen-backup.sh, before there is a snapshot: finish what was

@@ -76,6 +76,7 @@ func (c *command) readAllowed() (err error) {
 func (c *command) findPlaces() error {
 	places, err := state.Find(c.StateDir)
 	c.StateDir, c.Spool = string(places.Dir), cmp.Or(c.Spool, places.Spool)
+	c.HostKeep, c.Limit = places.Keep, places.Limit
 	return err
 }
 
@@ -89,6 +90,7 @@ func (c *command) define() {
 	f.Func("mode", parseMode(&c.Mode))
 	f.Func("hold", parseSet(&c.Set))
 	f.Func("taken", cli.Time(&c.Taken))
+	f.Func("keep", func(s string) (err error) { c.Keep, err = state.ParseKeep(s); return err })
 	f.Func("commit", parseSet(&c.commit))
 	f.Bool(&c.prepare, "prepare")
 	f.Bool(&c.auto, "auto")
@@ -203,8 +205,12 @@ func (c *command) checkOptions() error {
 		return exit.Fail(exit.Usage, "--in-place uses no spool")
 	case c.Force && c.InPlace:
 		return exit.Fail(exit.Usage, "--in-place is for first copies: what has diverged is overwritten through a spool")
-	case (c.Set == "") != c.Taken.IsZero():
-		return exit.Fail(exit.Usage, "--hold and --taken go together")
+	case c.Set != "" && c.Taken.IsZero():
+		return exit.Fail(exit.Usage, "--hold needs --taken TIME")
+	case c.Set == "" && !c.Taken.IsZero() && !c.auto:
+		return exit.Fail(exit.Usage, "--taken goes with --hold or --auto")
+	case c.Keep != nil && !c.auto:
+		return exit.Fail(exit.Usage, "--keep goes with --auto")
 	case c.coming.given != "" && !c.prepare && !c.auto:
 		return exit.Fail(exit.Usage, "%s goes with --prepare or --auto", c.coming.given)
 	case c.prepare || c.auto:

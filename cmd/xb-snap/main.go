@@ -24,7 +24,7 @@ const usage = `Usage: xb-snap create [--size SIZE] [--owner PID|none] [--dry-run
        xb-snap keep --for PEER --disk DOMU/DISK --summary FILE --taken TIME
                     [--basis IMAGE] [--auto] [--pool-limit PERCENT] SNAP
        xb-snap base --peer PEER SOURCE
-       xb-snap list [--json]
+       xb-snap list [--points] [--json] [STANDBY...]
        xb-snap prune [--bases [--peers "PEER..." [--domus "DOMU..."]]]
        xb-snap guard [--owner PID]
        xb-snap guard --bases --once [--pool-limit PERCENT]
@@ -41,13 +41,15 @@ with reflinks (XFS, btrfs).
            peer; status 1 if it does not for the guest's sake
   base     print what is remembered of bases of SOURCE that certainly still are what
            they were, in JSON, one a line
-  list     show them: snapshot, origin, kind, size, use, owner
+  list     show them: snapshot, origin, kind, size, use, owner; with --points those
+           of standbys: standby, time, set, image, snapshot
   prune    remove those whose owner is dead, and print their paths; with --bases
            instead the bases that nothing needs any more
   guard    watch the file systems and thin pools of an owner's snapshots, until
            that process ends, and give snapshots up before guests find no room;
            with --bases --once, to be run every minute, instead look once at what
-           bases take from, and remove the oldest where it is too full
+           bases and points in time take from, and remove the oldest where it is
+           too full, bases first
   check    tell how full a snapshot is; status 82 if it is invalid or given up
   changes  print the extents that differ between two snapshots of a disk, OFFSET
            LENGTH in bytes, one a line, and at last "end EXTENTS BYTES", from the
@@ -82,6 +84,7 @@ with reflinks (XFS, btrfs).
                        (POOL_LIMIT of /etc/xen-backup/host.conf, or 80)
       --peer PEER      whose bases
       --bases          prune or guard bases
+      --points         list points in time of the STANDBYs (of all)
       --once           look once
       --peers "PEER..."
                        all who get copies: what is remembered of others is
@@ -259,16 +262,24 @@ func remove(env *cli.Env, args []string) error {
 }
 
 func list(env *cli.Env, args []string) error {
-	var asJSON bool
+	var asJSON, ofPoints bool
 	var dir string
 	flags := snapFlags(env, &dir)
 	flags.Bool(&asJSON, "json")
-	if err := noOperands(flags, args, "list"); err != nil {
+	flags.Bool(&ofPoints, "points")
+	standbys, err := flags.ParsePaths(args)
+	if err == nil && !ofPoints && len(standbys) > 0 {
+		err = exit.Fail(exit.Usage, "list takes operands with --points only")
+	}
+	if err != nil {
 		return err
 	}
 	places, err := state.Find(dir)
 	if err != nil {
 		return err
+	}
+	if ofPoints {
+		return listPoints(env, standbys, places.Dir, asJSON)
 	}
 	all, err := snapshot.List(places.Dir)
 	var lines strings.Builder

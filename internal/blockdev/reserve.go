@@ -97,18 +97,19 @@ func (r *Reservation) Count(off, n int64) error {
 // Room tells what shares the room from what does not.
 func (r *Reservation) Room() string { return r.room.ID }
 
-// Check fails unless there is room for all of it, and for what was promised to others. Where guests share the file
-// system, what they need stays free.
-func (r *Reservation) Check(promised int64) error {
+// Check fails unless there is room for all of it, and for what was promised to others. kept bytes stay free, and where
+// guests share the file system, what they need.
+func (r *Reservation) Check(promised, kept int64) error {
 	if err := r.room.Update(); err != nil {
 		return err
 	}
 	r.need = r.holes + r.copied
 	need, free, left := r.need+promised, r.room.Free, ""
-	if r.room.hasGuests(r.file) {
-		free -= r.room.Floor()
-		left = ", " + text.FormatSize(r.room.Floor()) + " for the guests"
+	if r.room.hasGuests(r.file) && r.room.Floor() > kept {
+		kept = r.room.Floor()
+		left = ", " + text.FormatSize(kept) + " for the guests"
 	}
+	free -= kept
 	if r.need > 0 && need > max(0, free) {
 		return exit.Fail(exit.CantCreate, "no room for the image on %s: it needs %s more, and there are %s%s",
 			r.room.Name, text.FormatSize(need), text.FormatSize(r.room.Free), left)

@@ -46,9 +46,9 @@ func (w *ThinWrites) Add(off, n int64) error {
 
 // CheckRoom reports whether the pool has the blocks that this takes: one for each block that
 // the volume has not yet, or that a snapshot has too, beside what others take that will be
-// written before. Only where those that are touched are more than there are free ones the
+// written before; left bytes of the pool are to stay free. Only where those that are touched are more than there are free ones the
 // volumes' mappings are read; dir is where the lock of the pool's metadata snapshot is kept.
-func (w *ThinWrites) CheckRoom(dir string, others ...*ThinWrites) error {
+func (w *ThinWrites) CheckRoom(dir string, left int64, others ...*ThinWrites) error {
 	pool, err := w.volume.Pool()
 	if err != nil {
 		return err
@@ -59,7 +59,7 @@ func (w *ThinWrites) CheckRoom(dir string, others ...*ThinWrites) error {
 			all = append(all, o)
 		}
 	}
-	free, need := pool.Data-pool.DataUsed, int64(0)
+	free, need := max(0, pool.Data-pool.DataUsed-left), int64(0)
 	for _, o := range all {
 		need += o.blocks.Bytes() - o.owned
 	}
@@ -81,6 +81,9 @@ func (w *ThinWrites) CheckRoom(dir string, others ...*ThinWrites) error {
 	return exit.Fail(exit.CantCreate, "no room for the image in the thin pool of %s: it needs %s more, and there are %s",
 		w.volume.path, text.FormatSize(need), text.FormatSize(free))
 }
+
+// Bytes returns how much the blocks take that are touched, if the volume has none of them for itself.
+func (w *ThinWrites) Bytes() int64 { return w.blocks.Bytes() }
 
 // own returns how many of the bytes lie in blocks that the volume has for itself.
 func (w *ThinWrites) own(dir string) (n int64, err error) {

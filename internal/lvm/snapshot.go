@@ -124,6 +124,9 @@ func snapshotName(v *Volume, run string) (string, error) {
 	return "", exit.Fail(exit.Config, "the name of the volume group %s is too long for a snapshot to be named in it", v.VG)
 }
 
+// AddTags has the snapshot carry more tags than the others that were ordered with it.
+func (o *Order) AddTags(tags ...string) { o.tags = append(slices.Clip(o.tags), tags...) }
+
 // Path returns the path that the snapshot will have.
 func (o *Order) Path() string { return "/dev/" + o.Origin.VG + "/" + o.Name }
 

@@ -64,7 +64,7 @@ type plan struct {
 	run     string            // its id, in the name of each of its snapshots
 	members []member          // one of each source, in their order
 	sources map[string]string // by what they are
-	rooms   *rooms
+	rooms   *rooms            // nil: it is not asked whether there is room
 	files   []*fileSnapshot
 
 	volumes *lvm.Volumes // nil if no source is one: the host may be without LVM
@@ -94,9 +94,11 @@ func (p *plan) add(i int, source string) error {
 	if err != nil {
 		return err
 	}
-	if err := p.rooms.add(f); err != nil {
-		f.Close()
-		return err
+	if p.rooms != nil {
+		if err := p.rooms.add(f); err != nil {
+			f.Close()
+			return err
+		}
 	}
 	var origin string
 	if f.IsBlock() {

@@ -51,14 +51,14 @@ func (r *rooms) of(disk *blockdev.File) (parts []*blockdev.Room, need int64, err
 
 // check finds out whether there is room for all: for the disks that were added, which are
 // sources, and for those of which there is a snapshot already. (A second one of the
-// same disk costs nothing more: a block that is rewritten takes a new one once. And bases give way to the guests.)
+// same disk costs nothing more: a block that is rewritten takes a new one once. And bases and points give way to the guests.)
 func (r *rooms) check(sources map[string]string, volumes *lvm.Volumes, dir state.Dir) error {
 	if len(r.byID) == 0 {
 		return nil
 	}
 	held := make(map[string]bool)
 	for _, s := range known(volumes, dir) {
-		if s.sharesRoom() && !s.givenUp && !s.Owner.isBase() && sources[s.Origin] == "" && !held[s.Origin] {
+		if s.sharesRoom() && !s.givenUp && !s.Owner.isBase() && !s.Owner.isPoint() && sources[s.Origin] == "" && !held[s.Origin] {
 			held[s.Origin] = true
 			r.addHeld(s.Origin)
 		}

@@ -36,6 +36,8 @@ type fileSnapshot struct {
 	Identity *blockdev.FileIdentity `json:"identity,omitempty"`
 	Source   string                 `json:"source,omitempty"` // handle of the origin's file, which may get another name
 
+	Point *Point `json:"point,omitempty"` // of a point in time
+
 	CloneSeconds float64 `json:"clone_seconds,omitempty"` // how long the guest's writes may have waited
 	Extents      int64   `json:"extents,omitempty"`       // 0: not counted
 
@@ -142,13 +144,17 @@ func (s *fileSnapshot) try() error {
 
 func (s *fileSnapshot) finish() error {
 	err := errors.Join(s.clone.Sync(), s.identify())
-	s.Extents, _ = blockdev.CountExtents(s.clone, countLimit)
+	if s.Point == nil { // else no guest waits for clones of it
+		s.Extents, _ = blockdev.CountExtents(s.clone, countLimit)
+	}
 	err = errors.Join(err, s.clone.Close(), durable.SyncDir(filepath.Dir(s.Snapshot)))
 	if err != nil {
 		return exit.Fail(exit.CantCreate, "cannot make the snapshot durable: %w", err)
 	}
-	if err := s.rememberClone(s.dir); err != nil {
-		return err
+	if s.Point == nil {
+		if err := s.rememberClone(s.dir); err != nil {
+			return err
+		}
 	}
 	// If its owner died meanwhile, somebody may have removed the record before there
 	// was a file: nobody would ever find this one. Or after, and the record is not to be
@@ -264,7 +270,8 @@ func (s *fileSnapshot) room() (*blockdev.Room, error) { return blockdev.FileRoom
 func (s *fileSnapshot) snapshot() *Snapshot {
 	shown := &Snapshot{
 		Path: s.Snapshot, Origin: s.Origin, Kind: file,
-		Owner: s.Owner, Dead: s.Owner.dead(), Created: s.Created, CloneSeconds: s.CloneSeconds, Extents: s.Extents, holder: s,
+		Owner: s.Owner, Dead: s.Owner.dead(), Created: s.Created, Point: s.Point, CloneSeconds: s.CloneSeconds, Extents: s.Extents,
+		holder: s,
 	}
 	if info, err := os.Stat(s.Snapshot); err == nil {
 		shown.Size, shown.givenUp = info.Size(), info.Size() == 0

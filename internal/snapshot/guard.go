@@ -96,7 +96,7 @@ func (g *guardian) find() {
 	}
 	found := make(map[string]*watched)
 	for _, s := range slices.Concat(files, volumes) {
-		if s.Valid && (s.Owner == g.owner || s.Owner == nobody || s.Owner.isBase() || s.Owner.dead()) {
+		if s.Valid && (s.Owner == g.owner || s.Owner == nobody || s.Owner.isBase() || s.Owner.isPoint() || s.Owner.dead()) {
 			g.addTo(found, s)
 		}
 	}
@@ -201,16 +201,18 @@ func (g *guardian) giveUpOne(w *watched) bool {
 	return false
 }
 
-const missedMost = 4
+const missedMost = 5
 
 // missed returns how much a snapshot is missed: a leftover, a base, without which the next run reads all, one that waits
-// for its turn, one that is being read, and one that somebody wanted to keep.
+// for its turn, one that is being read, a point in time, which nobody can make again, and one that somebody wanted to keep.
 func (g *guardian) missed(s *Snapshot) int {
 	switch {
 	case s.Owner == nobody:
 		return missedMost
 	case s.Owner.isBase():
 		return 1
+	case s.Owner.isPoint():
+		return 4
 	case s.Owner != g.owner:
 		return 0
 	}

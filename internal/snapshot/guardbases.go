@@ -11,13 +11,13 @@ import (
 	"xen-backup/internal/state"
 )
 
-// GuardBases looks once at all that bases take from, and removes bases, the oldest first, where more than limit percent
-// of it is taken. It tells the path of each, and says why. When all was looked at, Keep knows for some minutes that
-// bases are looked after.
+// GuardBases looks once at all that bases and points in time take from, and removes bases, the oldest first, where more
+// than limit percent of it is taken: they save time. Where none is left it removes points, the oldest first. It tells the
+// path of each, and says why. When all was looked at, Keep knows for some minutes that bases are looked after.
 func GuardBases(limit int, dir state.Dir, words Words, tell Tell) error {
 	all, _, err := taken(dir)
 	b := &baseGuard{limit: limit, dir: dir, words: words, tell: tell}
-	if err := errors.Join(err, b.look(all)); err != nil {
+	if err := errors.Join(err, b.look(all), b.lookAtPoints(all)); err != nil {
 		return err
 	}
 	return renewStamp(dir)

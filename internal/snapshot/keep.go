@@ -82,6 +82,8 @@ func (o *KeepOrder) record(s *Snapshot) (*base.Record, error) {
 	switch {
 	case s.Owner == nobody:
 		return nil, exit.Fail(exit.Usage, "%s has the owner none: it is somebody's own, and stays that", s.Path)
+	case s.Owner.isPoint():
+		return nil, exit.Fail(exit.Usage, "%s is a point in time, and stays that", s.Path)
 	case !s.Valid:
 		return nil, exit.Fail(exit.BadSnapshot, "%s has lost its content: it is no base of anything", s.Path)
 	}

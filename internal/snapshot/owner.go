@@ -1,6 +1,8 @@
 package snapshot
 
 import (
+	"cmp"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"regexp"
@@ -26,10 +28,31 @@ const basePrefix = "base:"
 var notInTags = regexp.MustCompile(`[^A-Za-z0-9_+.:/-]`)
 
 func baseOf(peer string) Owner {
-	return Owner(basePrefix + notInTags.ReplaceAllStringFunc(peer, func(c string) string { return fmt.Sprintf("#%x", c) }))
+	return Owner(basePrefix + inTag(peer))
+}
+
+// inTag returns a word as it may stand in a tag of LVM, and ofTag what it was.
+func inTag(word string) string {
+	return notInTags.ReplaceAllStringFunc(word, func(c string) string { return fmt.Sprintf("#%x", c) })
+}
+
+var hexInTags = regexp.MustCompile(`#[0-9a-f]{2}`)
+
+func ofTag(word string) string {
+	return hexInTags.ReplaceAllStringFunc(word, func(c string) string {
+		b, _ := hex.DecodeString(c[1:])
+		return string(b)
+	})
 }
 
 func (o Owner) isBase() bool { return strings.HasPrefix(string(o), basePrefix) }
+
+// A point in time has no process either. Its owner names the set that the image came in, "-" for an image that came alone.
+const pointPrefix = "point:"
+
+func pointOf(set string) Owner { return Owner(pointPrefix + cmp.Or(set, "-")) }
+
+func (o Owner) isPoint() bool { return strings.HasPrefix(string(o), pointPrefix) }
 
 // FindOwner returns the owner that a word stands for: a process id or "none"; by default
 // the parent of this process, which itself ends at once.
@@ -77,6 +100,8 @@ func (o Owner) String() string {
 		return "no owner"
 	case o.isBase():
 		return "base"
+	case o.isPoint():
+		return "point in time"
 	case !ok:
 		return "unknown owner"
 	case o.dead():

@@ -27,13 +27,13 @@ func Prune(dir state.Dir, tell Tell) error {
 }
 
 // Remove removes the snapshots at paths, if they are ones that xb-snap took; unlessKept leaves those that have become
-// bases.
+// bases, and points in time.
 func Remove(paths []string, unlessKept bool, dir state.Dir) error {
 	look := findAmong(takenAmong(paths, dir))
 	var errs []error
 	for _, path := range paths {
 		s, err := look(path)
-		if err == nil && !(unlessKept && s.Owner.isBase()) {
+		if err == nil && !(unlessKept && (s.Owner.isBase() || s.Owner.isPoint())) {
 			err = s.remove()
 		}
 		errs = append(errs, err)

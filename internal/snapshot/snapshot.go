@@ -68,6 +68,7 @@ type Snapshot struct {
 	Dead    bool      `json:"owner_dead"`
 	Created time.Time `json:"created"`
 	Peers   []string  `json:"peers,omitempty"` // whose base it is
+	Point   *Point    `json:"point,omitempty"` // of what, if it is a point in time of a standby
 
 	// Of files:
 	CloneSeconds float64 `json:"clone_seconds,omitempty"` // how long the guest's writes may have waited for it
@@ -110,6 +111,9 @@ func (s *Snapshot) String() string {
 	owner := s.Owner.String()
 	if len(s.Peers) > 0 {
 		owner = "base of " + strings.Join(s.Peers, ", ")
+	}
+	if s.Point != nil {
+		owner = "point of " + s.Point.Taken.UTC().Format(time.RFC3339)
 	}
 	return strings.Join([]string{s.Path, s.Origin, s.Kind, text.FormatSize(s.Size), use, owner}, "\t")
 }

@@ -73,6 +73,9 @@ func (v volume) snapshot() *Snapshot {
 		s.Used = &v.DataUsed
 	}
 	s.Owner = v.owner()
+	if s.Owner.isPoint() {
+		s.Point = pointOfTags(v.Tags)
+	}
 	s.Dead = s.Owner.dead()
 	return s
 }

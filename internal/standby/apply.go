@@ -22,6 +22,7 @@ type apply struct {
 	reserved *blockdev.Reservation
 	promised *promises   // of room
 	held     *state.Held // if the delta was held for a set
+	points   pointing    // what was made of what was there
 }
 
 func newApply(t *target, in io.Reader) *apply {
@@ -43,6 +44,7 @@ func (a *apply) run() error {
 		return err
 	}
 	if a.unchanged() {
+		a.noPoint = a.before.NoPoint
 		return a.setClean()
 	}
 	defer durable.OnSignal(a.interrupted)()
@@ -52,7 +54,11 @@ func (a *apply) run() error {
 	if err := walk(a, beginning); err != nil {
 		return a.unfinished(a.takeBack(err))
 	}
-	return a.unfinished(walk(a, finishing))
+	if err := walk(a, finishing); err != nil {
+		return a.unfinished(err)
+	}
+	a.points.prune()
+	return nil
 }
 
 // receive stores the delta in the spool, and proves it as a stream.
@@ -128,7 +134,7 @@ func (a *apply) keepSpool() error {
 // finds it so can finish it.
 func (a *apply) record() error {
 	return a.remember(&state.Record{Phase: state.Applying, Image: a.delta.Source, Peer: a.peerName(), Spool: a.spool.path,
-		Set: a.set})
+		Set: a.set, Taken: a.Taken})
 }
 
 // takeBack undoes what was begun. It does not if the state says "applying" all the same:
@@ -140,7 +146,7 @@ func (a *apply) takeBack(err error) error {
 	if a.spool.kept {
 		a.spool.remove()
 	}
-	return a.leave(err)
+	return a.points.takeBack(a.leave(err))
 }
 
 // leave makes the target what it was before the steps of beginning.

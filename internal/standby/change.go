@@ -20,6 +20,7 @@ type change struct {
 	input    input // the delta as it arrives
 	delta    rdiff.Delta
 	set      *state.Set                    // that the delta came in; nil: it came alone
+	noPoint  string                        // why no point in time was made of what was there; "": it was, or none was wanted
 	created  bool                          // the target, by this run
 	basis    *proof                        // of what it held before the first write; nil: it need not be proved
 	settled  func()                        // called when a volume that was created stays
@@ -101,9 +102,10 @@ func (c *change) notBasis(err error) error {
 // saveClean remembers the target as the delta's source, and the witness of when it was
 // proved. Everything before it must be on the disk. What a recovery finishes is not newer for it.
 func (c *change) saveClean(witness string) error {
-	r := &state.Record{Phase: state.Clean, Image: c.delta.Source, Peer: c.peerName(), Witness: witness, Set: c.set}
+	r := &state.Record{Phase: state.Clean, Image: c.delta.Source, Peer: c.peerName(), Witness: witness, Set: c.set, Taken: c.Taken,
+		NoPoint: c.noPoint}
 	if c.set == nil && c.before.Phase == state.Applying {
-		r.Time = c.before.Time
+		r.Time, r.Taken = c.before.Time, c.before.Taken
 	}
 	err := c.remember(r)
 	if err == nil {

@@ -27,6 +27,7 @@ type commit struct {
 	members []*apply
 	todo    []*apply // those of them for which something is to be done
 	failed  failures // what is not done
+	points  pointing // what was made of what was there
 	done    bool     // there is nothing to do (any more)
 }
 
@@ -53,6 +54,7 @@ func Commit(user User, o Options, id string, targets []string) ([]rdiff.Delta, e
 	if err := c.walk(committing); err != nil || c.done {
 		return nil, err
 	}
+	c.points.prune()
 	var deltas []rdiff.Delta
 	for _, m := range c.members {
 		deltas = append(deltas, m.delta)
@@ -233,7 +235,7 @@ func (a *apply) enter() error {
 // prepare takes the last steps before the first write of any target. An error takes all of them back.
 func (c *commit) prepare() error {
 	if err := c.checkApart(); err != nil {
-		return err
+		return c.points.takeBack(err)
 	}
 	// Whoever finds it so from here on can finish it: it goes on whether anybody still listens or not.
 	c.user.Commit()
@@ -260,6 +262,12 @@ func (c *commit) takeBack(err error) error {
 	for _, m := range c.members {
 		err = m.leave(err)
 	}
+	return c.points.takeBack(err)
+}
+
+// point makes a point in time of all disks together, as they are before they become the new ones.
+func (c *commit) point() (err error) {
+	c.points, err = pointOf(c.members)
 	return err
 }
 

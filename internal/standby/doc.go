@@ -21,6 +21,7 @@
 //	half received  old     before    part   0     the next run
 //	received       old     before    part   0     the next run
 //	proved         old     before    part   0     the next run
+//	pointed        old     before    part   0     the next run
 //	created        old     before    part   0     the next run
 //	guarded        old     before    part   0     the next run
 //	reserved       old     before    part   0     the next run
@@ -61,6 +62,7 @@
 //	killed after   target  state     spool  next  cure
 //	locked         old     before    whole  0     the next run
 //	checked        old     before    whole  0     the next run
+//	pointed        old     before    whole  0     the next run
 //	prepared       old     before    whole  0     the next run
 //	changed        old     applying  whole  83    --recover
 //	half recorded  old     applying  whole  83    --recover

@@ -42,7 +42,7 @@ func (a *apply) note() error {
 	h := &state.Held{Set: a.Set, Taken: a.Taken, Peer: a.peerName(), Disk: a.Disk, UUID: a.UUID, Target: path,
 		Spool: a.spool.path, Checksum: formatChecksum(&a.spool.sum), Basis: a.delta.Basis, Source: a.delta.Source,
 		Phase: a.before.Phase, Before: a.before.Image, Forced: a.Force || a.consented,
-		Missing: a.file == nil, Owner: a.Owner, Mode: a.Mode, Toolstack: a.Toolstack}
+		Missing: a.file == nil, Owner: a.Owner, Mode: a.Mode, Toolstack: a.Toolstack, Keep: a.Keep}
 	if a.basis != nil {
 		h.Witness = a.basis.witness
 	}
@@ -54,7 +54,7 @@ func formatChecksum(sum *xxhash.Digest) string { return fmt.Sprintf("xxh64:%016x
 // asHeld are the settings under which the delta was held.
 func (t *target) asHeld(h *state.Held) {
 	t.Peer, t.Disk, t.UUID, t.Toolstack = h.Peer, h.Disk, h.UUID, h.Toolstack
-	t.Force, t.Create, t.Owner, t.Mode = h.Forced, h.Missing, h.Owner, h.Mode
+	t.Force, t.Create, t.Owner, t.Mode, t.Keep = h.Forced, h.Missing, h.Owner, h.Mode, h.Keep
 }
 
 // reopenHeld opens the spool of a delta that is held, and proves that it is what was noted.

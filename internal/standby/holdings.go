@@ -55,14 +55,11 @@ func (h *Holding) look(dir state.Dir) {
 }
 
 // Of returns of when the image is that it holds: of when its snapshot was taken, or else of its last sync; of a mix, of
-// when the last whole one was. The zero time: there was none. The clock of the source's host may go before this one's: no
-// image is younger than its sync.
+// when the last whole one was. The zero time: there was none.
 func (h *Holding) Of() time.Time {
 	switch r := h.Record; {
-	case r.Phase == state.Clean && r.Set != nil && r.Set.Taken.Before(r.Time):
-		return r.Set.Taken
 	case r.Phase == state.Clean:
-		return r.Time
+		return r.Of()
 	case r.Last == nil:
 		return time.Time{}
 	case r.Last.Taken.IsZero() || r.Last.Time.Before(r.Last.Taken):

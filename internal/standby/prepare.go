@@ -59,7 +59,7 @@ func (r *Readiness) String() string {
 	if r.Guests {
 		guests = "yes"
 	}
-	words += fmt.Sprintf(" takes=%d guests=%s", deltaVersion, guests)
+	words += fmt.Sprintf(" takes=%d guests=%s points=yes", deltaVersion, guests)
 	if r.Finished {
 		words += " finished=yes"
 	}

@@ -23,9 +23,13 @@ func (a *apply) reserve() error {
 	if a.spool == nil {
 		return nil
 	}
+	left, err := a.leftForPoints()
+	if err != nil {
+		return err
+	}
 	if a.file.IsBlock() {
-		if err := a.checkPool(); err != nil {
-			return err
+		if err := a.checkPool(left); err != nil {
+			return a.takenByPoints(err)
 		}
 	}
 	r, err := a.file.Reservation()
@@ -33,25 +37,27 @@ func (a *apply) reserve() error {
 		return err
 	}
 	a.reserved = r
-	literals := func(do func(off, n int64) error) error {
-		return rdiff.Runs(a.spool.reader(), a.delta, func(off, n int64, zero bool) error {
-			if zero { // that becomes a hole
-				return nil
-			}
-			return do(off, n)
-		})
-	}
-	if err := literals(r.Count); err != nil {
+	if err := a.literals(r.Count); err != nil {
 		return err
 	}
-	if err := r.Check(a.promised.files[r.Room()]); err != nil {
-		return err
+	if err := r.Check(a.promised.files[r.Room()], left); err != nil {
+		return a.takenByPoints(err)
 	}
-	if err := literals(r.Take); err != nil {
+	if err := a.literals(r.Take); err != nil {
 		return err
 	}
 	a.promised.files[r.Room()] += r.Untaken()
 	return nil
+}
+
+// literals shows what is written to a file that is no zero: that becomes a hole.
+func (a *apply) literals(do func(off, n int64) error) error {
+	return rdiff.Runs(a.spool.reader(), a.delta, func(off, n int64, zero bool) error {
+		if zero {
+			return nil
+		}
+		return do(off, n)
+	})
 }
 
 // giveBack makes what was taken holes again.
@@ -63,25 +69,30 @@ func (a *apply) giveBack() error {
 }
 
 // checkPool is the same of a thin volume.
-func (a *apply) checkPool() error {
-	w, err := lvm.NewThinWrites(a.Target)
+func (a *apply) checkPool(left int64) error {
+	w, err := a.thinWrites()
 	if w == nil || err != nil {
 		return err
 	}
-	err = rdiff.Runs(a.spool.reader(), a.delta, func(off, n int64, zero bool) error {
+	if err := w.CheckRoom(a.StateDir, left, a.promised.thin...); err != nil {
+		return err
+	}
+	a.promised.thin = append(a.promised.thin, w)
+	return nil
+}
+
+// thinWrites returns what is about to be written to a thin volume; nil if the target is none.
+func (a *apply) thinWrites() (*lvm.ThinWrites, error) {
+	w, err := lvm.NewThinWrites(a.Target)
+	if w == nil || err != nil {
+		return nil, err
+	}
+	return w, rdiff.Runs(a.spool.reader(), a.delta, func(off, n int64, zero bool) error {
 		if zero {
 			return a.file.Zeroed(off, n, w.Add)
 		}
 		return w.Add(off, n)
 	})
-	if err != nil {
-		return err
-	}
-	if err := w.CheckRoom(a.StateDir, a.promised.thin...); err != nil {
-		return err
-	}
-	a.promised.thin = append(a.promised.thin, w)
-	return nil
 }
 
 // renewWitness remembers the witness of a clean target whose bytes are as they were, but

@@ -29,10 +29,16 @@ type Options struct {
 	Toolstack  string
 	Session    string    // the connection that the run came by: sshd's SSH_CONNECTION
 	Set        string    // that the delta is held for; "": it is applied alone
-	Taken      time.Time // when the source took the snapshots of the set
+	Taken      time.Time // when the source took its snapshots
 	Pace       *pace.Pace
 	Read       *atomic.Int64 // counts the bytes that are read of the target; may be nil
 	Allow      *allow.Rules  // what the peer may touch; nil: whoever started the run may touch anything
+
+	// Of points in time of the target, which Allow has be kept by this host's rule alone.
+	Keep     *state.Keep // which the source wants; nil: it does not say
+	HostKeep *state.Keep // which this host keeps at most; nil: it does not say
+	Limit    int         // percent of a pool or file system, above which the oldest give way; 0: state.DefaultLimit
+	Rollback bool        // the delta leads back to one of them
 
 	// Of a run of xen-backup.sh, which decides nothing here.
 	Managed   bool   // cures are told in the words of its administrator

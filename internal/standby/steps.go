@@ -32,10 +32,10 @@ var (
 		{"guarded", (*apply).guardWrites},   // nobody has it, and who writes to it now is seen
 		{"reserved", (*apply).reserve},      // there is room for the new image
 	}
-	beginning = append(slices.Clip(preparing), []step[*apply]{
+	beginning = slices.Concat([]step[*apply]{{"pointed", (*apply).point}}, preparing, []step[*apply]{
 		{"kept", (*apply).keepSpool},  // the spool is durable
 		{"recorded", (*apply).record}, // so is it that the target may be a mix now
-	}...)
+	})
 	// From here on the way is forward only.
 	finishing = []step[*apply]{
 		{"written", (*apply).write},
@@ -65,6 +65,7 @@ var holding = []step[*apply]{
 var committing = []step[*commit]{
 	{"locked", (*commit).lock},   // nobody else changes any of its disks
 	{"checked", (*commit).check}, // each is the basis of a delta that is held for it, and that is right
+	{"pointed", (*commit).point}, // what they are can be had again
 	{"prepared", (*commit).prepare},
 	{"changed", (*commit).change}, // the DomU is the new one: from here on the way is forward only
 	{"recorded", (*commit).record},

@@ -12,6 +12,7 @@ import (
 	"xen-backup/internal/exit"
 	"xen-backup/internal/inuse"
 	"xen-backup/internal/lvm"
+	"xen-backup/internal/snapshot"
 	"xen-backup/internal/state"
 	"xen-backup/internal/text"
 )
@@ -178,7 +179,7 @@ func (t *target) checkOpened() error {
 	if err := t.Allow.Open(t.file.OS(), t.Disk); err != nil || t.volume != nil {
 		return err
 	}
-	return t.file.CheckIdentity(t.identity)
+	return cmp.Or(t.file.CheckIdentity(t.identity), snapshot.CheckTarget(t.file))
 }
 
 // checkUnused demands that nobody uses the target, and that a file still is what

@@ -27,12 +27,14 @@ type Record struct {
 	UUID     string       // of that DomU, where its toolstack keeps one
 	Image    stream.Image // the device may be larger; the zero Image: it holds none that is known
 	Time     time.Time
-	Peer     string // the other host of the last sync
-	Spool    string // of phase applying: the delta
-	Witness  string // of the device when it had this content
-	Set      *Set   // that the image came in; nil: it was copied alone
-	Created  bool   // of phase incomplete: xb-patch made the device, and no image was ever whole there
-	Last     *Last  // of phases incomplete and applying: the last image that was whole; nil: there was none
+	Peer     string    // the other host of the last sync
+	Spool    string    // of phase applying: the delta
+	Witness  string    // of the device when it had this content
+	Taken    time.Time // when the source took the image, as it says; of a set, see Set
+	Set      *Set      // that the image came in; nil: it was copied alone
+	NoPoint  string    // why no point in time was made of the image before, which was wanted
+	Created  bool      // of phase incomplete: xb-patch made the device, and no image was ever whole there
+	Last     *Last     // of phases incomplete and applying: the last image that was whole; nil: there was none
 }
 
 // Last tells of when the last image was that a device held whole.
@@ -47,11 +49,24 @@ func (r *Record) lastWhole() *Last {
 	if r.Phase != Clean {
 		return r.Last
 	}
-	l := &Last{Time: r.Time, ImageFields: r.Image.Fields()}
+	return &Last{Time: r.Time, Taken: r.TakenAt(), ImageFields: r.Image.Fields()}
+}
+
+// TakenAt returns when the source took the image, as it says; the zero time if it does not.
+func (r *Record) TakenAt() time.Time {
 	if r.Set != nil {
-		l.Taken = r.Set.Taken
+		return r.Set.Taken
 	}
-	return l
+	return r.Taken
+}
+
+// Of returns of when the image is: of when it was taken, or else of when it came. The clock of the source's host may go
+// before this one's: no image is younger than its sync.
+func (r *Record) Of() time.Time {
+	if taken := r.TakenAt(); !taken.IsZero() && taken.Before(r.Time) {
+		return taken
+	}
+	return r.Time
 }
 
 // After has a mix tell of the last image that was whole, by what was remembered before.
@@ -77,15 +92,19 @@ type Fields struct {
 	Spool   string    `json:"spool,omitempty"`
 	Witness string    `json:"witness,omitempty"`
 	SetFields
-	Created bool  `json:"created,omitempty"`
-	Last    *Last `json:"last,omitempty"`
+	Created bool   `json:"created,omitempty"`
+	Last    *Last  `json:"last,omitempty"`
+	NoPoint string `json:"no_point,omitempty"`
 }
 
 // Fields returns the record as it is written. One that was never saved or loaded has no
 // version.
 func (r *Record) Fields() Fields {
 	f := Fields{0, r.Phase, r.Identity, r.Device, r.Disk, r.UUID, r.Image.Fields(), r.Time, r.Peer, r.Spool, r.Witness,
-		r.Set.fields(), r.Created, r.Last}
+		r.Set.fields(), r.Created, r.Last, r.NoPoint}
+	if r.Set == nil {
+		f.Taken = r.Taken
+	}
 	if r.Identity != "" {
 		f.Version = version
 	}
@@ -96,7 +115,7 @@ func (r *Record) Fields() Fields {
 func (f *Fields) record() (r *Record, noImage error) {
 	image, noImage := f.Image()
 	return &Record{f.Phase, f.Identity, f.Device, f.Disk, f.UUID, image, f.Time, f.Peer, f.Spool, f.Witness,
-		f.set(), f.Created, f.Last}, noImage
+		f.Taken, f.set(), f.NoPoint, f.Created, f.Last}, noImage
 }
 
 func (r Record) MarshalJSON() ([]byte, error) { return json.Marshal(r.Fields()) }

@@ -99,6 +99,7 @@ type Held struct {
 	Owner     string       `json:"owner,omitempty"`   // whose,
 	Mode      fs.FileMode  `json:"mode,omitempty"`    // and with which permissions
 	Toolstack string       `json:"toolstack,omitempty"`
+	Keep      *Keep        `json:"keep,omitempty"` // which points in time the source wants; nil: it does not say
 }
 
 func (d *Device) heldFile() string { return d.file(".held") }

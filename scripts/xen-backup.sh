@@ -243,7 +243,7 @@ backup_domu() { # NUMBER ACTIVE KNOWN OTHERS REASON
 	[[ -n $final ]] || common+=(--snapshots "$work/$n.snapshots")
 	[[ -n $dry_run ]] || xb-copy "${common[@]}" --taken "$taken" --bundle "$work/$n.bundle" ${verify:+--verify} \
 		${final:+--final} ${BWLIMIT:+--bwlimit "$BWLIMIT"} ${READ_LIMIT:+--read-limit "$READ_LIMIT"} \
-		<"$work/$n.ready" || code=$?
+		${KEEP:+--keep "$KEEP"} <"$work/$n.ready" || code=$?
 	exit "$code"
 }
 

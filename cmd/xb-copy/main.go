@@ -53,6 +53,8 @@ and the document by which it starts from them. xen-backup.sh calls it.
                          them, and not the disks themselves
       --taken TIME       when these were taken (2026-11-26T23:47:28Z; when FILE was
                          written)
+      --keep RULE        of which times the other side is asked to keep images, as
+                         "24h:hourly 7d:daily 4w:weekly", a number, or no
       --bundle FILE      the document, as xb-locate --bundle has written it
       --verify           compare each copy with its source afterwards
       --final            DOMU is shut off: it is the last copy before a move
@@ -125,6 +127,13 @@ func (o *options) define() {
 	f.Func("exclude", func(s string) error { o.Exclude = append(o.Exclude, strings.Fields(s)...); return nil })
 	f.Path(&o.snapshots, "snapshots")
 	f.String(&o.taken, "taken")
+	f.Func("keep", func(s string) error {
+		rule, err := state.ParseKeep(s)
+		if err == nil {
+			o.Keep = rule.String()
+		}
+		return err
+	})
 	f.Path(&o.Bundle, "bundle")
 	f.Bool(&o.Verify, "verify")
 	f.Bool(&o.Final, "final")

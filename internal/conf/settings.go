@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
 	"xen-backup/internal/text"
 )
@@ -38,6 +39,7 @@ var settings = []setting{
 	{name: "PAUSE", means: oneOf("no", "auto", "freeze", "freeze-or-go")},
 	{name: "FIRST_COPY", means: oneOf("spool", "in-place")},
 	{name: "CREATE_LV", means: isWord},
+	{name: "KEEP", means: isKeep},
 	{name: "XL_CONFIG"},
 	{name: "PRE_SNAPSHOT"},
 	{name: "POST_SNAPSHOT"},
@@ -72,6 +74,11 @@ func isSize(value string) bool {
 func isBlockSize(value string) bool {
 	n, err := text.ParseSize(value)
 	return err == nil && stream.CheckBlockSize(n) == nil
+}
+
+func isKeep(value string) bool {
+	_, err := state.ParseKeep(value)
+	return err == nil
 }
 
 func oneOf(words ...string) func(string) bool {

@@ -59,8 +59,9 @@ func (c *copied) delta(more ...string) []string {
 func (c *copied) patch() []string {
 	words := slices.Concat([]string{"xb-patch", "--auto"}, c.patchOptions(c.row), c.farBackground())
 	if c.set != "" {
-		words = append(words, "--hold", c.set, "--taken", c.taken())
+		words = append(words, "--hold", c.set)
 	}
+	words = append(words, c.pointOptions()...)
 	if c.row.Owner != none {
 		words = append(words, "--owner", c.row.Owner)
 	}
@@ -68,6 +69,19 @@ func (c *copied) patch() []string {
 		words = append(words, "--mode", c.row.Mode)
 	}
 	return c.at(c.dom0, append(words, c.row.Target)...)
+}
+
+// pointOptions say of when the image is, and of which times images are to be kept there. An older xb-patch takes only the
+// time of a set.
+func (c *copied) pointOptions() (words []string) {
+	knows := c.row.answered("points") == "yes"
+	if c.set != "" || knows {
+		words = append(words, "--taken", c.taken())
+	}
+	if c.Keep != "" && knows {
+		words = append(words, "--keep", c.Keep)
+	}
+	return words
 }
 
 // farBackground lets guests of the other side go first, where there are any.

@@ -35,6 +35,7 @@ type Options struct {
 	Bundle         string   // file of the document; "": it does not travel
 	Snapshots      []string // what is read in place of the sources; nil: these
 	Taken          time.Time
+	Keep           string // of which times images are to be kept, as state.Keep.String; "": the other side knows
 	BWLimit        string
 	ReadLimit      string
 	State          state.Dir

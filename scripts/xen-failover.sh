@@ -64,9 +64,11 @@ leave() { # STATUS: nothing stays behind, whatever happened
 	for pid in $(jobs -p); do
 		kill "$pid" && wait "$pid" || :
 	done 2>/dev/null
-	[[ ! -s $work/snapshots ]] || mapfile -t snapshots <"$work/snapshots"
-	((${#snapshots[@]} == 0)) || xb-snap remove --words -- "${snapshots[@]}" ||
-		log_mesg err "### ERROR: DomU $DOMU: left of its test copy: ${snapshots[*]}"
+	[[ ! -s $work/snapshots ]] || {
+		mapfile -t snapshots <"$work/snapshots"
+		xb-snap remove --words -- "${snapshots[@]}" && xb-snap prune --words >/dev/null || # of what was killed
+			log_mesg err "### ERROR: DomU $DOMU: snapshots are left; later: xb-snap prune"
+	}
 	rm -rf "$work"
 	exec 2>&"$terminal"
 	wait "$logger" || :
@@ -123,7 +125,7 @@ start() {
 	[[ ! -e $files ]] || tar -C / -xpf "$files" || die 74 "DomU $DOMU: UEFI variables or TPM cannot be put in place"
 	if [[ $document = *.xml ]]; then
 		"${virsh[@]}" define "$document" || die 69 "DomU $DOMU: libvirt does not take its document"
-		"${virsh[@]}" start "$DOMU" || die 69 "DomU $DOMU: it does not start; mend that, then: virsh start $DOMU"
+		"${virsh[@]}" start "$DOMU" || die 69 "DomU $DOMU: it does not start; mend it, then: virsh start $DOMU"
 	else # xl leaves a program behind
 		[[ -e $config ]] || install -m 600 "$document" "$config" || die 73 "cannot create $config"
 		xl create "$document" 2>&"$terminal" || die 69 "DomU $DOMU: xl does not start it"
@@ -168,7 +170,7 @@ snapshot_standbys() {
 
 # test_copy starts a copy, and removes it.
 test_copy() {
-	local i sources snapshots maps=() code=0
+	local i sources=() snapshots=() maps=() code=0
 	find_document
 	take
 	snapshot_standbys {hold}>&-
@@ -180,9 +182,8 @@ test_copy() {
 	xb-locate --words --copy-as "$DOMU.xb-test" --xml "$document" --document-file "$work/copy" "${maps[@]}" \
 		"${connect[@]}" --try "${try[@]}" --evidence "$evidence/$DOMU" >"$work/sign" & # a signal ends the wait
 	wait "$!" || code=$?
-	((code == 0)) || die "$code" "DomU $DOMU: its test copy does not live; what it showed: $evidence/$DOMU.*"
-	log_mesg info "## DomU $DOMU: $(<"$work/sign")"
-	log_mesg info "## DomU $DOMU: it starts from its standbys; what it showed: $evidence/$DOMU.*"
+	((code == 0)) || die "$code" "DomU $DOMU: its test copy shows no life; what it does show: $evidence/$DOMU.*"
+	log_mesg info "## DomU $DOMU: $(<"$work/sign"), so it starts from its standbys; more: $evidence/$DOMU.*"
 }
 
 misuse() { # before there is a log

@@ -46,6 +46,9 @@ func (t *Trial) Run(ctx context.Context, words Words) (sign string, err error) {
 	if err := t.remove(ctx); err != nil { // of a trial that was killed
 		return "", err
 	}
+	for _, old := range t.evidence() {
+		os.Remove(old)
+	}
 	removed, err := durable.Create(func() (func(), error) {
 		return func() {
 			if err := t.destroy(t.uuid); err != nil {
@@ -216,6 +219,9 @@ func (l *limited) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// evidence are the files with it.
+func (t *Trial) evidence() []string { return []string{t.Evidence + ".log", t.Evidence + ".ppm"} }
+
 // keepEvidence keeps what the copy has shown at last. That it cannot be kept is no judgement of the copy.
 func (t *Trial) keepEvidence(words Words) {
 	said, _, err := tail(t.Out+".log", maxEvidence)
@@ -225,7 +231,6 @@ func (t *Trial) keepEvidence(words Words) {
 	if err != nil {
 		words.Warn("what its console said is not kept: %v", err)
 	}
-	os.Remove(t.Evidence + ".ppm") // of another one
 	if t.isXL() || program.Run(patience, nil, "virsh", t.virsh("screenshot", t.Name, t.Out+".ppm")...) != nil {
 		return // there is no screen, or no copy any more
 	}

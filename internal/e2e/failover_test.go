@@ -7,23 +7,36 @@ import (
 	"testing"
 )
 
-// xlStandIn knows the domains in /run/xl, and stays when it has created one, as xl does, with all files that it was given.
+// xlStandIn knows the domains in /run/xl, files with their UUIDs, and stays when it has created one, as xl does, with all
+// files that it was given. On their consoles is what /run/console says.
 const xlStandIn = `#!/bin/bash
 mkdir -p /run/xl
+cd /run/xl
 case $1 in
 list)
 	if [[ ${2-} = -l ]]; then
 		printf '['
-		for d in $(ls /run/xl); do printf '{"domid":1,"config":{"c_info":{"name":"%s"},"disks":[]}}' "$d"; done
+		comma=
+		for d in *; do
+			[[ -e $d ]] || continue
+			printf '%s{"domid":1,"config":{"c_info":{"name":"%s","uuid":"%s"},"disks":[]}}' "$comma" "$d" "$(<"$d")"
+			comma=,
+		done
 		echo ']'
 		exit
 	fi
 	printf 'Name                                        ID   Mem VCPUs\tState\tTime(s)\n'
-	for d in $(ls /run/xl); do printf '%-40s     1   256     1     -b----      15.4\n' "$d"; done ;;
+	for d in *; do [[ ! -e $d ]] || printf '%-40s     1   256     1     -b----      15.4\n' "$d"; done ;;
 create)
 	cp "$2" /run/created
-	touch /run/xl/domu1
+	name=$(sed -n 's/^name = "\(.*\)"$/\1/p' "$2")
+	sed -n 's/^uuid = "\(.*\)"$/\1/p' "$2" >"$name"
 	setsid sleep 1000 >/dev/null 2>&1 </dev/null & ;;
+console)
+	cat /run/console
+	exec cat >/dev/null ;; # until its input ends
+destroy)
+	rm "$2" ;;
 esac
 `
 
@@ -87,7 +100,7 @@ sed s/,raw,/,qcow2,/ kept | xb-locate --store domu1`)
 // leaves running, runs get at the disk as before.
 func TestPromoteXL(t *testing.T) {
 	s := newStandby(t)
-	s.must("dom0a", "mkdir -p /run/xl; touch /run/xl/domu1")
+	s.must("dom0a", "mkdir -p /run/xl; echo x >/run/xl/domu1")
 	r := s.on("dom0b", failover("promote domu1"))
 	if r.status != 81 || !strings.Contains(r.err, "domu1 runs on dom0a") {
 		t.Errorf("status %d: %s", r.status, r.err)
@@ -115,5 +128,53 @@ func TestPromoteXL(t *testing.T) {
 	}
 	if r = s.on("dom0b", failover("promote domu1")); r.status != 81 {
 		t.Errorf("again: status %d: %s", r.status, r.err)
+	}
+}
+
+// A test copy of a guest of xl is another domain, on snapshots of the standbys, and is removed, whatever ends its test.
+func TestTestCopyXL(t *testing.T) {
+	s := newStandby(t)
+	s.must("dom0a", "mkdir -p /run/xl; echo x >/run/xl/domu1")
+	s.must("dom0b", "printf 'Debian GNU/Linux 12 domu1 hvc0\\r\\n\\r\\ndomu1 login: ' >/run/console")
+	const gone = "[[ -z $(ls -A /run/xl; xb-snap list; find /run -maxdepth 1 -type d -name 'xen-failover*') ]] && cmp /srv/domu1.img /srv/new"
+	test := func(words string, status int, want string) {
+		t.Helper()
+		r := s.on("dom0b", failover("test domu1 "+words))
+		if r.status != status || !strings.Contains(r.err, want) {
+			t.Errorf("test %s: status %d: %s", words, r.status, r.err)
+		}
+	}
+
+	test("--memory 64M", 0, "## DomU domu1: its test copy says: domu1 login:, so it starts from its standbys")
+	s.must("dom0b", gone+`
+! grep -e vif -e xenbr0 -e /srv/domu1.img /run/created
+grep -qx 'memory = 64' /run/created
+grep -q '^name = "domu1.xb-test"' /run/created
+grep -q 'disk = .*xb-snap.*,raw,xvda,rw' /run/created
+grep -q 'domu1 login:' /var/log/xen-backup/domu1.log`)
+	test("--for 1s --pattern '^welcome'", 1, "no sign of life within 1 s")
+	s.must("dom0b", gone+"; grep -q 'domu1 login:' /var/log/xen-backup/domu1.log")
+	test("--for nonsense", 64, "bad time span")
+	s.must("dom0b", gone)
+
+	s.must("dom0b", "echo 00000000-0000-4000-8000-000000000001 >/run/xl/domu1.xb-test")
+	test("", 75, "a domain of the name domu1.xb-test is here that is no test copy")
+	s.must("dom0b", "rm /run/xl/domu1.xb-test; "+gone)
+
+	for what, kill := range map[string]string{
+		"stopped":             "kill $script; wait $script; [[ $? = 143 ]]",
+		"killed":              "kill -9 $script; wait $script; until [[ -z $(ls /run/xl) ]]; do sleep 0.1; done",
+		"killed with program": "kill -9 $(pgrep -f '^xb-locate.*--try') $script; wait $script; [[ -n $(ls /run/xl) ]]",
+	} {
+		s.must("dom0b", failover("test domu1 --pattern nothing")+` &
+script=$!
+until [[ -e /run/xl/domu1.xb-test && -s $(echo /run/xen-failover.*/copy.log) ]]; do sleep 0.1; done
+set +e
+`+kill+" || { echo it was not "+what+"; exit 1; }")
+		if what == "stopped" {
+			s.must("dom0b", gone)
+		}
+		test("", 0, "its test copy says")
+		s.must("dom0b", gone)
 	}
 }

@@ -3,6 +3,7 @@ package replicate
 import (
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"xen-backup/internal/exit"
@@ -22,26 +23,26 @@ func Elsewhere(o Options, dom0s []string, off bool, warn func(format string, arg
 	}
 	defer release()
 	r := &run{Options: o, programs: programs}
-	answers := make(chan error, len(dom0s))
+	var mu sync.Mutex
+	var wrong []error
 	each(dom0s, len(dom0s), func(name string) bool {
-		answers <- r.elsewhere(name, off, warn)
-		return true
-	})
-	close(answers)
-	var failed error
-	status := exit.OK
-	for err := range answers {
-		// That it runs outweighs that it may, and that for whatever is so in a moment.
-		s := exit.StatusOf(err)
-		if status == exit.OK || s == exit.Elsewhere || s == exit.Unavailable && status == exit.Busy {
-			status = s
+		err := r.elsewhere(name, off, warn)
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			wrong = append(wrong, err)
 		}
-		failed = errors.Join(failed, err)
-	}
-	if failed == nil {
+		return err == nil
+	})
+	if len(wrong) == 0 {
 		return nil
 	}
-	return exit.Fail(status, "%w", failed)
+	// That it runs outweighs that it may, and that what is so for a moment.
+	rank := func(err error) int {
+		return slices.Index([]int{exit.Elsewhere, exit.Unavailable, exit.Busy}, exit.StatusOf(err))
+	}
+	slices.SortFunc(wrong, func(a, b error) int { return rank(a) - rank(b) })
+	return exit.Fail(exit.StatusOf(wrong[0]), "%w", errors.Join(wrong...))
 }
 
 // elsewhere asks one Dom0.

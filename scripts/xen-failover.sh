@@ -12,21 +12,23 @@ CONF_DIR=${CONF_DIR:-} RUN_DIR=${RUN_DIR:-/run} LOG_FACILITY=${LOG_FACILITY:-loc
 CONNECT_TIMEOUT=${CONNECT_TIMEOUT:-15}
 connect=(${VIRSH_URI:+--connect "$VIRSH_URI"}) there=(${TOOLSTACK:+--toolstack "$TOOLSTACK"})
 
-action='' DOMU='' dry_run='' other_is_off='' apart='' trust='' try=()  # what is asked for
+action='' DOMU='' dry_run='' other_is_off='' apart='' trust='' try=() to='' gate=() # what is asked for
 work='' keeper='' document='' disks=() peers=() evidence=/var/log/xen-backup # what is found
 
 usage() {
 	cat <<'END'
 Usage: xen-failover promote|test DOMU [OPTION]...
+       xen-failover move DOMU DOM0 [--for TIME]
 promote: start DOMU on this Dom0, from the standbys of its disks that are kept here.
 test: start a copy of it, from snapshots of them and without network, wait until its
 guest agent answers or its console says RE, and remove it.
+move: where DOMU runs: shut it off, copy it to DOM0 for a last time, and start it there.
 
   --dry-run                   change nothing; say all that promote would
   --the-other-host-is-off     another Dom0 cannot be reached and is off: else it runs twice
   --disks-of-different-times  of both: for the night in which there is nothing better
   --trust-document            of both, once: this host may do all that the document says
-  --for TIME                  how long a test waits: 90s, 5m, 1h
+  --for TIME                  how long a test waits, or a move for the guest: 90s, 5m, 1h
   --memory SIZE               so much has the copy
   --pattern RE                a sign of life (login:)
   -h, --help                  show this help
@@ -140,8 +142,14 @@ tell_what_is_left() {
 		"rm -f /etc/xen/auto/$DOMU* /var/lib/xen/save/$DOMU"
 }
 
+conf_dir() {
+	local dir
+	for dir in "$CONF_DIR" /etc/xen-backup.d /root/Works/Xen-Backup/xen-backup.d; do [[ ! -d $dir ]] || break; done
+	echo "$dir"
+}
+
 promote() {
-	local disk dir
+	local disk
 	nobody_runs_it # here, to begin with
 	find_document
 	for disk in "${disks[@]}"; do
@@ -149,8 +157,7 @@ promote() {
 			die $? "disk $disk cannot be had"
 	done
 	take
-	for dir in "$CONF_DIR" /etc/xen-backup.d /root/Works/Xen-Backup/xen-backup.d; do [[ ! -d $dir ]] || break; done
-	nobody_runs_it --confs "$dir" ${LOCAL_DOM0:+--local "$LOCAL_DOM0"} ${peers:+--dom0s "${peers[*]}"} {hold}>&-
+	nobody_runs_it ${dry_run:+--to-be-moved} --confs "$(conf_dir)" ${LOCAL_DOM0:+--local "$LOCAL_DOM0"} ${peers:+--dom0s "${peers[*]}"} {hold}>&-
 	if [[ -n $dry_run ]]; then
 		log_mesg info "## DomU $DOMU would be started here"
 	else
@@ -186,6 +193,14 @@ test_copy() {
 	log_mesg info "## DomU $DOMU: $(<"$work/sign"), so it starts from its standbys; more: $evidence/$DOMU.*"
 }
 
+move() {
+	local code=0
+	xb-copy --move --domu "$DOMU" --to "$to" --confs "$(conf_dir)" "${try[@]}" --connect-timeout "$CONNECT_TIMEOUT" \
+		${VIRSH_URI:+--uri "$VIRSH_URI"} "${there[@]}" </dev/null & # it answers a signal, and undoes
+	wait "$!" || code=$?
+	exit "$code"
+}
+
 misuse() { # before there is a log
 	echo "xen-failover: $1; see --help" >&2
 	exit 64
@@ -200,24 +215,26 @@ options() { # WORD...
 		--disks-of-different-times) apart=--disks-of-different-times ;;
 		--trust-document) trust=--trust-document ;;
 		--for | --memory | --pattern) [[ -n ${2:-} ]] && try+=("$1=$2") && shift || misuse "$1 needs a value" ;;
+		--allow | --peer) gate+=("$1" "${2:-}") && shift ;; # xb-gate's
 		-h | --help) usage || exit 74 && exit 0 ;;
 		-*) misuse "unknown option $1" ;;
 		*) [[ $1 =~ $word ]] && operands+=("$1") || misuse "bad name: $1" ;;
 		esac
 		shift
 	done
-	((${#operands[@]} == 2)) || misuse "want promote or test, and a DomU"
-	action=${operands[0]} DOMU=${operands[1]}
-	case $action in
-	promote) ((${#try[@]} == 0)) || misuse "${try[0]%%=*} is for test" ;;
-	test) [[ -z $dry_run$other_is_off ]] || misuse "--dry-run and --the-other-host-is-off are for promote" ;;
-	*) misuse "unknown word $action" ;;
+	action=${operands[0]:-} DOMU=${operands[1]:-} to=${operands[2]:-}
+	case $action:${#operands[@]} in
+	promote:2) ((${#try[@]} == 0)) || misuse "${try[0]%%=*} is for test" ;;
+	test:2) [[ -z $dry_run$other_is_off ]] || misuse "--dry-run and --the-other-host-is-off are for promote" ;;
+	move:3) [[ -z $dry_run$other_is_off$apart$trust && ${try[*]} != *--[mp]* ]] || misuse "move only takes --for" ;;
+	*) misuse "want promote DOMU, test DOMU or move DOMU DOM0" ;;
 	esac
 }
 
 main() {
 	local dir
 	options "$@"
+	((${#gate[@]} == 0)) || xb-locate --may promote "${gate[@]}" -- "$DOMU" || exit
 	trap '' PIPE
 	for dir in "$RUN_DIR"/xen-failover.[0-9]*; do # of those that were killed
 		[[ ! -d $dir || -d /proc/${dir##*.} && ${dir##*.} != "$$" ]] || rm -rf "$dir"

@@ -20,6 +20,8 @@ const usage = `Usage: xb-copy --connect --run DIR [--connect-timeout SECONDS] DO
        xb-copy --known --run DIR [--toolstack auto|virsh|xl] DOMU DOM0...
        xb-copy --prepare --run DIR --domu DOMU [--dry-run] [OPTION]... < ROWS
        xb-copy --run DIR --domu DOMU [OPTION]... < ROWS
+       xb-copy --move --domu DOMU --to DOM0 --confs DIR [--for TIME] [--uri URI]
+               [--toolstack auto|virsh|xl] [--connect-timeout SECONDS] [--state-dir DIR]
 
 Bring the standbys of a DomU on other Dom0s up to date, over ssh: all of its disks,
 and the document by which it starts from them. xen-backup.sh calls it.
@@ -31,6 +33,13 @@ and the document by which it starts from them. xen-backup.sh calls it.
                          maybe if one that cannot be asked may
       --prepare          ask each Dom0 whether DOMU is active there, too, and have it
                          look at its standbys; print the rows of those that are ready
+
+      --move             for xen-failover: shut DOMU off, copy it to DOM0 for a last time,
+                         and have it started there; whatever fails before it was to
+                         start there has it start here again
+      --confs DIR        with --move: where its conf file is
+      --for TIME         with --move: how long DOMU may take to shut down (5m)
+      --uri URI          with --move: connect virsh to URI
 
       --run DIR          where the connections are; for files, too
       --connect-timeout SECONDS
@@ -82,6 +91,7 @@ func main() { cli.Main("xb-copy", usage, run) }
 type options struct {
 	replicate.Options
 	connect, known, prepare bool
+	move                    moveOptions
 	snapshots, taken, dir   string
 	timeout, stall          int
 	background              string
@@ -143,12 +153,15 @@ func (o *options) define() {
 		return cli.OneOf(&o.background, "yes", "no")(cmp.Or(s, "yes"))
 	})
 	f.Path(&o.dir, "state-dir")
+	o.move.define(f)
 }
 
 // mode returns what is to be done.
 func (o *options) mode(operands []string) (do func(*cli.Env, *options, []string) error, err error) {
 	n := len(operands)
 	switch {
+	case o.move.asked:
+		return moveDomU, o.checkMove(n)
 	case o.Run == "":
 		return nil, exit.Fail(exit.Usage, "want --run DIR")
 	case o.connect && n < 1:
@@ -172,7 +185,7 @@ func (o *options) mode(operands []string) (do func(*cli.Env, *options, []string)
 	if err != nil {
 		return nil, err
 	}
-	o.ConnectTimeout, o.Stall = time.Duration(o.timeout)*time.Second, time.Duration(o.stall)*time.Second
+	o.ConnectTimeout, o.Stall = seconds(o.timeout), seconds(o.stall)
 	o.Background = o.background == "yes" && !o.Final
 	return do, o.Check()
 }
@@ -255,6 +268,8 @@ func (l log) Say(level, words string) {
 }
 
 func (l log) Progress(words string) { l.Say("progress", words) }
+
+func seconds(n int) time.Duration { return time.Duration(n) * time.Second }
 
 // size returns a setter of an option that is passed on, and takes a size.
 func size(p *string) func(string) error {

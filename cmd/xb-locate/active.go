@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 
+	"xen-backup/internal/allow"
 	"xen-backup/internal/cli"
 	"xen-backup/internal/domain"
 	"xen-backup/internal/exit"
@@ -59,4 +60,13 @@ func tellStill(ctx context.Context, env *cli.Env, o *options, operands []string)
 		return err
 	}
 	return l.Still(ctx, judge, name, before)
+}
+
+// tellWhetherMay says whether whoever asks may have something done with a domain here.
+func tellWhetherMay(_ context.Context, _ *cli.Env, o *options, operands []string) error {
+	name, err := oneName(operands)
+	if err != nil {
+		return err
+	}
+	return o.allowed.May(allow.Verb(o.may), name)
 }

@@ -35,6 +35,7 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
        xb-locate --store DOMAIN [-c URI] [--format xml|xl] [--map A=B]...
                  [--drop TARGET]... [--set SET --taken TIME] [--state-dir DIR]
                  [--allow FILE --peer HOST]
+       xb-locate --may promote [--allow FILE --peer HOST] DOMAIN
        xb-locate --plan --confs DIR --settings OUT|--disks|--gate-conf DOM0 [-c URI]
                  [--toolstack auto|virsh|xl] [--local NAME] [--state-dir DIR]
                  [DOMAIN...]
@@ -42,7 +43,7 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
                  [--memory SIZE] [--try [-c URI] [--for TIME] [--pattern RE]
                  [--evidence PREFIX]]
        xb-locate --nowhere [-c URI] [--toolstack auto|virsh|xl] [--confs DIR]
-                 [--dom0s LIST] [--local NAME] [--others-are-off]
+                 [--dom0s LIST] [--local NAME] [--others-are-off] [--to-be-moved]
                  [--connect-timeout SECONDS] DOMAIN
        xb-locate --check-document --document-file FILE [-c URI]
                  [--trust-document] [--state-dir DIR] DOMAIN
@@ -106,11 +107,14 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
                          are asked over ssh; print these
       --others-are-off   those that cannot be reached are off: make sure of that, else
                          it may run twice
+      --to-be-moved      that it is active elsewhere is said only if all else is well
       --connect-timeout SECONDS
                          until a host answers (15)
       --trust-document   once: this host may do all that it says
       --state-dir DIR    (default: $XB_STATE_DIR, or STATE_DIR of
                          /etc/xen-backup/host.conf, or /var/lib/xen-backup)
+      --may promote      status 0 if whoever asks may have DOMAIN started here from its
+                         standbys, else 77
       --allow FILE       with --active, --known, --store: answer only of what FILE,
                          as gate.conf, allows, and keep only a document of that
       --peer HOST        with --allow: whom
@@ -158,7 +162,8 @@ type options struct {
 	store    string // the domain whose document is on standard input
 	format   string // that it must have
 	places   domain.Places
-	check    bool // the document that is kept
+	may      string // what somebody wants to have done
+	check    bool   // the document that is kept
 	trust    bool
 	copyAs   string // the name of a test copy
 	memory   int64
@@ -166,6 +171,7 @@ type options struct {
 	trial    domain.Trial
 	nowhere  bool
 	off      bool // hosts that cannot be reached are
+	moved    bool // it is to be moved from where it is active
 	timeout  int  // seconds until one answers
 	drop     []string
 	set      domain.Set
@@ -214,6 +220,7 @@ func run(env *cli.Env, args []string) error {
 	f.String(&o.gateConf, "gate-conf")
 	f.Path(&o.allow, "allow")
 	f.String(&o.peer, "peer")
+	f.Func("may", cli.OneOf(&o.may, allow.Verbs...))
 	f.Bool(&o.check, "check-document")
 	f.Bool(&o.trust, "trust-document")
 	f.String(&o.copyAs, "copy-as")
@@ -225,6 +232,7 @@ func run(env *cli.Env, args []string) error {
 	f.Path(&o.trial.Evidence, "evidence")
 	f.Bool(&o.nowhere, "nowhere")
 	f.Bool(&o.off, "others-are-off")
+	f.Bool(&o.moved, "to-be-moved")
 	f.Func("connect-timeout", cli.Number(&o.timeout))
 	f.Func("dom0s", words(&o.dom0s.Dom0s))
 	f.Func("rules", words(&o.dom0s.Rules))
@@ -278,6 +286,8 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	case o.store != "":
 		return "--store", append(gate, "-c", "--connect", "--format", "--map", "--drop", "--set", "--taken", "--state-dir"),
 			storeDocument
+	case o.may != "":
+		return "--may", gate, tellWhetherMay
 	case o.plan:
 		return "--plan", append(toolstacks, "--confs", "--settings", "--disks", "--gate-conf", "--local", "--state-dir"), plan
 	case o.copyAs != "" && o.try:
@@ -285,7 +295,7 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	case o.copyAs != "":
 		return "--copy-as", copied, copyDocument
 	case o.nowhere:
-		return "--nowhere", append(toolstacks, "--confs", "--dom0s", "--local", "--others-are-off", "--connect-timeout"), nowhere
+		return "--nowhere", append(toolstacks, "--confs", "--dom0s", "--local", "--others-are-off", "--to-be-moved", "--connect-timeout"), nowhere
 	case o.check:
 		return "--check-document", []string{"-c", "--connect", "--document-file", "--trust-document", "--state-dir"}, checkDocument
 	case o.still != "":

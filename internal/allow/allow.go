@@ -23,6 +23,7 @@ import (
 type Rules struct {
 	file, peer string
 	rules      []rule
+	permits    []permit
 }
 
 // DomU refuses a DomU of which the peer may have no disk.
@@ -34,6 +35,14 @@ func (r *Rules) DomU(name string) error {
 		return nil
 	}
 	return r.refuse("the DomU "+name, name+"/DISK TARGET")
+}
+
+// May refuses what the peer may not have done with a DomU.
+func (r *Rules) May(verb Verb, domu string) error {
+	if r == nil || slices.ContainsFunc(r.permits, func(p permit) bool { return p.verb == verb && p.domu.matches(domu) }) {
+		return nil
+	}
+	return r.refuse("to "+string(verb)+" the DomU "+domu, domu+" "+string(verb))
 }
 
 // Disk refuses a DOMU/DISK of which the peer may have no standby here.

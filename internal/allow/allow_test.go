@@ -62,10 +62,11 @@ func TestConfRefuses(t *testing.T) {
 	file := dir + "/gate.conf"
 	for line, words := range map[string]string{
 		"dom0a domu1/xvda":                                   "want PEER",
-		"dom0a domu1 /srv/a":                                 "not DOMU/DISK",
-		"dom0a domu1/xvda/b /srv/a":                          "not DOMU/DISK",
-		"dom0a /xvda /srv/a":                                 "not DOMU/DISK",
-		"dom0a domu1/ /srv/a":                                "not DOMU/DISK",
+		"dom0a domu1 /srv/a":                                 "a disk is DOMU/DISK",
+		"dom0a domu1 promote shutdown":                       "nothing that can be done",
+		"dom0a domu1/xvda/b /srv/a":                          "neither DOMU/DISK",
+		"dom0a /xvda /srv/a":                                 "neither DOMU/DISK",
+		"dom0a domu1/ /srv/a":                                "neither DOMU/DISK",
 		"dom0a domu1/xvda srv/a":                             "no absolute path",
 		"dom0a domu1/xvda /srv/../a":                         "no absolute path",
 		"dom0a domu1/xvda /srv/a/":                           "no absolute path",
@@ -119,7 +120,7 @@ func TestDefaultIsDeny(t *testing.T) {
 	} {
 		for what, err := range map[string]error{
 			"DomU": r.DomU("domu1"), "disk": r.Disk("domu1/xvda"), "path": r.Path(dir+"/a", ""), "named": r.Named(dir+"/a", "domu1/xvda"),
-			"volume": r.Volume("/dev/vg/a", "domu1/xvda"), "network": r.Network("domu1/xvda"),
+			"volume": r.Volume("/dev/vg/a", "domu1/xvda"), "network": r.Network("domu1/xvda"), "promote": r.May(Promote, "domu1"),
 		} {
 			testkit.WantStatus(t, name+", "+what, err, exit.Refused)
 		}

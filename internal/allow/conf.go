@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -14,9 +15,10 @@ import (
 	"xen-backup/internal/text"
 )
 
-// gate.conf has a line for each disk that a host may keep a standby of here:
+// gate.conf has a line for each disk that a host may keep a standby of here, and for each DomU that it may start here:
 //
 //	PEER DOMU/DISK TARGET [create-lv] [document-only]
+//	PEER DOMU promote
 //
 // PEER is the name that the key of that host has in authorized_keys, TARGET an absolute path as this host has it, without
 // links, or such a one as a file: URI. In DOMU/DISK and in a plain TARGET * stands for any characters but /. A TARGET that
@@ -28,6 +30,21 @@ import (
 // nobody write to it or read it.
 
 const network = "network"
+
+// A Verb is what another host may have done with a DomU here.
+type Verb string
+
+// Promote: start it from its standbys.
+const Promote Verb = "promote"
+
+// Verbs are all of them.
+var Verbs = []string{string(Promote)}
+
+// permit lets a peer have something done with some DomUs.
+type permit struct {
+	domu pattern
+	verb Verb
+}
 
 // rule is one line of one peer's.
 type rule struct {
@@ -75,11 +92,13 @@ func (r *Rules) add(words []string) error {
 	case len(words) == 0 || words[0][0] == '#':
 		return nil
 	case len(words) < 3:
-		return errors.New("want PEER DOMU/DISK TARGET")
+		return errors.New("want PEER DOMU/DISK TARGET, or PEER DOMU promote")
+	case !strings.Contains(words[1], "/"):
+		return r.addPermits(words)
 	}
 	l := rule{disk: pattern(words[1])}
 	if strings.Count(words[1], "/") != 1 || words[1][0] == '/' || strings.HasSuffix(words[1], "/") {
-		return fmt.Errorf("%q is not DOMU/DISK, as in domu1/xvda", words[1])
+		return fmt.Errorf("%q is neither DOMU/DISK, as in domu1/xvda, nor a DOMU", words[1])
 	}
 	path, err := text.Path(words[2])
 	switch {
@@ -110,6 +129,19 @@ func (r *Rules) add(words []string) error {
 	}
 	if words[0] == r.peer {
 		r.rules = append(r.rules, l)
+	}
+	return nil
+}
+
+// addPermits takes the words of a line PEER DOMU VERB...
+func (r *Rules) addPermits(words []string) error {
+	for _, word := range words[2:] {
+		if !slices.Contains(Verbs, word) {
+			return fmt.Errorf("%q is nothing that can be done with the DomU %s; a disk is DOMU/DISK, as in domu1/xvda", word, words[1])
+		}
+		if words[0] == r.peer {
+			r.permits = append(r.permits, permit{pattern(words[1]), Verb(word)})
+		}
 	}
 	return nil
 }

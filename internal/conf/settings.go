@@ -106,6 +106,9 @@ func (c *Conf) Rules() []string { return strings.Fields(c.values["MAP"]) }
 // CreateLV is the volume group in which missing standbys are made; "": none are.
 func (c *Conf) CreateLV() string { return c.values["CREATE_LV"] }
 
+// XLConfig returns xl's configuration file of the DomU, "" for the usual one.
+func (c *Conf) XLConfig() string { return c.values["XL_CONFIG"] }
+
 // newConf takes the values as bash has them: several of an array.
 func newConf(number int, values map[string][]string) *Conf {
 	c := &Conf{number, make(map[string]string)}

@@ -14,11 +14,13 @@ import (
 // gated has dom0b's only key, dom0a's, pass through xb-gate, as xb-gate(8) says, with these lines in gate.conf.
 func gated(t *testing.T, conf ...string) *site {
 	s := newSite(t)
-	gate, err := os.ReadFile("../../scripts/xb-gate")
-	if err != nil {
-		t.Fatal(err)
+	for file, name := range map[string]string{"xb-gate": "xb-gate", "xen-failover.sh": "xen-failover"} {
+		script, err := os.ReadFile("../../scripts/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.write("dom0b/sbin/"+name, string(script), 0o755)
 	}
-	s.write("dom0b/sbin/xb-gate", string(gate), 0o755)
 	s.write("dom0b/sbin/logger", `#!/bin/bash
 [[ $1 = -t && $2 = xb-gate && $3 = -p && $5 = -- && $# = 6 ]] && echo "$4 $6" >>/run/syslog
 `, 0o755)
@@ -204,6 +206,16 @@ var hostile = map[string][]string{
 		"xb-locate --store domu1 --map /srv/x=../a.img", "xb-locate --store domu1 --map /srv/%78=/srv/a.img",
 		"xb-locate --store domu1 --drop ../xvda", "xb-locate --store domu1 --format qcow2", "xb-locate --store=domu1",
 		"xb-locate --store domu1 --promote", "xb-locate --words --active domu1",
+	},
+	"a failover": {
+		"xb-locate --may promote domu1", "xb-locate --may promote", "xb-locate --may destroy domu1", "xb-locate --may promote ../domu1",
+		"xb-locate --may", "xb-locate --nowhere domu1", "xb-copy --move --domu domu1 --to dom0c --confs /srv",
+		"xen-failover promote domu1", "xen-failover promote --dry-run domu1", "xen-failover promote", "xen-failover", "xen-failover domu1",
+		"xen-failover promote domu1 domu2", "xen-failover promote ../domu1", "xen-failover promote -- domu1",
+		"xen-failover promote domu1 --dry-run", "xen-failover --dry-run promote domu1", "xen-failover promote --the-other-host-is-off domu1",
+		"xen-failover promote --trust-document domu1", "xen-failover promote --disks-of-different-times domu1",
+		"xen-failover promote --allow /srv/mark --peer dom0a domu1", "xen-failover promote --peer dom0a domu1",
+		"xen-failover test domu1", "xen-failover move domu1 dom0c", "xen-failover.sh promote domu1", "xen-failover promote promote domu1",
 	},
 }
 

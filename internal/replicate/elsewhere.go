@@ -10,8 +10,9 @@ import (
 )
 
 // Elsewhere demands that a DomU is active on none of some Dom0s, which are asked over connections of their own. Of one
-// that cannot be reached it cannot be told, unless off says that it is off; of one that answers anything but no, never.
-func Elsewhere(o Options, dom0s []string, off bool, warn func(format string, args ...any)) error {
+// that cannot be reached it cannot be told, unless off says that it is off; of one that answers anything but no, never. Of one that is to be moved it is told last of all that
+// it is active where it is.
+func Elsewhere(o Options, dom0s []string, off, moved bool, warn func(format string, args ...any)) error {
 	for _, name := range dom0s {
 		if !nameForm.MatchString(name) {
 			return exit.Fail(exit.Usage, "bad name of a Dom0: %s", name)
@@ -38,9 +39,11 @@ func Elsewhere(o Options, dom0s []string, off bool, warn func(format string, arg
 		return nil
 	}
 	// That it runs outweighs that it may, and that what is so for a moment.
-	rank := func(err error) int {
-		return slices.Index([]int{exit.Elsewhere, exit.Unavailable, exit.Busy}, exit.StatusOf(err))
+	order := []int{exit.Elsewhere, exit.Unavailable, exit.Busy}
+	if moved {
+		order = []int{exit.Unavailable, exit.Busy, exit.Elsewhere}
 	}
+	rank := func(err error) int { return slices.Index(order, exit.StatusOf(err)) }
 	slices.SortFunc(wrong, func(a, b error) int { return rank(a) - rank(b) })
 	return exit.Fail(exit.StatusOf(wrong[0]), "%w", errors.Join(wrong...))
 }

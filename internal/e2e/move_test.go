@@ -1,0 +1,242 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// movingXL knows the domains in /run/xl. What is to happen at which step a test writes to /run/doom; what it did is in
+// /run/events.
+const movingXL = `#!/bin/bash
+. /usr/local/sbin/doom
+mkdir -p /run/xl
+case $1 in
+list)
+	if [[ ${2-} = -l ]]; then
+		for d in $(ls /run/xl); do
+			printf '[{"domid":1,"config":{"c_info":{"name":"%s"},"disks":[{"pdev_path":"/srv/%s.img","vdev":"xvda",' $d $d
+			printf '"format":"raw","readwrite":1}]}}]\n'
+		done
+		[[ -n $(ls /run/xl) ]] || echo '[]'
+		exit
+	fi
+	printf 'Name                                        ID   Mem VCPUs\tState\tTime(s)\n'
+	for d in $(ls /run/xl); do printf '%-40s     1   256     1     -b----      15.4\n' "$d"; done ;;
+shutdown)
+	doomed "before shutdown"
+	[[ ! -e /run/deaf ]] || exit 0
+	rm "/run/xl/${!#}"
+	echo "shutdown" >>/run/events
+	doomed "after shutdown" ;;
+create)
+	! is "create fails" || { echo "no room for it" >&2; exit 1; }
+	touch /run/xl/domu1
+	echo "create" >>/run/events ;;
+esac
+`
+
+// doom is read by what stands for programs: it kills the move at a step.
+const doom = `
+is() { [[ $(cat /run/doom 2>/dev/null) = "$1" ]] && rm /run/doom; }
+doomed() {
+	local p
+	is "$1" || return 0
+	for p in /proc/[0-9]*; do
+		[[ $(tr '\0' ' ' <$p/cmdline 2>/dev/null) != "xb-copy --move "* ]] || kill "-${2:-KILL}" "${p#/proc/}"
+	done
+}
+`
+
+const doomedRun = `#!/bin/bash
+. /usr/local/sbin/doom
+[[ " $* " = *' --final '* ]] || exec /usr/local/sbin/xen-backup.real "$@"
+doomed "before final"
+! is "final fails" || { echo "### ERROR 74: the last copy" >&2; exit 3; }
+if [[ $(cat /run/doom 2>/dev/null) = "interrupted" ]]; then
+	doomed interrupted TERM
+	sleep 1000 & wait $!
+fi
+/usr/local/sbin/xen-backup.real "$@"
+status=$?
+doomed "after final"
+exit $status
+`
+
+const doomedSSH = `#!/bin/bash
+. /usr/local/sbin/doom
+[[ " $* " = *' xen-failover promote domu1 ' ]] || exec /usr/bin/ssh "$@"
+! is "before promote" || { echo "before promote" >/run/doom; doomed "before promote"; exit 255; }
+! is "cut before promote" || exit 255
+/usr/bin/ssh "$@"
+status=$?
+doomed "after promote"
+! is "cut after promote" || exit 255
+exit $status
+`
+
+// newMove has domu1, a guest of xl, run on dom0a, with a conf file for both.
+func newMove(t *testing.T, s *site) *site {
+	s.Helper()
+	script, err := os.ReadFile("../../scripts/xen-failover.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"dom0a", "dom0b"} {
+		for file, text := range map[string]string{"xl": movingXL, "xen-failover": string(script), "doom": doom, "ssh": doomedSSH} {
+			s.write(name+"/sbin/"+file, text, 0o755)
+		}
+		s.must(name, "mkdir -p /etc/xen; cd /usr/local/sbin; mv xen-backup.sh xen-backup.real")
+		s.write(name+"/sbin/xen-backup.sh", doomedRun, 0o755)
+		s.conf(name, "domu1", "DOMU=domu1", `DOM0S="dom0a dom0b"`)
+	}
+	s.must("dom0a", "cat >/etc/xen/domu1.cfg <<'END'\n"+xlGuest+"END")
+	s.image("dom0a", "/srv/domu1.img", 1<<20)
+	s.must("dom0b", "truncate -s 1M /srv/domu1.img")
+	s.runs("dom0a")
+	return s
+}
+
+// runs has domu1 run on one Dom0, and nowhere else.
+func (s *site) runs(name string) {
+	s.Helper()
+	s.must("dom0a", "rm -rf /run/xl /run/doom /run/deaf /run/events /var/lib/xen-backup/move; mkdir /run/xl")
+	s.must("dom0b", "rm -rf /run/xl /run/doom /run/deaf /run/events /var/lib/xen-backup/move; mkdir /run/xl")
+	s.must(name, "touch /run/xl/domu1")
+}
+
+// where returns the Dom0s on which domu1 runs.
+func (s *site) where() string {
+	s.Helper()
+	var names []string
+	for _, name := range []string{"dom0a", "dom0b"} {
+		if s.on(name, "[[ -e /run/xl/domu1 ]]").status == 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+func (s *site) move(from, words string) result {
+	s.Helper()
+	return s.on(from, failover("move domu1 "+words))
+}
+
+// TestMove: a DomU is moved, and back. What fails before the other Dom0 was asked to start it has it run here again, or
+// still; after that it never runs twice: where it cannot be told whether it does there, both stay stopped. Killed at any
+// step, the next move brings it to its end.
+func TestMove(t *testing.T) {
+	s := newMove(t, newSite(t))
+	for _, c := range []struct {
+		what, on, doom string
+		words          string // of the command
+		status         int
+		said           string
+		where          string
+		again          string // where it runs after the same command was given again; "": it is not
+	}{
+		{"moved", "", "", "dom0b", 0, "## DomU domu1 runs on dom0b", "dom0b", ""},
+		{"a deaf guest", "dom0a", "deaf", "dom0b --for 1s", 75, "did not shut down within 1s", "dom0a", ""},
+		{"the last copy fails", "dom0a", "final fails", "dom0b", 3, "runs here again", "dom0a", "dom0b"},
+		{"interrupted", "dom0a", "interrupted", "dom0b", 143, "## interrupted: DomU domu1 runs here again", "dom0a", "dom0b"},
+		{"it does not start there", "dom0b", "create fails", "dom0b", 69, "DomU domu1: xl does not start it",
+			"dom0a", "dom0b"},
+		{"a cut link", "dom0a", "cut before promote", "dom0b", 75, "on dom0b, if it does not run there yet: xen-failover promote domu1",
+			"", "dom0b"},
+		{"a cut link after it", "dom0a", "cut after promote", "dom0b", 0, "## DomU domu1 runs on dom0b", "dom0b", ""},
+		{"killed", "dom0a", "before shutdown", "dom0b", 137, "", "", "dom0b"},
+		{"killed", "dom0a", "after shutdown", "dom0b", 137, "", "", "dom0b"},
+		{"killed", "dom0a", "before final", "dom0b", 137, "", "", "dom0b"},
+		{"killed", "dom0a", "after final", "dom0b", 137, "", "", "dom0b"},
+		{"killed", "dom0a", "before promote", "dom0b", 137, "", "", "dom0b"},
+		{"killed", "dom0a", "after promote", "dom0b", 137, "", "dom0b", "dom0b"},
+		{"an unreachable Dom0", "", "", "dom0c", 69, "Dom0 dom0c cannot be asked", "dom0a", ""},
+	} {
+		what := c.what + ": " + c.doom
+		s.runs("dom0a")
+		switch {
+		case c.doom == "deaf":
+			s.must(c.on, "touch /run/deaf")
+		case c.on != "":
+			s.must(c.on, fmt.Sprintf("echo '%s' >/run/doom", c.doom))
+		}
+		r := s.move("dom0a", c.words)
+		if r.status != c.status || !strings.Contains(r.err, c.said) || s.where() != c.where {
+			t.Errorf("%s: status %d, runs on %q:\n%s", what, r.status, s.where(), r.err)
+		}
+		if c.again != "" {
+			s.must("dom0b", "rm -f /run/doom")
+			if r = s.move("dom0a", c.words); r.status != 0 || s.where() != c.again {
+				t.Errorf("%s: again: status %d, runs on %q:\n%s", what, r.status, s.where(), r.err)
+			}
+		}
+		for _, name := range []string{"dom0a", "dom0b"} {
+			if left := s.must(name, "find /run -maxdepth 1 -name 'xen-failover*' -type d"); left != "" {
+				t.Errorf("%s: left on %s: %s", what, name, left)
+			}
+		}
+		if s.where() == "dom0b" {
+			s.same("/srv/domu1.img", "/srv/domu1.img")
+			if left := s.on("dom0a", "cat /var/lib/xen-backup/move/*.json"); left.status == 0 {
+				t.Errorf("%s: the move is over: %s", what, left.out)
+			}
+		}
+	}
+
+	t.Log("and back, with what it wrote")
+	s.runs("dom0b")
+	s.must("dom0b", "head -c 64K /dev/urandom | dd of=/srv/domu1.img conv=notrunc status=none")
+	if r := s.move("dom0b", "dom0a"); r.status != 0 || s.where() != "dom0a" {
+		t.Errorf("back: status %d, runs on %q:\n%s", r.status, s.where(), r.err)
+	}
+	s.same("/srv/domu1.img", "/srv/domu1.img")
+
+	t.Log("nothing is stopped for what would fail")
+	s.must("dom0b", "cp /srv/domu1.img /srv/before; echo scribble >>/srv/domu1.img")
+	if r := s.move("dom0a", "dom0b"); r.status != 3 || s.where() != "dom0a" || !strings.Contains(r.err, "still runs here") {
+		t.Errorf("a standby that was written to: status %d, runs on %q:\n%s", r.status, s.where(), r.err)
+	}
+	s.must("dom0b", "xb-patch --discard-changes --peer dom0a /srv/domu1.img; touch /run/xl/domu1")
+	if r := s.move("dom0a", "dom0b"); r.status != 3 || s.where() != "dom0a dom0b" {
+		t.Errorf("it runs there: status %d, runs on %q:\n%s", r.status, s.where(), r.err)
+	}
+	s.must("dom0b", "rm /run/xl/domu1")
+	s.conf("dom0b", "domu1", "DOMU=domu1", `DOM0S="dom0a dom0b dom0c"`)
+	if r := s.move("dom0a", "dom0b"); r.status != 69 || s.where() != "dom0a" || !strings.Contains(r.err, "dom0c cannot be reached") {
+		t.Errorf("it may run on a third one: status %d, runs on %q:\n%s", r.status, s.where(), r.err)
+	}
+	s.must("dom0a", "sed -i 's|^memory|kernel = \"/boot/other\"\\n&|' /etc/xen/domu1.cfg")
+	if r := s.move("dom0a", "dom0b"); r.status != 77 || s.where() != "dom0a" || !strings.Contains(r.err, "--trust-document") {
+		t.Errorf("a document that nobody trusts: status %d, runs on %q:\n%s", r.status, s.where(), r.err)
+	}
+	s.must("dom0a", "rm /etc/xen/domu1.cfg")
+	if r := s.move("dom0a", "dom0b"); r.status != 78 || s.where() != "dom0a" {
+		t.Errorf("without a configuration: status %d, runs on %q:\n%s", r.status, s.where(), r.err)
+	}
+	if events := s.on("dom0a", "cat /run/events").out; strings.Count(events, "shutdown") != 0 {
+		t.Errorf("dom0a: %s", events)
+	}
+	if r := s.move("dom0b", "dom0a"); r.status != 1 {
+		t.Errorf("where it does not run: status %d:\n%s", r.status, r.err)
+	}
+}
+
+// TestMoveThroughGate: a key that only replicates starts nothing on the other Dom0, unless gate.conf there allows it: then
+// somebody has to type the last command.
+func TestMoveThroughGate(t *testing.T) {
+	s := newMove(t, gated(t, "dom0a domu1/* /srv/domu1.img", "dom0a domu2 promote", "dom0c domu1 promote"))
+	r := s.move("dom0a", "dom0b")
+	if r.status != 0 || s.where() != "" || !strings.Contains(r.err, "There: xen-failover promote domu1\n") {
+		t.Errorf("status %d, runs on %q:\n%s", r.status, s.where(), r.err)
+	}
+	s.same("/srv/domu1.img", "/srv/domu1.img")
+	if r = s.on("dom0b", failover("promote domu1")); r.status != 0 || s.where() != "dom0b" {
+		t.Errorf("typed there: status %d, runs on %q:\n%s", r.status, s.where(), r.err)
+	}
+	s.runs("dom0a")
+	s.gateConf("dom0a domu1/* /srv/domu1.img", "dom0a domu1 promote")
+	if r = s.move("dom0a", "dom0b"); r.status != 0 || s.where() != "dom0b" {
+		t.Errorf("allowed: status %d, runs on %q:\n%s", r.status, s.where(), r.err)
+	}
+}

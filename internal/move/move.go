@@ -1,0 +1,337 @@
+// Package move has a DomU go on on another Dom0, by a command on the one where it runs. It never runs twice, and is not
+// left stopped: until the other Dom0 was asked to start it, whatever fails has it start here again; after that it is
+// started here only if that Dom0 has said that it does not run there. Where that cannot be told both stay stopped, and an
+// administrator has two commands to choose from.
+//
+// How far it has come is written down before each step (see state.Move). Killed
+//
+//	before          the DomU            the next move
+//	stopping        runs here           begins anew
+//	stopped         may be shut off     if it runs, begins anew; else copies and goes on
+//	asked           is shut off here    copies and goes on
+//	it has started  may run there       if it runs there: it is done; else copies and goes on, but starts it here no more
+package move
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"time"
+
+	"xen-backup/internal/domain"
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/state"
+)
+
+// Options are what a move is told.
+type Options struct {
+	DomU, To       string
+	State          state.Dir
+	Locator        *domain.Locator
+	URI            string        // libvirt's
+	Config         string        // xl's configuration file of the DomU; "": the usual one
+	ConnectTimeout time.Duration // until the other Dom0 answers
+	Patience       time.Duration // until the DomU has shut down
+}
+
+// User takes what is to be said, a line each, with its level: err, warning or info.
+type User interface{ Say(level, text string) }
+
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9_.+:@][A-Za-z0-9_.+:@-]*$`)
+
+// mover is one move.
+type mover struct {
+	Options
+	ctx     context.Context
+	user    User
+	control *domain.Control
+	record  *state.Move
+
+	toolstack string // by which it runs
+	through   bool   // the other Dom0 lets us start it there
+	doubt     bool   // it may be on its way there since a move that was killed
+	off       bool   // it is shut off here
+
+	onSignal func() // takes back what a signal has us do
+}
+
+// onSignalDo says what a signal has us do from now on.
+func (m *mover) onSignalDo(f func()) {
+	before := m.onSignal
+	m.onSignal = durable.OnSignal(f)
+	before()
+}
+
+// Move has the DomU run on the other Dom0: shut off here, copied for a last time, started there. Where that is for
+// somebody to type there, it says so.
+func Move(ctx context.Context, o Options, user User) error {
+	for _, name := range []string{o.DomU, o.To} {
+		if !nameForm.MatchString(name) {
+			return exit.Fail(exit.Usage, "bad name: %q", name)
+		}
+	}
+	release, err := o.State.LockMove(o.DomU)
+	if err != nil {
+		return err
+	}
+	defer release()
+	m := &mover{Options: o, ctx: ctx, user: user, onSignal: func() {}}
+	defer func() { m.onSignal() }()
+	if m.record, err = o.State.LoadMove(o.DomU); err != nil {
+		return err
+	}
+	found, err := m.look()
+	if err != nil {
+		return err
+	}
+	if err := m.askLeave(); err != nil {
+		return err
+	}
+	if !found {
+		return m.goOnAfterKill()
+	}
+	if err := m.prepare(); err != nil {
+		return err
+	}
+	if err := m.stop(); err != nil {
+		return err
+	}
+	return m.handOver()
+}
+
+// look finds out whether the DomU runs here, and gets its control.
+func (m *mover) look() (active bool, err error) {
+	answer, err := m.Locator.Locate(m.ctx, m.DomU)
+	toolstack := answer.Toolstack
+	switch {
+	case err == nil && m.record != nil: // it was started again
+		err = m.forgetOld(toolstack)
+	case exit.StatusOf(err) == exit.No && m.record != nil && m.record.Peer != m.To:
+		return false, exit.Fail(exit.Busy, "%w: a move to %s was interrupted (%s): xen-failover move %s %s goes on with it", err,
+			m.record.Peer, m.record.Phase, m.DomU, m.record.Peer)
+	case exit.StatusOf(err) == exit.No && m.record != nil:
+		m.doubt = m.record.Phase == state.MoveAsked
+		toolstack, err = m.record.Toolstack, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	m.toolstack = toolstack
+	m.control, err = domain.NewControl(toolstack, m.DomU, m.URI, m.Config)
+	return m.record == nil, err
+}
+
+// forgetOld ends a move that was interrupted, of a DomU that runs here since.
+func (m *mover) forgetOld(toolstack string) error {
+	control, err := domain.NewControl(toolstack, m.DomU, m.URI, m.Config)
+	if err == nil && m.record.Autostart {
+		err = control.SetAutostart(true)
+	}
+	if err == nil {
+		err = m.record.Forget()
+	}
+	m.record = nil
+	return err
+}
+
+// askLeave finds out whether the other Dom0 lets us start the DomU there.
+func (m *mover) askLeave() error {
+	const limit = time.Minute
+	status, _ := m.there(limit, "xb-locate", "--may", "promote", m.DomU)
+	switch status {
+	case exit.OK:
+		m.through = true
+	case exit.Refused:
+		m.say(infoLevel, "## Dom0 %s lets nobody start DomU %s from here: that is to be typed there", m.To, m.DomU)
+	default:
+		return exit.Fail(exit.Unavailable, "Dom0 %s cannot be asked (status %d)", m.To, status)
+	}
+	return nil
+}
+
+// prepare does all that can fail while the DomU still runs: it has the standby brought up to date, so that the guest
+// stands still only for what it writes meanwhile, and the other Dom0 say whether it would start it.
+func (m *mover) prepare() error {
+	if err := m.control.CheckStart(m.ctx); err != nil {
+		return err
+	}
+	if status := m.copy(); status != exit.OK {
+		return exit.Fail(exit.Partial, "DomU %s still runs here: its standby on %s cannot be brought up to date (status %d)",
+			m.DomU, m.To, status)
+	}
+	if !m.through {
+		return nil
+	}
+	// Whatever else could be wrong comes before the one thing that is: it runs here.
+	var said []string
+	keep := func(line string) { said = append(said, line) }
+	if status, _ := m.on(m.To, promoteLimit, keep, "xen-failover", "promote", "--dry-run", m.DomU); status != exit.Elsewhere {
+		for _, line := range said {
+			m.say(warningLevel, "%s: %s", m.To, line)
+		}
+		return exit.Fail(reached(status), "DomU %s still runs here: Dom0 %s would not start it (status %d)", m.DomU, m.To, status)
+	}
+	return nil
+}
+
+// stop shuts the DomU down.
+func (m *mover) stop() error {
+	autostart, err := m.control.Autostart(m.ctx)
+	if err != nil {
+		return err
+	}
+	m.record = m.State.NewMove(m.DomU, m.To)
+	m.record.Toolstack, m.record.Autostart = m.toolstack, autostart
+	if err := m.record.Reach(state.MoveStopping); err != nil {
+		return err
+	}
+	m.say(infoLevel, "## DomU %s shuts down", m.DomU)
+	m.onSignalDo(m.interrupted)
+	if err := m.control.ShutDown(); err != nil {
+		return m.goOnHere(err)
+	}
+	if err := m.waitUntilOff(); err != nil {
+		return err
+	}
+	m.off = true
+	return m.record.Reach(state.MoveStopped)
+}
+
+// waitUntilOff waits for the guest.
+func (m *mover) waitUntilOff() error {
+	for end := time.Now().Add(m.Patience); ; {
+		active, err := m.Locator.IsActive(m.ctx, m.DomU)
+		if err == nil && !active {
+			return nil
+		}
+		if time.Now().After(end) {
+			return exit.Fail(exit.Busy, "DomU %s did not shut down within %v. It was asked to, and may do so later: if it is to stay, %s",
+				m.DomU, m.Patience, m.control.StartCommand())
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+// handOver copies the DomU that is shut off for a last time, and has it started on the other Dom0.
+func (m *mover) handOver() error {
+	if status := m.copy("--final"); status != exit.OK {
+		return m.goOnHere(exit.Fail(exit.Partial, "DomU %s: its last copy to %s failed (status %d)", m.DomU, m.To, status))
+	}
+	if err := m.setAutostart(false); err != nil {
+		return m.goOnHere(err)
+	}
+	if !m.through {
+		m.say(infoLevel, "## DomU %s is shut off, and its standby on %s is clean. There: xen-failover promote %s", m.DomU, m.To, m.DomU)
+		m.say(infoLevel, "## If it is to go on here: %s", m.control.StartCommand())
+		return m.end()
+	}
+	if err := m.record.Reach(state.MoveAsked); err != nil {
+		return m.goOnHere(err)
+	}
+	m.onSignalDo(m.sayChoice)
+	status, _ := m.there(promoteLimit, "xen-failover", "promote", m.DomU)
+	switch active, known := m.runsThere(); {
+	case status == exit.OK || known && active:
+		m.say(infoLevel, "## DomU %s runs on %s", m.DomU, m.To)
+		return m.end()
+	case known && ended(status) && !m.doubt:
+		return m.goOnHere(exit.Fail(status, "Dom0 %s did not start DomU %s (status %d)", m.To, m.DomU, status))
+	}
+	return m.choose(fmt.Sprintf("it cannot be told whether it starts on %s (status %d)", m.To, status))
+}
+
+// goOnAfterKill goes on with a move that was killed when the DomU was shut off already, or nearly.
+func (m *mover) goOnAfterKill() error {
+	active, known := m.runsThere()
+	switch {
+	case !known:
+		return m.choose(fmt.Sprintf("a move was interrupted, and it cannot be told whether it runs on %s", m.To))
+	case active:
+		m.say(infoLevel, "## DomU %s runs on %s: that was all that was left", m.DomU, m.To)
+		return m.end()
+	}
+	m.say(infoLevel, "## DomU %s is shut off since a move that was interrupted: going on with it", m.DomU)
+	m.off = true
+	m.onSignalDo(m.interrupted)
+	return m.handOver()
+}
+
+// end ends a move that has done what it should.
+func (m *mover) end() error {
+	if m.record.Autostart {
+		m.say(infoLevel, "## DomU %s is no longer started when this Dom0 is booted; on %s: virsh autostart %s", m.DomU, m.To, m.DomU)
+	}
+	for _, link := range domain.XenAutostart(m.DomU) {
+		m.say(warningLevel, "## %s starts DomU %s when this Dom0 is booted: remove it", link, m.DomU)
+	}
+	return m.record.Forget()
+}
+
+// goOnHere starts the DomU here again after something has failed, unless it may run elsewhere since a move that was
+// killed.
+func (m *mover) goOnHere(cause error) error {
+	if m.doubt {
+		m.say(errLevel, "%v", cause)
+		return m.choose(fmt.Sprintf("a move was interrupted when %s was to start it, which may still be under way", m.To))
+	}
+	if active, failed := m.Locator.IsActive(m.ctx, m.DomU); failed == nil && active {
+		if failed := m.record.Forget(); failed != nil {
+			m.say(errLevel, "%v", failed)
+		}
+		return exit.Fail(exit.StatusOf(cause), "%w\nDomU %s still runs here", cause, m.DomU)
+	}
+	if failed := m.startHere(); failed != nil {
+		return exit.Fail(exit.StatusOf(cause), "%w\nDomU %s is shut off, and does not start here again: %w; mend that, then: %s", cause,
+			m.DomU, failed, m.control.StartCommand())
+	}
+	return exit.Fail(exit.StatusOf(cause), "%w\nDomU %s runs here again", cause, m.DomU)
+}
+
+func (m *mover) startHere() error {
+	err := m.control.Start()
+	if err == nil {
+		err = m.setAutostart(true)
+	}
+	if err == nil {
+		err = m.record.Forget()
+	}
+	return err
+}
+
+// setAutostart takes from libvirt that it starts the DomU when this host is booted, or gives it back: its disks are old
+// here by then.
+func (m *mover) setAutostart(on bool) error {
+	if !m.record.Autostart {
+		return nil
+	}
+	return m.control.SetAutostart(on)
+}
+
+// choose leaves it to an administrator.
+func (m *mover) choose(why string) error {
+	return exit.Fail(exit.Busy, "DomU %s: %s. It stays shut off here. One of both:\n%s", m.DomU, why, m.choice())
+}
+
+func (m *mover) choice() string {
+	return fmt.Sprintf("on %s, if it does not run there yet: xen-failover promote %s\n"+
+		"here, if it certainly does not run there and nobody starts it: %s", m.To, m.DomU, m.control.StartCommand())
+}
+
+// interrupted is what a signal leaves to do before anybody else was asked to start the DomU.
+func (m *mover) interrupted() {
+	if !m.off { // nobody can be asked any more whether it is by now
+		m.user.Say(warningLevel, fmt.Sprintf("## interrupted: DomU %s was asked to shut down here, and may do so", m.DomU))
+	} else if m.doubt {
+		m.sayChoice()
+	} else if failed := m.startHere(); failed != nil {
+		m.user.Say(errLevel, fmt.Sprintf("DomU %s is shut off, and does not start here again: %v: %s", m.DomU, failed,
+			m.control.StartCommand()))
+	} else {
+		m.user.Say(infoLevel, fmt.Sprintf("## interrupted: DomU %s runs here again", m.DomU))
+	}
+}
+
+func (m *mover) sayChoice() {
+	m.user.Say(errLevel, fmt.Sprintf("DomU %s: interrupted when %s was to start it. One of both:\n%s", m.DomU, m.To, m.choice()))
+}

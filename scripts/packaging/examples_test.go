@@ -198,6 +198,7 @@ func TestSettingsAreDescribed(t *testing.T) {
 	there = slices.Compact(there)
 	described := settingsOf(page(t, "xen-backup.conf.5"))
 	slices.Sort(described)
+	described = slices.Compact(described) // KEEP is one of two files
 	if len(there) < 35 || !slices.Equal(there, described) {
 		t.Errorf("the settings are\n%q\nand xen-backup.conf(5) has\n%q", there, described)
 	}

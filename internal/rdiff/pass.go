@@ -13,6 +13,9 @@ import (
 // reads under way.
 const passWorkers = 8
 
+// passDepth is how many frames a pass has in memory, each with up to three buffers of MaxLiteral.
+const passDepth = passWorkers + 2
+
 // frameJob is a frame in a pass, with room for what the pass needs, or a slice of
 // one of the frame's long zero runs: see slice.
 type frameJob struct {
@@ -31,6 +34,33 @@ type frameJob struct {
 // end returns the byte of the image before which the frame ends.
 func (f *frameJob) end(h stream.Header) int64 {
 	return f.Runs[len(f.Runs)-1].End() * int64(h.BlockSize)
+}
+
+// spareJobs are those of passes that are over. A run goes over its delta several times, and on a busy machine the
+// garbage collector comes late: what one pass has left would stand beside what the next one allocates, for longer than
+// its memory lasts.
+var spareJobs = make(chan *frameJob, passDepth)
+
+// newJobs returns the queue of a pass, and what must be called when that is closed.
+func newJobs(workers int, work, consume func(*frameJob) error) (q *ordered.Queue[frameJob], closed func()) {
+	var jobs []*frameJob
+	alloc := func() *frameJob {
+		f := new(frameJob)
+		select {
+		case f = <-spareJobs:
+		default:
+		}
+		jobs = append(jobs, f)
+		return f
+	}
+	return ordered.New(workers, passDepth, alloc, work, consume), func() {
+		for _, f := range jobs {
+			select {
+			case spareJobs <- f:
+			default: // of two passes at once
+			}
+		}
+	}
 }
 
 func (f *frameJob) buffer() []byte {
@@ -104,8 +134,8 @@ func (p *pass) run(in io.Reader) (Delta, error) {
 		}
 		return nil
 	}
-	workers := cmp.Or(p.workers, passWorkers)
-	q := ordered.New(workers, depth(workers), func() *frameJob { return new(frameJob) }, work, consume)
+	q, closed := newJobs(cmp.Or(p.workers, passWorkers), work, consume)
+	defer closed()
 	if err := q.Close(p.feed(q, r)); err != nil {
 		return Delta{}, err
 	}

@@ -5,7 +5,6 @@ import (
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/exit"
-	"xen-backup/internal/ordered"
 	"xen-backup/internal/stream"
 )
 
@@ -108,7 +107,8 @@ func proveDropped(d Delta, target Image, replaced stream.Sum) error {
 		sum = d.Hash.Add(sum, f.terms)
 		return nil
 	}
-	q := ordered.New(passWorkers, depth(passWorkers), func() *frameJob { return new(frameJob) }, work, consume)
+	q, closed := newJobs(passWorkers, work, consume)
+	defer closed()
 	err := q.Close(cut(tail, d.Header, func(slice stream.Run) error {
 		f, err := q.Get()
 		if err == nil {

@@ -19,13 +19,17 @@ type packing struct {
 	raw, packed []byte
 }
 
+// encodingRoom is what data that does not shrink takes more until that is known: headers of a frame and of its blocks.
+// Without it each of its frames would leave a buffer to the garbage collector.
+const encodingRoom = 4 << 10
+
 func newFrameBuilder(h stream.Header, out Outputs) *frameBuilder {
 	if out.Delta == nil {
 		return &frameBuilder{}
 	}
 	workers := out.Encoder.Workers()
 	alloc := func() *packing {
-		return &packing{raw: make([]byte, 0, stream.MaxLiteral), packed: make([]byte, 0, stream.MaxLiteral)}
+		return &packing{raw: make([]byte, 0, stream.MaxLiteral), packed: make([]byte, 0, stream.MaxLiteral+encodingRoom)}
 	}
 	work := func(p *packing) error {
 		out.Encoder.Encode(&p.Frame, p.raw, p.packed)

@@ -1,6 +1,8 @@
 package standby
 
 import (
+	"fmt"
+
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/rdiff"
@@ -28,8 +30,7 @@ func (c *change) judge() error {
 func (c *change) proveBasis() error {
 	basis := c.delta.Basis
 	if size := c.size(); size < basis.Size || (c.file == nil || !c.file.IsBlock()) && size != basis.Size {
-		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it has %d bytes, the basis %d", c.Target, size,
-			basis.Size)
+		return c.isNotBasis(fmt.Sprintf("has %d bytes", size))
 	}
 	if c.file == nil {
 		return nil // a basis of 0 bytes has one digest
@@ -55,10 +56,23 @@ func (c *change) proveBasis() error {
 		return err
 	}
 	if found != c.delta.Basis {
-		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it holds %s, the basis is %s", c.Target,
-			found, basis)
+		return c.isNotBasis("holds " + found.String())
 	}
 	return nil
+}
+
+// isNotBasis is the error of a target that holds something else. A delta that was made from what the last sync left, without
+// a look at the target, finds out only here that it was changed since.
+func (c *change) isNotBasis(what string) error {
+	basis := c.delta.Basis
+	if c.before.Phase != state.Clean || c.before.Image != basis {
+		return exit.Fail(exit.NotBasis, "%s is not the delta's basis: it %s, the basis is %s", c.Target, what, basis)
+	}
+	known, err := c.remembered()
+	if err != nil {
+		return err
+	}
+	return c.diverged(known, basis, "it was changed since its last sync, which left "+basis.String()+", and now "+what)
 }
 
 // digest reads the first size bytes of the target from the disk.

@@ -40,9 +40,13 @@ func (t *target) checkDiverged(basis, source stream.Image) error {
 		t.user.Warn("%s has diverged and may be overwritten all the same (--force-diverged): %s", t.Target, why)
 		return nil
 	}
-	return exit.Fail(exit.NotBasis, "%s has diverged: %s, the delta's basis is %s%s\n"+
-		"changes on it that exist nowhere else would be lost; to overwrite them: %s", t.Target, why, basis, unfit,
-		t.divergedCures(known, basis))
+	return t.diverged(known, basis, why+", the delta's basis is "+basis.String()+unfit)
+}
+
+// diverged is the error of a target that is not overwritten, and says how it can be.
+func (t *target) diverged(known []*state.Record, basis stream.Image, why string) error {
+	return exit.Fail(exit.NotBasis, "%s has diverged: %s\nchanges on it that exist nowhere else would be lost; to overwrite them: %s",
+		t.Target, why, t.divergedCures(known, basis))
 }
 
 // tellOtherPeer says so if the image does not come from the host that the last one came from.

@@ -164,7 +164,7 @@ func (t *target) reason(known []*state.Record, coming Coming) (string, stream.Im
 	switch {
 	case len(known) == 0:
 		return firstCopyComing, stream.Image{}
-	case t.Force:
+	case t.Force || t.validConsent(t.before) != nil: // it may hold anything
 		return forced, stream.Image{}
 	case t.before.Phase == state.Clean && coming.comparable(t.before.Image) &&
 		slices.Contains(coming.Have, t.before.Image) && t.validConsent(t.before) == nil:

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"os"
 	"strings"
 
 	"xen-backup/internal/cli"
@@ -76,7 +77,7 @@ func bases(env *cli.Env, args []string) error {
 }
 
 func prune(env *cli.Env, args []string) error {
-	var dir string
+	var dir, plan string
 	var ofBases bool
 	var peers snapshot.Peers
 	flags := snapFlags(env, &dir)
@@ -88,21 +89,54 @@ func prune(env *cli.Env, args []string) error {
 		}
 		return nil
 	})
+	flags.Path(&plan, "plan")
 	if err := noOperands(flags, args, "prune"); err != nil {
 		return err
 	}
 	switch {
 	case !ofBases && (peers.Known || len(peers.DomUs) > 0):
 		return exit.Fail(exit.Usage, "--peers and --domus are for prune --bases")
+	case ofBases && plan != "":
+		return exit.Fail(exit.Usage, "--bases and --plan exclude each other")
 	case !peers.Known && len(peers.DomUs) > 0:
 		return exit.Fail(exit.Usage, "--domus says of which DomUs --peers is, which is missing")
 	}
+	var err error
+	if peers.Plan, err = readPlan(plan); err != nil {
+		return err
+	}
 	return withState(dir, func(dir state.Dir) error {
-		if ofBases {
+		switch {
+		case ofBases:
 			return snapshot.PruneBases(peers, dir, printer(env))
+		case plan != "":
+			return snapshot.PruneAll(peers, dir, env, printer(env))
 		}
 		return snapshot.Prune(dir, printer(env))
 	})
+}
+
+// readPlan returns the peers of each DomU in what xb-locate --plan has printed. A DomU of which it tells none has a
+// mistake in its conf file.
+func readPlan(file string) (map[string][]string, error) {
+	if file == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, exit.OpenFailed(err)
+	}
+	peers := make(map[string][]string)
+	for line := range strings.Lines(string(text)) {
+		columns := strings.Split(line, "\t")
+		if len(columns) != 6 {
+			return nil, exit.Fail(exit.BadStream, "%s is not what xb-locate --plan prints: %q", file, line)
+		}
+		if domu, others := columns[1], columns[4]; others != "-" {
+			peers[domu] = append(peers[domu], strings.Fields(others)...)
+		}
+	}
+	return peers, nil
 }
 
 func guard(env *cli.Env, args []string) error {

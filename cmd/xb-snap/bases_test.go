@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -172,6 +173,67 @@ func TestKeptForSeveral(t *testing.T) {
 	k.ok("remove", "--unless-kept", snap)
 	k.want("the other leaves", k.prune("--bases", "--peers", "", "--domus", "web"), snap)
 	k.want("left", strings.Fields(k.files(filepath.Dir(k.disk))), "a", "disk.img")
+}
+
+// TestReplaced: whoever removes what a run has left removes what its bases have replaced, of the same disk.
+func TestReplaced(t *testing.T) {
+	k := newKeeper(t, "mkfs.btrfs", "-q")
+	s1, i1 := k.keep("dom0b")
+	k.settle("dom0b", i1)
+	s2, i2 := k.keep("dom0b", "--basis", i1.Text())
+	k.ok("remove", "--unless-kept", s2)
+	k.want("nobody knows", k.bases("dom0b"), "sent "+s1+" "+i1.Text(), "pending "+s2+" "+i2.Text())
+	another := k.disk + ".other"
+	testkit.Write(k.T, another, "b")
+	of := k.disk
+	k.disk = another
+	s3 := k.snap()
+	k.settle("dom0b", i2)
+	k.ok("remove", "--unless-kept", s3)
+	k.disk = of
+	k.ok("check", s1)
+	k.ok("remove", "--unless-kept", k.snap())
+	k.fails(66, "no such snapshot", "remove", s1)
+	k.want("the later one", k.bases("dom0b"), "sent "+s2+" "+i2.Text())
+}
+
+// TestPrunePlan: each DomU has peers of its own. Of whom the plan knows nothing, nothing is removed.
+func TestPrunePlan(t *testing.T) {
+	k := newKeeper(t, "mkfs.btrfs", "-q")
+	plan := filepath.Join(k.T.TempDir(), "plan")
+	prune := func(lines ...string) []string {
+		t.Helper()
+		testkit.Write(k.T, plan, strings.Join(lines, ""))
+		return k.prune("--plan", plan)
+	}
+	line := func(domu, peers string) string { return "1\t" + domu + "\tyes\tunknown\t" + peers + "\t-\n" }
+	base, _ := k.keep("dom0b")
+	sleeper := exec.Command("sleep", "1000")
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	leftover := k.run("create", "--owner", fmt.Sprint(sleeper.Process.Pid), k.disk).stdout
+	sleeper.Process.Kill()
+	sleeper.Wait()
+	k.want("leftovers", prune(), strings.TrimSuffix(leftover, "\n"))
+	if leftover == "" {
+		t.Error("there was none")
+	}
+	k.want("another DomU", prune(line("db", "dom0c")))
+	k.want("a mistake", prune(line("web", "-")))
+	k.want("several conf files", prune(line("web", "dom0c dom0d"), line("db", "dom0c"), line("web", "dom0b")))
+	k.want("the peer has left", prune(line("db", "dom0b"), line("web", "dom0c dom0d")), base)
+	k.fails(66, "", "prune", "--plan", plan+"x")
+	k.fails(64, "exclude each other", "prune", "--bases", "--plan", plan)
+	testkit.Write(k.T, plan, "web dom0b\n")
+	k.fails(65, "is not what xb-locate --plan prints", "prune", "--plan", plan)
+	testkit.Write(k.T, plan, "")
+	base, _ = k.keep("dom0b")
+	testkit.Write(k.T, filepath.Join(k.state, "bases", "web%2Fxvda", "dom0b.json"), "{}")
+	if r := k.run("prune", "--plan", plan); r.status != 0 || r.stdout != "" || !strings.Contains(r.stderr, "cannot be used") {
+		t.Errorf("a damaged record: %+v", r)
+	}
+	k.ok("remove", base)
 }
 
 // TestBaseIsNoBase: what is not certainly what it was is not offered, and why is said.

@@ -25,7 +25,7 @@ const usage = `Usage: xb-snap create [--size SIZE] [--owner PID|none] [--dry-run
                     [--basis IMAGE] [--auto] [--pool-limit PERCENT] SNAP
        xb-snap base --peer PEER SOURCE
        xb-snap list [--points] [--json] [STANDBY...]
-       xb-snap prune [--bases [--peers "PEER..." [--domus "DOMU..."]]]
+       xb-snap prune [--plan FILE | --bases [--peers "PEER..." [--domus "DOMU..."]]]
        xb-snap guard [--owner PID]
        xb-snap guard --bases --once [--pool-limit PERCENT]
        xb-snap check SNAP
@@ -44,7 +44,7 @@ with reflinks (XFS, btrfs).
   list     show them: snapshot, origin, kind, size, use, owner; with --points those
            of standbys: standby, time, set, image, snapshot
   prune    remove those whose owner is dead, and print their paths; with --bases
-           instead the bases that nothing needs any more
+           instead the bases that nothing needs any more; with --plan both
   guard    watch the file systems and thin pools of an owner's snapshots, until
            that process ends, and give snapshots up before guests find no room;
            with --bases --once, to be run every minute, instead look once at what
@@ -71,7 +71,8 @@ with reflinks (XFS, btrfs).
       --dry-run        create nothing; the status tells whether it could be done
       --uri            print a path that means something to a shell as a file: URI
       --since OLD      the older snapshot
-      --unless-kept    leave those that have become bases
+      --unless-kept    leave those that have become bases, and remove those bases of
+                       the same disks that nothing needs any more
       --for PEER       the host that gets the image
       --disk DOMU/DISK
                        what SNAP is of
@@ -91,6 +92,8 @@ with reflinks (XFS, btrfs).
                        forgotten, so that "" removes all bases
       --domus "DOMU..."
                        the DomUs of which --peers is (all)
+      --plan FILE      all who get copies, as xb-locate --plan has printed it: of its
+                       DomUs, what is remembered of others is forgotten
       --json           list as JSON
       --state-dir DIR  where records are kept (default: $XB_STATE_DIR, or STATE_DIR
                        of /etc/xen-backup/host.conf, or /var/lib/xen-backup)
@@ -258,7 +261,12 @@ func remove(env *cli.Env, args []string) error {
 	if len(paths) == 0 {
 		return exit.Fail(exit.Usage, "remove needs at least one SNAP")
 	}
-	return withState(dir, func(dir state.Dir) error { return snapshot.Remove(paths, unlessKept, dir) })
+	return withState(dir, func(dir state.Dir) error {
+		if unlessKept {
+			return snapshot.RemoveUnlessKept(paths, dir)
+		}
+		return snapshot.Remove(paths, dir)
+	})
 }
 
 func list(env *cli.Env, args []string) error {

@@ -53,7 +53,7 @@ func TestGiveUpOnlyOurs(t *testing.T) {
 		if err := files[0].giveUp(); err == nil || testkit.Read(t, a) != "precious" || testkit.Read(t, snap) != "precious" {
 			t.Errorf("%s: %v", what, err)
 		}
-		if err := Remove([]string{snap}, false, records); err != nil {
+		if err := Remove([]string{snap}, records); err != nil {
 			t.Error(err)
 		}
 	}

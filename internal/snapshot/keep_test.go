@@ -70,13 +70,13 @@ func TestKilledWhileKept(t *testing.T) {
 	if err := Prune(records, tell); err != nil || len(told) != 1 {
 		t.Errorf("prune of bases: %v, %s", err, told)
 	}
-	if err := Remove([]string{snap}, true, records); err != nil {
+	if err := RemoveUnlessKept([]string{snap}, records); err != nil {
 		t.Error(err)
 	}
-	if err := Remove([]string{snap}, false, records); err != nil {
+	if err := Remove([]string{snap}, records); err != nil {
 		t.Error(err)
 	}
-	if err := Remove([]string{snap}, false, records); exit.StatusOf(err) != exit.NoInput {
+	if err := Remove([]string{snap}, records); exit.StatusOf(err) != exit.NoInput {
 		t.Errorf("removed twice: %v", err)
 	}
 }

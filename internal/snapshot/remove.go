@@ -26,19 +26,35 @@ func Prune(dir state.Dir, tell Tell) error {
 	return errors.Join(errs...)
 }
 
-// Remove removes the snapshots at paths, if they are ones that xb-snap took; unlessKept leaves those that have become
-// bases, and points in time.
-func Remove(paths []string, unlessKept bool, dir state.Dir) error {
-	look := findAmong(takenAmong(paths, dir))
+// Remove removes the snapshots at paths, if they are ones that xb-snap took.
+func Remove(paths []string, dir state.Dir) error {
+	_, err := remove(paths, dir, func(*Snapshot) bool { return false })
+	return err
+}
+
+// RemoveUnlessKept removes those of them that have not become bases or points in time, and the bases that these have replaced.
+func RemoveUnlessKept(paths []string, dir state.Dir) error {
+	var origins []string
+	all, err := remove(paths, dir, func(s *Snapshot) bool {
+		origins = append(origins, s.Origin)
+		return s.Owner.isBase() || s.Owner.isPoint()
+	})
+	return errors.Join(err, removeReplaced(all, origins, dir))
+}
+
+// remove removes those that are not to stay, and returns all that can have been among them.
+func remove(paths []string, dir state.Dir, stays func(*Snapshot) bool) ([]*Snapshot, error) {
+	all, volumes, err := takenAmong(paths, dir)
+	look := findAmong(all, volumes, err)
 	var errs []error
 	for _, path := range paths {
 		s, err := look(path)
-		if err == nil && !(unlessKept && (s.Owner.isBase() || s.Owner.isPoint())) {
+		if err == nil && !stays(s) {
 			err = s.remove()
 		}
 		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	return all, errors.Join(errs...)
 }
 
 // findAmong returns what finds a snapshot by its path among those that taken has returned.

@@ -26,7 +26,7 @@ local_name=(${LOCAL_DOM0:+--local "$LOCAL_DOM0"})
 
 status='' json='' gate='' dry_run='' verify='' final='' force='' to='' only=() waiting=(-n) # options
 work='' group='' stopped='' syslog='' logger='' erase='' began='' failed=0 reach=() # the run
-DOMU='' hooked='' exclude=() remotes=() sources=()                                 # a DomU
+DOMU='' n='' hooked='' exclude=() remotes=() sources=()                            # a DomU: its trap has no locals
 
 usage() {
 	cat <<'END'
@@ -222,7 +222,8 @@ leave_domu() { # STATUS: whatever happened, nothing stays behind
 
 # backup_domu is a child that does one conf file; what the file sets is gone afterwards.
 backup_domu() { # NUMBER ACTIVE KNOWN OTHERS REASON
-	local n=$1 local_dom0 taken common code=0
+	local local_dom0 taken common code=0
+	n=$1
 	. "$work/$n"
 	log_mesg info "## checking DomU $DOMU"
 	[[ $2 != no || -n $final ]] || unknown "${@:3}"
@@ -234,16 +235,16 @@ backup_domu() { # NUMBER ACTIVE KNOWN OTHERS REASON
 	log_mesg info "## BACKUP: DomU $DOMU to remote Dom0(s): [${remotes[*]}]"
 	common=("${reach[@]}" "${there[@]}" --domu "$DOMU" ${to:+--to "$to"} ${force:+--force-diverged} "${exclude[@]}"
 		--jobs "$JOBS" --at-once "$DOMUS_AT_ONCE" --stall "$STALL" -b "$BLOCK_SIZE" --hash "$HASH"
-		${CREATE_LV:+--create-lv "$CREATE_LV"} ${FIRST_COPY:+--first-copy "$FIRST_COPY"}
-		--background="${BACKGROUND:-yes}")
+		--track "$TRACK" ${CREATE_LV:+--create-lv "$CREATE_LV"} ${FIRST_COPY:+--first-copy "$FIRST_COPY"}
+		--background="${BACKGROUND:-yes}" ${final:+--final})
 	xb-copy --prepare "${common[@]}" ${dry_run:+--dry-run} <"$work/$n.rows" >"$work/$n.ready" || code=$?
 	((code != 81)) && [[ -s $work/$n.ready ]] || exit $((code == 81 ? 3 : code))
 	TZ=UTC printf -v taken '%(%FT%TZ)T' -1
 	[[ -n $final ]] || take_snapshots
 	[[ -n $final ]] || common+=(--snapshots "$work/$n.snapshots")
 	[[ -n $dry_run ]] || xb-copy "${common[@]}" --taken "$taken" --bundle "$work/$n.bundle" ${verify:+--verify} \
-		${final:+--final} ${BWLIMIT:+--bwlimit "$BWLIMIT"} ${READ_LIMIT:+--read-limit "$READ_LIMIT"} \
-		${KEEP:+--keep "$KEEP"} <"$work/$n.ready" || code=$?
+		${BWLIMIT:+--bwlimit "$BWLIMIT"} ${READ_LIMIT:+--read-limit "$READ_LIMIT"} ${KEEP:+--keep "$KEEP"} \
+		<"$work/$n.ready" || code=$?
 	exit "$code"
 }
 
@@ -276,7 +277,7 @@ backup_all() {
 	[[ -z $to || " ${others[*]} " = *" $to "* ]] || fail 78 "no DomU has a standby on $to" || failed=3
 	connect "${!wanted[@]}"
 	if [[ -z $dry_run ]]; then
-		xb-snap prune --words >"$work/pruned" || failed=3 # leftovers of runs that were killed
+		xb-snap prune --words --plan "$work/plan" >"$work/pruned" || failed=3 # of runs that were killed
 		tell "## removed leftover snapshot " info <"$work/pruned"
 		xb-snap guard --words --owner "$run" >/dev/null & # that no snapshot takes the room that a guest needs
 		guard=$!

@@ -65,6 +65,9 @@ and the document by which it starts from them. xen-backup.sh calls it.
       --keep RULE        of which times the other side is asked to keep images, as
                          "24h:hourly 7d:daily 4w:weekly", a number, or no
       --bundle FILE      the document, as xb-locate --bundle has written it
+      --track WORD       read only what has changed since the last copy, and keep the
+                         snapshots for that: auto (default; where it costs the guest
+                         little), yes or no
       --verify           compare each copy with its source afterwards
       --final            DOMU is shut off: it is the last copy before a move
       --bwlimit RATE     send at most RATE bytes a second
@@ -145,6 +148,8 @@ func (o *options) define() {
 		return err
 	})
 	f.Path(&o.Bundle, "bundle")
+	o.Track = replicate.TrackAuto
+	f.Func("track", cli.OneOf(&o.Track, replicate.TrackAuto, replicate.TrackYes, replicate.TrackNo))
 	f.Bool(&o.Verify, "verify")
 	f.Bool(&o.Final, "final")
 	f.Func("bwlimit", size(&o.BWLimit))

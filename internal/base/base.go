@@ -123,6 +123,8 @@ func (c *Chain) settle(image string) {
 	c.Pending = nil
 }
 
+func (c *Chain) forget() { c.Sent, c.Pending, c.Refused = nil, nil, "" }
+
 // Store is what a host remembers of all bases. Its methods are called by who has its lock.
 type Store struct {
 	dir     state.Dir
@@ -174,6 +176,14 @@ func (s *Store) Refuse(disk, peer, why string) (news bool, err error) {
 
 // Settle remembers that a peer has an image now.
 func Settle(dir state.Dir, disk, peer string, image stream.Image) error {
+	return change(dir, disk, peer, func(c *Chain) { c.settle(image.Text()) })
+}
+
+// Drop forgets what is remembered of a disk and a peer.
+func Drop(dir state.Dir, disk, peer string) error { return change(dir, disk, peer, (*Chain).forget) }
+
+// change changes what is remembered, if anything is.
+func change(dir state.Dir, disk, peer string, do func(*Chain)) error {
 	if _, err := os.Lstat(pairs(dir).File(disk, peer)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -186,7 +196,7 @@ func Settle(dir state.Dir, disk, peer string, image stream.Image) error {
 	if err != nil {
 		return err
 	}
-	c.settle(image.Text())
+	do(c)
 	return s.save(c)
 }
 
@@ -210,7 +220,7 @@ func (s *Store) Lose(snapshot, why string) error {
 
 // Forget removes what is remembered.
 func (s *Store) Forget(c *Chain) error {
-	c.Sent, c.Pending, c.Refused = nil, nil, ""
+	c.forget()
 	return s.save(c)
 }
 

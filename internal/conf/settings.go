@@ -36,6 +36,7 @@ var settings = []setting{
 	{name: "STALL", fallback: "900", means: isSeconds},
 	{name: "BLOCK_SIZE", fallback: "4K", means: isBlockSize},
 	{name: "HASH", fallback: "xxh64", means: oneOf("xxh64", "sha256")},
+	{name: "TRACK", fallback: "auto", means: oneOf("auto", "yes", "no")},
 	{name: "PAUSE", means: oneOf("no", "auto", "freeze", "freeze-or-go")},
 	{name: "FIRST_COPY", means: oneOf("spool", "in-place")},
 	{name: "CREATE_LV", means: isWord},

@@ -115,7 +115,7 @@ echo "$word" >>paused
 
 // left prints what a run may not leave behind: a snapshot, a directory, a process.
 const left = `#!/bin/bash
-xb-snap list
+xb-snap list | grep -v "	base[^	]*$"
 find /run -maxdepth 1 -type d -name "xen-backup.*"
 for cmdline in /proc/[0-9]*/cmdline; do
 	tr "\0" " " 2>/dev/null <"$cmdline" | grep -E "ControlPath=/run|xen-backup[.]sh|watchdog|^xb-"

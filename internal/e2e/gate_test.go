@@ -166,6 +166,13 @@ var hostile = map[string][]string{
 		"xb-patch --prepare --peer dom0a --disk domu1/xvda --size -1 /srv/a.img",
 		"xb-patch --prepare --peer dom0a --disk domu1/xvda --size 0x10 /srv/a.img",
 		"xb-patch --prepare --peer dom0a --disk domu1/xvda --size 1 --have ../x /srv/a.img",
+		"xb-patch --prepare --peer dom0a --disk domu1/xvda --size 1 --have /srv/mark /srv/a.img",
+		"xb-patch --prepare --peer dom0a --disk domu1/xvda --size 1 --have --state-dir /srv /srv/a.img",
+		"xb-patch --prepare --peer dom0a --disk domu1/xvda --size 1 --have",
+		"xb-patch --prepare --peer dom0a --disk domu1/xvda --size 1 --have xxh64:4096:1:a --have -x:y:z:a /srv/a.img",
+		"xb-patch --prepare --peer dom0a --disk domu1/xvda --size 1 --have xxh64:4096:1:a --size 2 /srv/a.img",
+		"xb-patch --prepare --peer dom0a --disk domu1/xvda --size 1 --have=xxh64:4096:1:a /srv/a.img",
+		"xb-patch --auto --peer dom0a --disk domu1/xvda --have xxh64:4096:1:a /srv/a.img",
 		"xb-patch --prepare --peer dom0a --disk domu1/xvda --size 1 --summary /srv/mark /srv/a.img",
 		"xb-patch --commit ../set --peer dom0a /srv/a.img",
 		"xb-patch --commit abc --peer dom0a --force-diverged /srv/a.img", "xb-patch --commit abc --peer dom0a",
@@ -644,6 +651,11 @@ func TestWrapperThroughTheGate(t *testing.T) {
 		s.same("/srv/c.img", "/srv/c.img")
 		s.must("dom0a", fmt.Sprintf("printf changed | dd of=/srv/a.img bs=4096 seek=%d conv=notrunc status=none", i+3))
 		s.backup("dom0a")
+	}
+	for _, l := range s.lastCopies("dom0b") {
+		if !l.Tracked {
+			t.Errorf("what went through the gate was not tracked: %+v", l)
+		}
 	}
 	xml := s.must("dom0b", "cat /var/lib/xen-backup/xml/domu1.xml")
 	if !strings.Contains(xml, "/srv/vm/a.img") || !strings.Contains(xml, "/srv/vm/b.img") {

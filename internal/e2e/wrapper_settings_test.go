@@ -63,11 +63,14 @@ func TestWrapperGuestsFirst(t *testing.T) {
 				there += line
 			}
 		}
-		near := name == "" && words == nil || limit
+		near := !strings.Contains(name, "BACKGROUND") && words == nil
 		if strings.Contains(here, " --background ") != near || strings.Contains(here, " --read-limit 50M ") != limit {
 			t.Errorf("%s %s: %s", name, words, here)
 		}
-		if n := strings.Count(there, " --background "); n != map[bool]int{true: 2}[far] || !strings.Contains(there, "xb-patch --auto ") {
+		if full := strings.Contains(name, "TRACK=no"); full != strings.Contains(there, "xb-sig ") && near && far {
+			t.Errorf("%s: there\n%s", name, there)
+		}
+		if n := strings.Count(there, " --background "); n != map[bool]int{true: strings.Count(there, "\n")}[far] || !strings.Contains(there, "xb-patch --auto ") {
 			t.Errorf("%s %s: there %d times in the background:\n%s", name, words, n, there)
 		}
 	}
@@ -75,6 +78,8 @@ func TestWrapperGuestsFirst(t *testing.T) {
 	s.must("dom0b", `bash -c 'exec -a kvm bash -c "sleep 1000; :" -name guest=other' >/dev/null 2>&1 &`)
 	demand("", true, false)
 	demand("READ_LIMIT=50M", true, true)
+	demand("TRACK=no", true, false)
+	demand("TRACK=no READ_LIMIT=50M", true, true)
 	demand("BACKGROUND=no", false, false)
 	s.domain("dom0a", "domu1", 5, "/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s)
@@ -92,7 +97,11 @@ case " $* " in *" domfsfreeze "* | *" domtime "*) echo 'error: Guest agent is no
 exec virsh.real "$@"
 `, 0o755)
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "PAUSE=freeze")
-	s.backup("dom0a").fails(t, 3, "### ERROR 69: DomU domu1: no snapshots")
+	r := s.backup("dom0a")
+	r.fails(t, 3, "### ERROR 69: DomU domu1: no snapshots")
+	if strings.Count(r.err, "###") != 1 || strings.Contains(r.err, "xen-backup.sh: line") {
+		t.Errorf("it says more than that: %s", r.err)
+	}
 	if calls := s.calls("dom0a"); !strings.Contains(calls, " --freeze domu1 ") {
 		t.Errorf("xb-snap was told\n%s", calls)
 	}

@@ -13,6 +13,7 @@ type copied struct {
 	row   *Row
 	reads string // the path that is read: of a snapshot, or the source
 	ended *ended // how its copy has
+	still bool   // nothing has changed since its base
 }
 
 // do brings one standby up to date, or has the other side hold the new image for its set. It reports whether that went
@@ -22,22 +23,28 @@ func (c *copied) do() bool {
 		return c.recordDead()
 	}
 	c.say(infoLevel, "### sync "+c.DomU+" from "+c.row.Local+" to "+c.row.Dom0+": "+c.row.Source+" to "+c.row.Target)
-	done := c.progress.show(&shown{name: c.DomU + " " + c.row.Disk + " to " + c.row.Dom0, place: c.place(), file: c.file("progress")})
-	c.ended = c.ask(c.dom0, c.Stall, nil, c.pipeline()...)
+	done := c.progress.show(&shown{name: c.DomU + " " + c.row.Disk + " to " + c.row.Dom0, place: c.row.place(), file: c.file("progress")})
+	c.ended = c.transfer()
 	done()
 	if c.set != "" && c.ended.good() {
-		return true // it is recorded when its set is committed
+		return true // it is kept and recorded when its set is committed
+	}
+	if c.set == "" {
+		c.keep()
 	}
 	return c.recordCopy()
 }
 
-// pipeline is what brings the standby up to date. All of its programs tell of their progress.
-func (c *copied) pipeline() pipeline {
-	sending := []string{"--progress-file", c.file("progress"), "--summary", c.file("summary")}
+// pipeline is what brings the standby up to date by comparing all of it. All of its programs tell of their progress.
+func (c *copied) pipeline() pipeline { return pipeline{c.sign(), c.delta(c.sending()...), c.patch()} }
+
+// sending are the options of an xb-delta whose delta travels.
+func (c *copied) sending() []string {
+	words := []string{"--progress-file", c.file("progress"), "--summary", c.file("summary")}
 	if c.BWLimit != "" {
-		sending = append(sending, "--bwlimit", c.BWLimit)
+		words = append(words, "--bwlimit", c.BWLimit)
 	}
-	return pipeline{c.sign(), c.delta(sending...), c.patch()}
+	return words
 }
 
 func (c *copied) sign() []string {
@@ -110,11 +117,9 @@ func (c *copied) verify() bool {
 	if !c.record(c.reportOf(c.row, runs.Verify), e) {
 		return false
 	}
-	c.say(infoLevel, "#### "+c.place()+": verified, "+e.answer.String())
+	c.say(infoLevel, "#### "+c.row.place()+": verified, "+e.answer.String())
 	return true
 }
-
-func (c *copied) place() string { return c.row.Dom0 + ":" + c.row.Target }
 
 // file names one of the files that a copy needs here.
 func (c *copied) file(what string) string {

@@ -2,6 +2,8 @@ package replicate
 
 import (
 	"bufio"
+	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -32,12 +34,28 @@ func (e *ended) good() bool {
 	return true
 }
 
+// failure says what went wrong.
+func (e *ended) failure() error {
+	if e.stalled > 0 {
+		return fmt.Errorf("no progress for %s", e.stalled)
+	}
+	if len(e.said.list) > 0 {
+		return errors.New(e.said.list[0])
+	}
+	return fmt.Errorf("status %d", e.stages[0])
+}
+
 // watch runs a pipeline, and ends it when none of its programs has told of progress for so long. The first one reads in;
 // nil is nothing.
 func (c *children) watch(limit time.Duration, in *os.File, p pipeline) *ended {
+	return c.watchInto(limit, in, nil, p)
+}
+
+// watchInto is watch, and out is where the last one writes; nil: that is its answer.
+func (c *children) watchInto(limit time.Duration, in, out *os.File, p pipeline) *ended {
 	e, moved := &ended{}, &movement{}
 	moved.now()
-	f, err := e.connect(in, len(p), moved)
+	f, err := e.connect(in, out, len(p), moved)
 	if err != nil {
 		return &ended{stages: []int{exit.IOError}, said: lines{list: []string{"cannot connect programs: " + err.Error()}}}
 	}
@@ -106,8 +124,8 @@ type files struct {
 	readers  sync.WaitGroup
 }
 
-// connect makes the files of so many programs.
-func (e *ended) connect(in *os.File, programs int, moved *movement) (f *files, err error) {
+// connect makes the files of so many programs. Those that it is given are theirs.
+func (e *ended) connect(in, last *os.File, programs int, moved *movement) (f *files, err error) {
 	f = &files{}
 	if in == nil {
 		if in, err = os.Open(os.DevNull); err != nil {
@@ -116,9 +134,12 @@ func (e *ended) connect(in *os.File, programs int, moved *movement) (f *files, e
 	}
 	for i := range programs {
 		var next, out, said *os.File
-		if i < programs-1 {
+		switch {
+		case i < programs-1:
 			next, out, err = os.Pipe() // which programs find blocking: see os.File.Fd
-		} else {
+		case last != nil:
+			out = last
+		default:
 			out, err = f.collect(&e.answer, moved)
 		}
 		if err == nil {

@@ -118,7 +118,8 @@ func (p *preparation) prepareDisks() bool {
 var answerForm = regexp.MustCompile(`^(full|tracked)( [!-~]+)*$`)
 
 func (p *preparation) prepareDisk(row *Row) bool {
-	words := slices.Concat([]string{"xb-patch", "--prepare"}, p.patchOptions(row), []string{"--size", row.Size}, p.blocks())
+	words := slices.Concat([]string{"xb-patch", "--prepare"}, p.patchOptions(row), []string{"--size", row.Size}, p.blocks(),
+		p.offer(row))
 	if p.DryRun {
 		words = append(words, "--dry-run")
 	}
@@ -137,6 +138,11 @@ func (p *preparation) prepareDisk(row *Row) bool {
 	well := p.record(p.reportOfPrepare(row, e), e)
 	if p.DryRun && row.Answer != "" {
 		p.say(infoLevel, "### would sync "+p.DomU+" from "+row.Local+" to "+row.Dom0+": "+row.Source+" to "+row.Target)
+		how := "tracked"
+		if why := p.whyFull(row); why != "" {
+			how = "full: " + why
+		}
+		p.say(infoLevel, "#### "+row.place()+": "+how)
 	}
 	return well
 }

@@ -31,6 +31,7 @@ type Options struct {
 	DryRun         bool
 	Background     bool // guests go first
 	Final, Verify  bool
+	Track          string   // whether only what has changed is read: one of the words of TRACK
 	Exclude        []string // disks that are left out of the document
 	Bundle         string   // file of the document; "": it does not travel
 	Snapshots      []string // what is read in place of the sources; nil: these

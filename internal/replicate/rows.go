@@ -75,6 +75,9 @@ func (r *Row) String() string {
 	return strings.Join(values, "\t")
 }
 
+// place is the standby.
+func (r *Row) place() string { return r.Dom0 + ":" + r.Target }
+
 // answered returns a word of the answer, "" if it is not in it.
 func (r *Row) answered(key string) string {
 	for _, word := range strings.Fields(r.Answer) {

@@ -111,9 +111,14 @@ func (d *delivery) do() bool {
 		d.tellWhen(d.dom0, d.rows, names(lost))
 		return false
 	}
-	if d.set != "" && !d.commit() {
-		d.tellWhen(d.dom0, d.rows, nil)
-		return false
+	if d.set != "" {
+		for _, c := range d.disks {
+			c.keep()
+		}
+		if !d.commit() {
+			d.tellWhen(d.dom0, d.rows, nil)
+			return false
+		}
 	}
 	finished := each(d.disks, 1, (*copied).finish)
 	return d.store() && len(finished) == len(d.disks)

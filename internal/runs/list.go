@@ -83,16 +83,16 @@ func (l *List) writeCopies(b *strings.Builder) {
 		return
 	}
 	w := table(b)
-	row(w, "DOMU", "DISK", "TO", "AGE", "TOOK", "CHANGED", "SENT", "VERIFIED", "FAILED", "LAST WORDS")
+	row(w, "DOMU", "DISK", "TO", "AGE", "TOOK", "READ", "CHANGED", "SENT", "VERIFIED", "FAILED", "LAST WORDS")
 	for _, c := range l.Copies {
-		age, took, changed, sent := none, none, none, none
+		age, took, read, changed, sent := none, none, none, none, none
 		if s := c.Success; s != nil {
 			age, took = l.age(s.Of()), text.FormatAge(time.Duration(s.Seconds*float64(time.Second)))
-			changed, sent = text.FormatSize(s.Changed), text.FormatSize(s.Sent)
+			read, changed, sent = text.FormatSize(s.Read), text.FormatSize(s.Changed), text.FormatSize(s.Sent)
 		} else if c.Name() != "" {
 			age = "never"
 		}
-		row(w, c.DomU(), c.Name(), c.Peer, age, took, changed, sent, l.age(c.Verified), fmt.Sprint(c.Failures),
+		row(w, c.DomU(), c.Name(), c.Peer, age, took, read, changed, sent, l.age(c.Verified), fmt.Sprint(c.Failures),
 			c.Attempt.Words)
 	}
 	w.Flush()

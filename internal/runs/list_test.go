@@ -19,7 +19,7 @@ func TestList(t *testing.T) {
 	}
 	h.remember("domu1/xvda", "dom0b", 26*time.Hour, 2)
 	h.change(h.remember("domu2/xvda", "dom0b", 3*time.Minute, 0), func(c *Copy) {
-		c.Success.Changed, c.Success.Sent, c.Success.Seconds, c.Verified = 3<<29, 4096, 60, now.Add(-2*time.Hour)
+		c.Success.Read, c.Success.Changed, c.Success.Sent, c.Success.Seconds, c.Verified = 8192, 3<<29, 4096, 60, now.Add(-2*time.Hour)
 	})
 	h.remember("domu2", "", 0, 1)
 	h.holdSet(setA, 12*24*time.Hour, "domu3/xvda", "domu3/xvdb")
@@ -30,8 +30,8 @@ func TestList(t *testing.T) {
 	}
 	got := l.Text()
 	for _, want := range []string{
-		"DOMU   DISK  TO     AGE    TOOK  CHANGED  SENT    VERIFIED  FAILED  LAST WORDS\n",
-		"domu1  xvda  dom0b  26 h ", " 2       it is mounted\n", "domu2  -     -      -  ", "domu2  xvda  dom0b  4 min  60 s  1.5 GiB  4096 B  2 h       0       -\n",
+		"DOMU   DISK  TO     AGE    TOOK  READ    CHANGED  SENT    VERIFIED  FAILED  LAST WORDS\n",
+		"domu1  xvda  dom0b  26 h ", " 2       it is mounted\n", "domu2  -     -      -  ", "domu2  xvda  dom0b  4 min  60 s  8192 B  1.5 GiB  4096 B  2 h       0       -\n",
 		"domu3  xvda  dom0a  12 d  clean  whole, 2026-11-15T12:00:00Z  of this set  /",
 	} {
 		if !strings.Contains(got, want) {

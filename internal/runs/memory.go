@@ -35,6 +35,7 @@ type Success struct {
 	Read    int64     `json:"bytes_read"`
 	Changed int64     `json:"bytes_changed"`
 	Sent    int64     `json:"bytes_sent"`
+	Tracked bool      `json:"tracked,omitempty"` // only what had changed was read
 	Set     string    `json:"set,omitempty"`
 	Final   bool      `json:"final,omitempty"`   // the DomU was shut off
 	Witness string    `json:"witness,omitempty"` // of the source, of a final copy

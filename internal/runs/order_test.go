@@ -74,12 +74,12 @@ func TestSince(t *testing.T) {
 	h.remember("web1/xvdb", "dom0b", time.Minute, 0)
 	h.remember("gone/xvda", "dom0b", 500*time.Hour, 0) // not of this run
 	h.remember("web1/xvdz", "dom0b", 600*time.Hour, 0) // left out since
-	if line, want := since(time.Hour), "1 DomU, 2 disks, 2 Dom0s: 3 copied, 0 failed; oldest web1 xvda on dom0c, 2 min"; line !=
+	if line, want := since(time.Hour), "1 DomU, 2 disks, 2 Dom0s: 3 copied, 0 failed; 0 tracked, 0 B read; oldest web1 xvda on dom0c, 2 min"; line !=
 		want {
 		t.Errorf("%q, want %q", line, want)
 	}
 	h.remember("web3/xvda", "dom0c", 26*time.Hour, 1)
-	if line, want := since(time.Hour), "2 DomUs, 3 disks, 2 Dom0s: 3 copied, 1 failed; oldest web3 xvda on dom0c, 26 h"; line !=
+	if line, want := since(time.Hour), "2 DomUs, 3 disks, 2 Dom0s: 3 copied, 1 failed; 0 tracked, 0 B read; oldest web3 xvda on dom0c, 26 h"; line !=
 		want {
 		t.Errorf("%q, want %q", line, want)
 	}
@@ -87,23 +87,23 @@ func TestSince(t *testing.T) {
 	h.remember("web4/xvda", "dom0b", 30*time.Hour, 0)
 	h.remember("web4/xvda", "dom0c", 40*time.Hour, 0)
 	h.remember("web4", "dom0b", 0, 1)
-	if line, want := since(time.Hour), "3 DomUs, 3 disks, 2 Dom0s: 3 copied, 2 failed; oldest web4 xvda on dom0b, 30 h"; line !=
+	if line, want := since(time.Hour), "3 DomUs, 3 disks, 2 Dom0s: 3 copied, 2 failed; 0 tracked, 0 B read; oldest web4 xvda on dom0b, 30 h"; line !=
 		want {
 		t.Errorf("%q, want %q", line, want)
 	}
 	h.remember("web4", "", 0, 1)
-	if line, want := since(time.Hour), "3 DomUs, 3 disks, 2 Dom0s: 3 copied, 3 failed; oldest web4 xvda on dom0c, 40 h"; line !=
+	if line, want := since(time.Hour), "3 DomUs, 3 disks, 2 Dom0s: 3 copied, 3 failed; 0 tracked, 0 B read; oldest web4 xvda on dom0c, 40 h"; line !=
 		want {
 		t.Errorf("%q, want %q", line, want)
 	}
 	h.remember("web5/xvda", "dom0b", 0, 1)
-	if line, want := since(time.Hour), "4 DomUs, 4 disks, 2 Dom0s: 3 copied, 4 failed; oldest web5 xvda on dom0b, never copied"; line !=
+	if line, want := since(time.Hour), "4 DomUs, 4 disks, 2 Dom0s: 3 copied, 4 failed; 0 tracked, 0 B read; oldest web5 xvda on dom0b, never copied"; line !=
 		want {
 		t.Errorf("%q, want %q", line, want)
 	}
 	// Before the clock was set back.
 	h.remember("web6/xvda", "dom0b", -time.Hour, 0)
-	if line, want := since(time.Hour), "4 DomUs, 4 disks, 2 Dom0s: 3 copied, 4 failed; oldest web5 xvda on dom0b, never copied"; line !=
+	if line, want := since(time.Hour), "4 DomUs, 4 disks, 2 Dom0s: 3 copied, 4 failed; 0 tracked, 0 B read; oldest web5 xvda on dom0b, never copied"; line !=
 		want {
 		t.Errorf("%q, want %q", line, want)
 	}

@@ -67,8 +67,8 @@ func (r *Report) recordSuccess(dir state.Dir, now time.Time) (lines []Line, stat
 		return append(lines, r.cannotRemember(err)), exit.StatusOf(err)
 	}
 	if r.Step == CopyStep {
-		lines = append(lines, newLine(infoLevel,
-			fmt.Sprintf("#### %s: %d bytes changed, %d sent", r.place(), r.Sent.Changed, r.Sent.Bytes)))
+		lines = append(lines, newLine(infoLevel, fmt.Sprintf("#### %s: %d bytes changed, %d sent, %d read",
+			r.place(), r.Sent.Changed, r.Sent.Bytes, r.Sent.BytesRead)))
 	}
 	if r.Verified {
 		lines = append(lines, newLine(infoLevel, "#### "+r.place()+": verified"))
@@ -114,7 +114,7 @@ func identityOf(path string) (string, error) {
 // success is what is remembered of a copy that was made.
 func (r *Report) success(now time.Time) *Success {
 	s := &Success{Time: now, Taken: r.Taken, Seconds: r.Sent.Seconds, Read: r.Sent.BytesRead, Changed: r.Sent.Changed,
-		Sent: r.Sent.Bytes, Set: r.Set, Final: r.Final, Size: r.Sent.Image.Size}
+		Sent: r.Sent.Bytes, Tracked: r.Sent.Tracked, Set: r.Set, Final: r.Final, Size: r.Sent.Image.Size}
 	if r.Final {
 		s.Witness = witness(r.Source, s.Size)
 	}

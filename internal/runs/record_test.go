@@ -107,7 +107,7 @@ func TestRecordCopy(t *testing.T) {
 	r := h.report("0 0 0", "progress", "", "xb-patch: first contact\r", "waiting")
 	r.Taken, r.Set = taken, strings.Repeat("a", 26)
 	h.record(r, 0, "warning #### DomU domu1, disk xvda, dom0b:/dev/vg/a: xb-patch: first contact",
-		"info #### dom0b:/dev/vg/a: 4 bytes changed, 3 sent")
+		"info #### dom0b:/dev/vg/a: 4 bytes changed, 3 sent, 5 read")
 	c := h.remembered("domu1/xvda", "dom0b")
 	if s := c.Success; s == nil || !s.Of().Equal(taken) || s.Changed != 4 || s.Sent != 3 || s.Read != 5 || s.Seconds != 90 ||
 		s.Set != r.Set || s.Size != 5 || time.Since(s.Time) > time.Minute || c.Failures != 0 || c.Source != h.source ||
@@ -120,14 +120,14 @@ func TestRecordCopy(t *testing.T) {
 	}
 
 	// Without the time of a snapshot a copy is of when its source began to be read.
-	h.record(h.report("0 0 0"), 0, "info #### dom0b:/dev/vg/a: 4 bytes changed, 3 sent")
+	h.record(h.report("0 0 0"), 0, "info #### dom0b:/dev/vg/a: 4 bytes changed, 3 sent, 5 read")
 	if s := h.remembered("domu1/xvda", "dom0b").Success; s.Time.Sub(s.Of()) != 90*time.Second {
 		t.Errorf("it is of %v, and was done at %v", s.Of(), s.Time)
 	}
 
 	r = h.report("0 0 0")
 	r.Final, r.Verified = true, true
-	h.record(r, 0, "info #### dom0b:/dev/vg/a: 4 bytes changed, 3 sent", "info #### dom0b:/dev/vg/a: verified")
+	h.record(r, 0, "info #### dom0b:/dev/vg/a: 4 bytes changed, 3 sent, 5 read", "info #### dom0b:/dev/vg/a: verified")
 	if c := h.remembered("domu1/xvda", "dom0b"); !c.Success.Final || c.Success.Witness == "" || c.Verified.IsZero() {
 		t.Errorf("remembered is %+v, %+v", c, c.Success)
 	}
@@ -135,7 +135,7 @@ func TestRecordCopy(t *testing.T) {
 
 func TestRecordFailures(t *testing.T) {
 	h := newHost(t)
-	h.record(h.report("0 0 0"), 0, "info #### dom0b:/dev/vg/a: 4 bytes changed, 3 sent")
+	h.record(h.report("0 0 0"), 0, "info #### dom0b:/dev/vg/a: 4 bytes changed, 3 sent, 5 read")
 	before := h.remembered("domu1/xvda", "dom0b").Success
 	for n := 1; n <= 3; n++ {
 		h.record(h.report("0 65 75", "xb-patch: /dev/vg/a: it is mounted", "  on /mnt"), 75,
@@ -149,7 +149,7 @@ func TestRecordFailures(t *testing.T) {
 			t.Errorf("remembered is %+v", c)
 		}
 	}
-	h.record(h.report("0 0 0"), 0, "info #### dom0b:/dev/vg/a: 4 bytes changed, 3 sent")
+	h.record(h.report("0 0 0"), 0, "info #### dom0b:/dev/vg/a: 4 bytes changed, 3 sent, 5 read")
 	if c := h.remembered("domu1/xvda", "dom0b"); c.Failures != 0 || c.Attempt.Failed() {
 		t.Errorf("remembered is %+v", c)
 	}
@@ -422,7 +422,7 @@ func TestRecordSettles(t *testing.T) {
 	if got := status(); got != base.Pending {
 		t.Errorf("after a copy that failed: %s", got)
 	}
-	h.record(r, 0, "info #### dom0b:/dev/vg/a: 4 bytes changed, 3 sent")
+	h.record(r, 0, "info #### dom0b:/dev/vg/a: 4 bytes changed, 3 sent, 5 read")
 	if got := status(); got != base.Sent {
 		t.Errorf("after a copy that was made: %s", got)
 	}

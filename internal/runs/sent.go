@@ -14,6 +14,7 @@ type Sent struct {
 	Image                     stream.Image
 	BytesRead, Changed, Bytes int64
 	Seconds                   float64
+	Tracked                   bool // only what the storage says has changed was read
 }
 
 // ReadSent reads what xb-delta's --summary has left. That of a run which failed is missing or of no image.
@@ -37,6 +38,7 @@ func ReadSent(file string) (*Sent, error) {
 		BytesChanged int64   `json:"bytes_changed"`
 		BytesSent    int64   `json:"bytes_sent"`
 		Seconds      float64 `json:"seconds"`
+		Tracked      bool    `json:"tracked"`
 	}
 	if err := json.Unmarshal(text, &s); err != nil {
 		return nil, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", file, err)
@@ -48,5 +50,6 @@ func ReadSent(file string) (*Sent, error) {
 	if err != nil {
 		return nil, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", file, err)
 	}
-	return &Sent{Image: image, BytesRead: s.BytesRead, Changed: s.BytesChanged, Bytes: s.BytesSent, Seconds: s.Seconds}, nil
+	return &Sent{Image: image, BytesRead: s.BytesRead, Changed: s.BytesChanged, Bytes: s.BytesSent, Seconds: s.Seconds,
+		Tracked: s.Tracked}, nil
 }

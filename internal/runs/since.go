@@ -16,7 +16,7 @@ func Since(dir state.Dir, since, now time.Time) (line string, err error) {
 	}
 	s := newSince(copies, since, now)
 	domus, disks, peers := make(map[string]bool), make(map[string]bool), make(map[string]bool)
-	copied, failures := 0, 0
+	copied, failures, tracked, read := 0, 0, 0, int64(0)
 	for _, c := range copies {
 		if !s.touched(c) {
 			continue
@@ -33,12 +33,21 @@ func Since(dir state.Dir, since, now time.Time) (line string, err error) {
 		} else {
 			copied++
 		}
+		if c.Success != nil && s.holds(c.Success.Time) {
+			read += c.Success.Read
+			if c.Success.Tracked {
+				tracked++
+			}
+		}
 	}
 	if len(domus) == 0 {
 		return "", nil
 	}
 	line = fmt.Sprintf("%s, %s, %s: %d copied, %d failed", count(len(domus), "DomU"), count(len(disks), "disk"),
 		count(len(peers), "Dom0"), copied, failures)
+	if copied > 0 {
+		line += fmt.Sprintf("; %d tracked, %s read", tracked, text.FormatSize(read))
+	}
 	if oldest := s.oldest(copies); oldest != nil {
 		line += "; oldest " + oldest.DomU() + " " + oldest.Name() + " on " + oldest.Peer + ", " + oldest.age(now)
 	}
@@ -73,8 +82,10 @@ func newSince(copies []*Copy, begun, now time.Time) *since {
 
 // touched reports whether anything was tried since. What is remembered has no fractions of seconds. What was tried in the
 // future was tried before the clock was set back.
-func (s *since) touched(c *Copy) bool {
-	return !c.Attempt.Time.Before(s.time.Truncate(time.Second)) && !c.Attempt.Time.After(s.now)
+func (s *since) touched(c *Copy) bool { return s.holds(c.Attempt.Time) }
+
+func (s *since) holds(t time.Time) bool {
+	return !t.Before(s.time.Truncate(time.Second)) && !t.After(s.now)
 }
 
 // oldest returns the oldest of the copies that were tried, or would have been if their DomU had not failed.

@@ -242,8 +242,8 @@ logged() {
 	fail "not in the log of $1: $2"
 }
 
-# nothing_left: no snapshot, process, connection, file in /run or paused domain on dom0a, no process on dom0b and no spool
-# there but what is held, which goes with the next copy.
+# nothing_left: no snapshot that is no base, no process, connection, file in /run or paused domain on dom0a, no process on
+# dom0b and no spool there but what is held, which goes with the next copy.
 nothing_left() {
 	local left b='pgrep -ax "xb-.*" || true; cd /var/lib/xen-backup/spool 2>/dev/null || exit 0
 		for f in *; do [ ! -e "$f" ] || [ -e "../${f%.delta}.held" ] || echo "$f"; done'
@@ -253,7 +253,7 @@ nothing_left() {
 			pgrep -ax xen-backup.sh || true
 			pgrep -af 'ControlPath=/run/xen-backup' || true
 			find /run -maxdepth 1 -type d -name 'xen-backup.*'
-			find /dev/mapper -name 'xblab*-xb--*')
+			find /dev/mapper -name 'xblab*-xb--*' | grep -v -F "$(lvs --noheadings -o lv_dm_path,lv_tags | awk '/owner=base:/ { print $1 } END { print "/-" }')" || true)
 		[ -n "$left" ] || return 0
 		sleep 0.1
 	done

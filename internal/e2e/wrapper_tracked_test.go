@@ -1,0 +1,341 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// last is what dom0a remembers of its last good copy of a disk to a peer.
+type last struct {
+	Disk, Peer string
+	Tracked    bool
+	Read       int64 `json:"bytes_read"`
+	Changed    int64 `json:"bytes_changed"`
+}
+
+// ran demands that dom0b has the image that dom0a's files are now, byte for byte, that its state has the digest which a
+// full reading finds, and that all of these copies were tracked, or none was. It returns how much was read.
+func (s *site) ran(tracked bool, files ...string) (read int64) {
+	s.Helper()
+	for _, file := range files {
+		s.same(file, file)
+		var found struct{ Digest string }
+		text := s.must("dom0a", fmt.Sprintf("xb-sig --summary /run/found %s >/dev/null; cat /run/found", file))
+		if err := json.Unmarshal([]byte(text), &found); err != nil {
+			s.Fatal(err)
+		}
+		if now := s.state("dom0b", file); now.Digest != found.Digest || now.Phase != "clean" {
+			s.Errorf("%s: a full reading finds %s, and dom0b remembers %+v", file, found.Digest, now)
+		}
+	}
+	for _, l := range s.lastCopies("dom0b") {
+		if l.Tracked != tracked {
+			s.Errorf("%s: tracked is %v, want %v", l.Disk, l.Tracked, tracked)
+		}
+		read += l.Read
+	}
+	s.must("dom0a", `! xb-snap list | grep "	base$"`) // that nobody needs
+	s.nothingLeft("dom0a")
+	return read
+}
+
+func (s *site) lastCopies(peer string) (of []last) {
+	s.Helper()
+	var list struct{ Source []last }
+	if err := json.Unmarshal([]byte(s.must("dom0a", "xb-patch --list --json")), &list); err != nil {
+		s.Fatal(err)
+	}
+	for _, l := range list.Source {
+		if l.Peer == peer {
+			of = append(of, l)
+		}
+	}
+	if len(of) == 0 {
+		s.Errorf("nothing was copied to %s", peer)
+	}
+	return of
+}
+
+// bases returns the paths of the bases on dom0a.
+func (s *site) bases() []string {
+	s.Helper()
+	return strings.Fields(s.must("dom0a", `xb-snap list | sed -n 's/\t.*\tbase of .*//p'`))
+}
+
+// scatter changes so many blocks of a file on dom0a, each at its own place.
+func (s *site) scatter(file string, blocks int) {
+	s.Helper()
+	s.must("dom0a", fmt.Sprintf(`for i in $(seq %d); do head -c 100 /dev/urandom | dd of=%s bs=1 seek=$((i * 12288 + 77)) conv=notrunc status=none; done`,
+		blocks, file))
+}
+
+// TestWrapperTracked has each run after the first read only what has changed: on XFS and btrfs, of one disk and of two.
+func TestWrapperTracked(t *testing.T) {
+	for _, fs := range []string{"xfs", "btrfs"} {
+		t.Run(fs, func(t *testing.T) {
+			s := newSite(t)
+			if fs == "btrfs" {
+				s.must("dom0a", "truncate -s 600M /srv/fs; mkfs.btrfs -q /srv/fs; mkdir /srv/vm; mount -o loop /srv/fs /srv/vm")
+			}
+			s.must("dom0b", "mkdir /srv/vm")
+			s.must("dom0a", "mkdir -p /srv/vm")
+			a, b := "/srv/vm/a.img", "/srv/vm/b.img"
+			for _, disks := range [][]string{{a}, {a, b}} {
+				s.domu1(disks...)
+				s.must("dom0a", "rm -rf /var/lib/xen-backup/*; xb-snap prune --bases --peers ''")
+				s.must("dom0b", "rm -rf /var/lib/xen-backup/* /srv/vm/*")
+				s.backup("dom0a").silent(t)
+				s.ran(false, disks...)
+				for _, blocks := range []int{5, 0, 40} {
+					for _, disk := range disks {
+						s.scatter(disk, blocks)
+					}
+					s.backup("dom0a").silent(t)
+					if read, most := s.ran(true, disks...), int64(2*4096*blocks*len(disks)); read != most {
+						t.Errorf("%d blocks changed of each of %d disks: %d bytes were read, want %d", blocks, len(disks), read, most)
+					}
+					if kept := s.bases(); len(kept) != len(disks) {
+						t.Errorf("bases: %q", kept)
+					}
+				}
+				s.backup("dom0a", "--verify").silent(t)
+				s.ran(true, disks...)
+			}
+			if log := s.log("dom0a"); !strings.Contains(log, " copied, 0 failed; 2 tracked, 640.0 KiB read; oldest ") {
+				t.Errorf("the log:\n%s", log)
+			}
+		})
+	}
+}
+
+// TestWrapperBaseLost does something to the base, or to what was asked for, between two runs: that run compares in full,
+// says why, and the next one is tracked again.
+func TestWrapperBaseLost(t *testing.T) {
+	s := newSite(t)
+	s.domu1(xvda)
+	s.backup("dom0a").silent(t)
+	for _, c := range []struct{ name, spoil, heal, why string }{
+		{"removed", "xb-snap remove $base", "", "no such snapshot"},
+		{"given up", "truncate -s 0 $base", "", "no such snapshot"},
+		{"foreign", "mv $base /srv/aside; cp /srv/a.img $base; chmod 400 $base", "rm /srv/aside", "is not what it was"},
+		{"stale", "mv $base /srv/aside; cp --reflink=always /srv/older $base; chmod 400 $base", "rm /srv/aside", "is not what it was"},
+		{"written to", "chmod 600 $base; printf x | dd of=$base conv=notrunc status=none; chmod 400 $base", "", "is not what it was"},
+		{"writable", "chmod 600 $base", "", "can be written to"},
+		{"no record", "rm /var/lib/xen-backup/bases/*/*", "", "no snapshot is kept here"},
+		{"a record of nothing", "for f in /var/lib/xen-backup/bases/*/*; do echo x >$f; done", "", "cannot be used"},
+		{"half of it", "head -c 600K /dev/urandom | dd of=/srv/a.img conv=notrunc status=none", "", "more than half of it is listed as changed"},
+		{"another disk", "cp /srv/a.img /srv/new; mv /srv/new /srv/a.img", "", "it is of what was called /srv/a.img before"},
+	} {
+		t.Log(c.name)
+		s.must("dom0a", "cp --reflink=always /srv/a.img /srv/older")
+		s.scatter(xvda, 7)
+		s.backup("dom0a").silent(t)
+		base := s.bases()
+		if len(base) != 1 {
+			t.Fatalf("bases: %q", base)
+		}
+		s.ran(true, xvda)
+		s.scatter(xvda, 9)
+		s.must("dom0a", "base="+base[0]+"; "+c.spoil+"; : >/run/syslog")
+		if r := s.backup("dom0a"); r.status != 0 || r.err != "" && !strings.Contains(c.name, "record of nothing") {
+			t.Errorf("%s: status %d\n%s", c.name, r.status, r.err)
+		}
+		s.ran(false, xvda)
+		if log := s.log("dom0a"); !strings.Contains(log, c.why) || !strings.Contains(log, "local3.info #### dom0b:/srv/a.img: compared in full: ") {
+			t.Errorf("%s: the log:\n%s", c.name, log)
+		}
+		s.must("dom0a", "rm -f /srv/older; "+c.heal)
+	}
+	s.backup("dom0a").silent(t)
+	s.ran(true, xvda)
+}
+
+// TestWrapperBaseSpoiled has a base spoiled when it is in use already: that disk is compared in full in the same run.
+func TestWrapperBaseSpoiled(t *testing.T) {
+	s := newSite(t)
+	s.domu1(xvda, xvdb)
+	s.backup("dom0a").silent(t)
+	for name, script := range map[string]string{
+		"the list is cut":       `[[ $1 != changes ]] || { $real "$@" | head -c 9; exit 0; }`,
+		"no list":               `[[ $1 != changes ]] || { echo 'xb-snap: its extents move' >&2; exit 75; }`,
+		"gone while it is read": `[[ $1 != changes ]] || { $real "$@" && $real remove "$5"; exit; }`,
+	} {
+		s.write("dom0a/sbin/xb-snap", "#!/bin/bash\nreal=/usr/local/bin/xb-snap\n[[ $* != *b.img* ]] || exec $real \"$@\"\n"+script+"\nexec $real \"$@\"\n", 0o755)
+		s.scatter(xvda, 7)
+		s.scatter(xvdb, 7)
+		s.backup("dom0a").fails(t, 0, "#### dom0b:/srv/a.img: compared in full: ")
+		s.must("dom0a", "rm /usr/local/sbin/xb-snap")
+		s.same(xvda, xvda)
+		s.same(xvdb, xvdb)
+		for _, l := range s.lastCopies("dom0b") {
+			if l.Tracked != (l.Disk == "xvdb") {
+				t.Errorf("%s: %+v", name, l)
+			}
+		}
+		s.backup("dom0a").silent(t)
+		s.ran(true, xvda, xvdb)
+	}
+}
+
+// TestWrapperTrackedRefused demands that a base does not get a standby past what it is to be refused for.
+func TestWrapperTrackedRefused(t *testing.T) {
+	s := newSite(t)
+	s.domu1(xvda)
+	s.backup("dom0a").silent(t)
+	s.scatter(xvda, 7)
+	s.backup("dom0a").silent(t)
+	s.must("dom0b", "cp /srv/a.img /srv/kept; printf x | dd of=/srv/a.img bs=1 seek=700000 conv=notrunc status=none")
+	sums := s.sums("dom0b", xvda)
+	s.scatter(xvda, 9)
+	s.backup("dom0a").fails(t, 3, "### ERROR 80: DomU domu1, disk xvda: ")
+	if s.sums("dom0b", xvda) != sums {
+		t.Error("it was changed")
+	}
+	s.must("dom0b", "cp /srv/kept /srv/a.img")
+	s.backup("dom0a").silent(t)
+	s.ran(true, xvda)
+	for _, consent := range []string{"", "xb-patch --discard-changes /srv/a.img"} {
+		s.must("dom0b", "printf x | dd of=/srv/a.img bs=1 seek=700000 conv=notrunc status=none; "+consent)
+		words := []string{"--force-diverged", "domu1"}
+		if consent != "" {
+			words = nil
+		}
+		s.backup("dom0a", words...).fails(t, 0, "has diverged and may be overwritten all the same")
+		s.ran(false, xvda)
+		s.backup("dom0a").silent(t)
+		s.ran(true, xvda)
+	}
+}
+
+// TestWrapperLostAnswer loses the answer of dom0b when it has the new image: the next run finds out which base is right.
+func TestWrapperLostAnswer(t *testing.T) {
+	for name, disks := range map[string][]string{"--auto": {xvda}, "--commit": {xvda, xvdb}} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.domu1(disks...)
+			s.backup("dom0a").silent(t)
+			for _, script := range []string{
+				`$real "$@"; until ! kill -9 $PPID; do sleep 0.1; done 2>/dev/null; exit`, // it has the new image
+				`kill -9 $PPID; sleep 1; exit 1`,                                          // it has not
+			} {
+				for _, disk := range disks {
+					s.scatter(disk, 8)
+				}
+				s.around(fmt.Sprintf(`if [[ " $* " = *" %s "* ]]; then %s; fi`, name, script))
+				if r := s.backup("dom0a"); r.status != 3 {
+					t.Errorf("status %d\n%s", r.status, r.err)
+				}
+				s.must("dom0b", "rm /usr/local/sbin/xb-patch")
+				for _, disk := range disks {
+					s.scatter(disk, 3)
+				}
+				s.backup("dom0a").silent(t)
+				s.ran(true, disks...)
+				if kept := s.bases(); len(kept) != len(disks) {
+					t.Errorf("bases: %q", kept)
+				}
+			}
+		})
+	}
+}
+
+// TestWrapperTrackedKilled kills all of a run between the stream and the commit: the next run is right.
+func TestWrapperTrackedKilled(t *testing.T) {
+	s := newSite(t)
+	s.domu1(xvda, xvdb)
+	s.backup("dom0a").silent(t)
+	s.scatter(xvda, 8)
+	s.scatter(xvdb, 8)
+	s.around(`if [[ $1 = --commit ]]; then touch /run/begun; sleep 1000; fi`)
+	run := s.begin("dom0a", cron())
+	eventually(s, "the commit", func() bool { return s.on("dom0b", "rm /run/begun").status == 0 })
+	s.must("dom0a", "pkill -KILL -x xen-backup.sh; pkill -KILL -x ssh || :")
+	run.end()
+	s.must("dom0b", "rm /usr/local/sbin/xb-patch; pkill -x sleep")
+	if kept := s.bases(); len(kept) != 4 {
+		t.Errorf("bases before the next run: %q", kept)
+	}
+	s.scatter(xvda, 3)
+	s.backup("dom0a").silent(t)
+	s.ran(true, xvda, xvdb)
+	if kept := s.bases(); len(kept) != 2 {
+		t.Errorf("bases: %q", kept)
+	}
+}
+
+// TestWrapperTwoPeers has two peers, of which one misses runs: each is tracked from what it has. When one leaves DOM0S its
+// base goes, but not when it is dead, or not asked for.
+func TestWrapperTwoPeers(t *testing.T) {
+	s := newSite(t)
+	s.bootThird()
+	s.domu1(xvda)
+	s.image("dom0a", xvdb, mib)
+	s.domain("dom0a", "domu2", 1, xvdb)
+	s.conf("dom0a", "domu1", "DOMU=domu1", `DOM0S="dom0a dom0b dom0c"`)
+	s.conf("dom0a", "domu2", "DOMU=domu2", `DOM0S="dom0a dom0c"`)
+	want := func(bases int) {
+		t.Helper()
+		if kept := s.bases(); len(kept) != bases {
+			t.Errorf("%d bases, want %d: %q", len(kept), bases, kept)
+		}
+	}
+	s.backup("dom0a").silent(t)
+	want(2) // of which one is that of two peers
+	s.scatter(xvda, 5)
+	s.backup("dom0a", "--to", "dom0b", "domu1").silent(t)
+	want(3)
+	s.ran(true, xvda)
+	s.scatter(xvda, 9)
+	s.backup("dom0a").silent(t)
+	want(2)
+	for _, l := range append(s.lastCopies("dom0b"), s.lastCopies("dom0c")...) {
+		if !l.Tracked {
+			t.Errorf("%+v", l)
+		}
+	}
+	if sum := s.sums("dom0c", xvda); sum != s.sums("dom0a", xvda) || sum != s.sums("dom0b", xvda) {
+		t.Error("the standbys differ")
+	}
+	s.cut("dom0c")
+	s.scatter(xvda, 2)
+	s.backup("dom0a", "CONNECT_TIMEOUT=2").fails(t, 3, "remote Dom0 dom0c cannot be reached")
+	want(3)
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s)
+	s.backup("dom0a", "domu1").silent(t)
+	want(2)
+	s.conf("dom0a", "domu1", "DOMU=domu1", `DOM0S="dom0a dom0d"`)
+	s.on("dom0a", cron("CONNECT_TIMEOUT=1", "domu1"))
+	want(1)
+}
+
+// TestWrapperTrackSettings demands that TRACK is heeded, and that --dry-run says what a run will do.
+func TestWrapperTrackSettings(t *testing.T) {
+	s := newSite(t)
+	s.domu1(xvda)
+	says := func(how string) {
+		t.Helper()
+		if r := s.backup("dom0a", "--dry-run"); r.status != 0 || !strings.Contains(r.err, "\n#### dom0b:/srv/a.img: "+how+"\n") {
+			t.Errorf("%q is not said: %s", how, r.err)
+		}
+	}
+	says("full: it is the first copy")
+	s.backup("dom0a").silent(t)
+	says("tracked")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "TRACK=no")
+	says("full: TRACK=no")
+	s.backup("dom0a").silent(t)
+	s.ran(false, xvda)
+	if kept := s.bases(); len(kept) != 0 {
+		t.Errorf("bases with TRACK=no: %q", kept)
+	}
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "TRACK=yes")
+	says("full: no snapshot is kept here of the image that is there")
+	s.backup("dom0a").silent(t)
+	says("tracked")
+	s.must("dom0a", "xb-snap remove "+s.bases()[0])
+	says("full: no snapshot is kept here of the image that is there")
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "TRACK=maybe")
+	s.backup("dom0a").fails(t, 3, "### ERROR 78: ", "bad TRACK: maybe")
+}

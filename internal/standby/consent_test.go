@@ -266,7 +266,7 @@ func TestConsentToAuto(t *testing.T) {
 	}
 	s.discard()
 	r, err := Prepare(s.user, s.options, coming)
-	if err != nil || r.Reason != noBasis {
+	if err != nil || r.Reason != forced {
 		t.Errorf("with a consent: %+v, %v", r, err)
 	}
 	auto := s.options

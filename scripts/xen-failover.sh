@@ -12,17 +12,19 @@ CONF_DIR=${CONF_DIR:-} RUN_DIR=${RUN_DIR:-/run} LOG_FACILITY=${LOG_FACILITY:-loc
 CONNECT_TIMEOUT=${CONNECT_TIMEOUT:-15}
 connect=(${VIRSH_URI:+--connect "$VIRSH_URI"}) there=(${TOOLSTACK:+--toolstack "$TOOLSTACK"})
 
-action='' DOMU='' dry_run='' other_is_off='' apart='' trust='' try=() to='' gate=() # what is asked for
+action='' DOMU='' dry_run='' other_is_off='' apart='' trust='' try=() # what is asked for
+to='' how=() restore='' gate=() may=promote                            # of a move
 work='' keeper='' document='' disks=() peers=() evidence=/var/log/xen-backup # what is found
 
 usage() {
 	cat <<'END'
 Usage: xen-failover promote|test DOMU [OPTION]...
-       xen-failover move DOMU DOM0 [--for TIME]
+       xen-failover move DOMU DOM0 [--for TIME] [--with-memory|--undo|--finish]
 promote: start DOMU on this Dom0, from the standbys of its disks that are kept here.
 test: start a copy of it, from snapshots of them and without network, wait until its
 guest agent answers or its console says RE, and remove it.
-move: where DOMU runs: shut it off, copy it to DOM0 for a last time, and start it there.
+move: where DOMU runs: shut it off, copy it to DOM0 for a last time, and start it there;
+with its memory it goes on there, and is not booted.
 
   --dry-run                   change nothing; say all that promote would
   --the-other-host-is-off     another Dom0 cannot be reached and is off: else it runs twice
@@ -31,6 +33,8 @@ move: where DOMU runs: shut it off, copy it to DOM0 for a last time, and start i
   --for TIME                  how long a test waits, or a move for the guest: 90s, 5m, 1h
   --memory SIZE               so much has the copy
   --pattern RE                a sign of life (login:)
+  --with-memory               a move does not shut DOMU down
+  --undo, --finish            a move with memory was interrupted: go on here, or there
   -h, --help                  show this help
 
 Exit status: 0 done, 1 not of one moment, or no sign of life; the others: xen-failover(8)
@@ -119,7 +123,8 @@ release() {
 # nobody_runs_it refuses to go on where the DomU runs, or may; others is where the names of the other Dom0s are.
 nobody_runs_it() { # [OPTION...]
 	xb-locate --nowhere --words "${connect[@]}" "${there[@]}" --connect-timeout "$CONNECT_TIMEOUT" \
-		${other_is_off:+--others-are-off} "$@" -- "$DOMU" >"$work/others" || exit $?
+		${other_is_off:+--others-are-off} ${restore:+--moving "$restore"} "$@" -- "$DOMU" \
+		>"$work/others" || exit $?
 }
 
 start() {
@@ -127,9 +132,15 @@ start() {
 	[[ ! -e $files ]] || tar -C / -xpf "$files" || die 74 "DomU $DOMU: UEFI variables or TPM cannot be put in place"
 	if [[ $document = *.xml ]]; then
 		"${virsh[@]}" define "$document" || die 69 "DomU $DOMU: libvirt does not take its document"
+	elif [[ ! -e $config ]]; then
+		install -m 600 "$document" "$config" || die 73 "cannot create $config"
+	fi
+	if [[ -n $restore ]]; then
+		xb-locate --arrival restore --words --moving "$restore" --document-file "$document" "${connect[@]}" \
+			"${there[@]}" -- "$DOMU" || die $? "DomU $DOMU: it cannot be restored from its memory"
+	elif [[ $document = *.xml ]]; then
 		"${virsh[@]}" start "$DOMU" || die 69 "DomU $DOMU: it does not start; mend it, then: virsh start $DOMU"
 	else # xl leaves a program behind
-		[[ -e $config ]] || install -m 600 "$document" "$config" || die 73 "cannot create $config"
 		xl create "$document" 2>&"$terminal" || die 69 "DomU $DOMU: xl does not start it"
 	fi
 }
@@ -157,13 +168,14 @@ promote() {
 			die $? "disk $disk cannot be had"
 	done
 	take
-	nobody_runs_it ${dry_run:+--to-be-moved} --confs "$(conf_dir)" ${LOCAL_DOM0:+--local "$LOCAL_DOM0"} ${peers:+--dom0s "${peers[*]}"} {hold}>&-
+	nobody_runs_it ${dry_run:+--to-be-moved} --confs "$(conf_dir)" ${LOCAL_DOM0:+--local "$LOCAL_DOM0"} \
+		${peers:+--dom0s "${peers[*]}"} {hold}>&-
 	if [[ -n $dry_run ]]; then
 		log_mesg info "## DomU $DOMU would be started here"
 	else
 		start {hold}>&-
 		release || die 75 "DomU $DOMU runs here, but a run of xen-backup may have got at its disks meanwhile"
-		log_mesg info "## DomU $DOMU runs here"
+		[[ -n $restore ]] || log_mesg info "## DomU $DOMU runs here"
 	fi
 	tell_what_is_left
 }
@@ -195,8 +207,8 @@ test_copy() {
 
 move() {
 	local code=0
-	xb-copy --move --domu "$DOMU" --to "$to" --confs "$(conf_dir)" "${try[@]}" --connect-timeout "$CONNECT_TIMEOUT" \
-		${VIRSH_URI:+--uri "$VIRSH_URI"} "${there[@]}" </dev/null & # it answers a signal, and undoes
+	xb-copy --move --domu "$DOMU" --to "$to" --confs "$(conf_dir)" "${try[@]}" "${how[@]}" \
+		--connect-timeout "$CONNECT_TIMEOUT" ${VIRSH_URI:+--uri "$VIRSH_URI"} "${there[@]}" </dev/null & # it answers a signal, and undoes
 	wait "$!" || code=$?
 	exit "$code"
 }
@@ -215,6 +227,8 @@ options() { # WORD...
 		--disks-of-different-times) apart=--disks-of-different-times ;;
 		--trust-document) trust=--trust-document ;;
 		--for | --memory | --pattern) [[ -n ${2:-} ]] && try+=("$1=$2") && shift || misuse "$1 needs a value" ;;
+		--with-memory | --undo | --finish) how+=("$1") ;;
+		--restore) [[ ${2:-} =~ ^[a-z2-7]{26}$ ]] && restore=$2 may=memory && shift || misuse "bad move" ;;
 		--allow | --peer) gate+=("$1" "${2:-}") && shift ;; # xb-gate's
 		-h | --help) usage || exit 74 && exit 0 ;;
 		-*) misuse "unknown option $1" ;;
@@ -224,9 +238,11 @@ options() { # WORD...
 	done
 	action=${operands[0]:-} DOMU=${operands[1]:-} to=${operands[2]:-}
 	case $action:${#operands[@]} in
-	promote:2) ((${#try[@]} == 0)) || misuse "${try[0]%%=*} is for test" ;;
-	test:2) [[ -z $dry_run$other_is_off ]] || misuse "--dry-run and --the-other-host-is-off are for promote" ;;
-	move:3) [[ -z $dry_run$other_is_off$apart$trust && ${try[*]} != *--[mp]* ]] || misuse "move only takes --for" ;;
+	promote:2) ((${#how[@]} == 0)) || misuse "${how[0]} is for move"
+		((${#try[@]} == 0)) || misuse "${try[0]%%=*} is for test" ;;
+	test:2) [[ -z $dry_run$other_is_off$restore${how[*]} ]] || misuse "test does not take that option" ;;
+	move:3) [[ -z $dry_run$apart$trust$restore && ${try[*]} != *--[mp]* ]] || misuse "move does not take that option"
+		[[ -z $other_is_off ]] || how+=(--the-other-host-is-off) ;;
 	*) misuse "want promote DOMU, test DOMU or move DOMU DOM0" ;;
 	esac
 }
@@ -234,7 +250,7 @@ options() { # WORD...
 main() {
 	local dir
 	options "$@"
-	((${#gate[@]} == 0)) || xb-locate --may promote "${gate[@]}" -- "$DOMU" || exit
+	((${#gate[@]} == 0)) || xb-locate --may "$may" "${gate[@]}" -- "$DOMU" || exit
 	trap '' PIPE
 	for dir in "$RUN_DIR"/xen-failover.[0-9]*; do # of those that were killed
 		[[ ! -d $dir || -d /proc/${dir##*.} && ${dir##*.} != "$$" ]] || rm -rf "$dir"

@@ -20,7 +20,8 @@ const usage = `Usage: xb-copy --connect --run DIR [--connect-timeout SECONDS] DO
        xb-copy --known --run DIR [--toolstack auto|virsh|xl] DOMU DOM0...
        xb-copy --prepare --run DIR --domu DOMU [--dry-run] [OPTION]... < ROWS
        xb-copy --run DIR --domu DOMU [OPTION]... < ROWS
-       xb-copy --move --domu DOMU --to DOM0 --confs DIR [--for TIME] [--uri URI]
+       xb-copy --move --domu DOMU --to DOM0 --confs DIR [--for TIME]
+               [--with-memory|--undo|--finish] [--the-other-host-is-off] [--uri URI]
                [--toolstack auto|virsh|xl] [--connect-timeout SECONDS] [--state-dir DIR]
 
 Bring the standbys of a DomU on other Dom0s up to date, over ssh: all of its disks,
@@ -39,6 +40,11 @@ and the document by which it starts from them. xen-backup.sh calls it.
                          start there has it start here again
       --confs DIR        with --move: where its conf file is
       --for TIME         with --move: how long DOMU may take to shut down (5m)
+      --with-memory      with --move: save DOMU, and have it go on there from its memory
+      --undo             with --move: that was interrupted, and DOMU is to go on here
+      --finish           the same, and it is to go on there
+      --the-other-host-is-off
+                         with --undo: do not ask DOM0
       --uri URI          with --move: connect virsh to URI
 
       --run DIR          where the connections are; for files, too

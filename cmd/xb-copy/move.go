@@ -20,12 +20,20 @@ type moveOptions struct {
 	asked      bool
 	confs, uri string
 	patience   time.Duration
+	memory     bool
+	undo       bool
+	finish     bool
+	otherIsOff bool
 }
 
 func (o *moveOptions) define(f *cli.Flags) {
 	f.Bool(&o.asked, "move")
 	f.Path(&o.confs, "confs")
 	f.String(&o.uri, "uri")
+	f.Bool(&o.memory, "with-memory")
+	f.Bool(&o.undo, "undo")
+	f.Bool(&o.finish, "finish")
+	f.Bool(&o.otherIsOff, "the-other-host-is-off")
 	o.patience = 5 * time.Minute
 	f.Func("for", func(s string) (err error) { o.patience, err = text.ParseAge(s); return err })
 }
@@ -34,7 +42,11 @@ func (o *options) checkMove(operands int) error {
 	if o.DomU == "" || o.To == "" || o.move.confs == "" || operands > 0 {
 		return exit.Fail(exit.Usage, "--move needs --domu DOMU, --to DOM0 and --confs DIR, and no operands")
 	}
-	return o.flags.Only("--move", "--domu", "--to", "--confs", "--for", "--uri", "--toolstack", "--connect-timeout",
+	if o.move.undo && o.move.finish || o.move.otherIsOff && !o.move.undo {
+		return exit.Fail(exit.Usage, "want --undo or --finish; and --the-other-host-is-off with --undo alone")
+	}
+	return o.flags.Only("--move", "--domu", "--to", "--confs", "--for", "--with-memory", "--undo", "--finish",
+		"--the-other-host-is-off", "--uri", "--toolstack", "--connect-timeout",
 		"--state-dir")
 }
 
@@ -59,6 +71,7 @@ func moveDomU(env *cli.Env, o *options, _ []string) error {
 		DomU: o.DomU, To: o.To, State: places.Dir, URI: o.move.uri, Config: config,
 		Locator:        &domain.Locator{Toolstacks: toolstacks, InUse: judge.InUse, Pause: time.Second},
 		ConnectTimeout: seconds(o.timeout), Patience: o.move.patience,
+		Memory: o.move.memory, Undo: o.move.undo, Finish: o.move.finish, OtherIsOff: o.move.otherIsOff,
 	}, log{env})
 }
 

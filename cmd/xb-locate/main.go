@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"os"
 	"regexp"
 	"slices"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"xen-backup/internal/domain"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/lvm"
+	"xen-backup/internal/state"
 	"xen-backup/internal/text"
 )
 
@@ -23,7 +25,7 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
        xb-locate --still FILE [-c URI] [--toolstack auto|virsh|xl]
                  [--exclude TARGET]... DOMAIN
        xb-locate [-c URI] [--exclude TARGET]... [--all] [--json] --xml FILE
-       xb-locate --active [--final] [-c URI] [--toolstack auto|virsh|xl]
+       xb-locate --active [--final] [--moving ID] [-c URI] [--toolstack auto|virsh|xl]
                  [--allow FILE --peer HOST] DOMAIN...
        xb-locate --stuck [-c URI] [--toolstack auto|virsh|xl] DOMAIN
        xb-locate --known [-c URI] [--toolstack auto|virsh|xl]
@@ -35,7 +37,10 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
        xb-locate --store DOMAIN [-c URI] [--format xml|xl] [--map A=B]...
                  [--drop TARGET]... [--set SET --taken TIME] [--state-dir DIR]
                  [--allow FILE --peer HOST]
-       xb-locate --may promote [--allow FILE --peer HOST] DOMAIN
+       xb-locate --may promote|memory [--allow FILE --peer HOST] DOMAIN
+       xb-locate --arrival keep|restore|resume|destroy|tell --moving ID [--size N]
+                 [--document-file FILE] [-c URI] [--toolstack auto|virsh|xl]
+                 [--allow FILE --peer HOST] DOMAIN
        xb-locate --plan --confs DIR --settings OUT|--disks|--gate-conf DOM0 [-c URI]
                  [--toolstack auto|virsh|xl] [--local NAME] [--state-dir DIR]
                  [DOMAIN...]
@@ -44,6 +49,7 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
                  [--evidence PREFIX]]
        xb-locate --nowhere [-c URI] [--toolstack auto|virsh|xl] [--confs DIR]
                  [--dom0s LIST] [--local NAME] [--others-are-off] [--to-be-moved]
+                 [--moving ID]
                  [--connect-timeout SECONDS] DOMAIN
        xb-locate --check-document --document-file FILE [-c URI]
                  [--trust-document] [--state-dir DIR] DOMAIN
@@ -113,8 +119,16 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --trust-document   once: this host may do all that it says
       --state-dir DIR    (default: $XB_STATE_DIR, or STATE_DIR of
                          /etc/xen-backup/host.conf, or /var/lib/xen-backup)
-      --may promote      status 0 if whoever asks may have DOMAIN started here from its
-                         standbys, else 77
+      --may promote|memory
+                         status 0 if whoever asks may have DOMAIN started here from its
+                         standbys, or restored from its memory, else 77
+      --arrival WORD     DOMAIN comes from another host with its memory: keep that, of
+                         --size N bytes on stdin, in STATE-DIR/move; restore DOMAIN from
+                         it by the document in --document-file, paused; let it resume,
+                         and remove the memory; destroy what does not run yet, with the
+                         memory; or tell how far it is: none, kept, paused, running
+      --moving ID        the move that this is of, which is in nobody's way that is its
+                         own (default: $XB_MOVING)
       --allow FILE       with --active, --known, --store: answer only of what FILE,
                          as gate.conf, allows, and keep only a document of that
       --peer HOST        with --allow: whom
@@ -163,7 +177,10 @@ type options struct {
 	format   string // that it must have
 	places   domain.Places
 	may      string // what somebody wants to have done
-	check    bool   // the document that is kept
+	arrival  string // what the host wants that a domain comes from
+	moving   string // the move that is asking
+	size     int64
+	check    bool // the document that is kept
 	trust    bool
 	copyAs   string // the name of a test copy
 	memory   int64
@@ -220,6 +237,10 @@ func run(env *cli.Env, args []string) error {
 	f.String(&o.gateConf, "gate-conf")
 	f.Path(&o.allow, "allow")
 	f.String(&o.peer, "peer")
+	f.Func("arrival", cli.OneOf(&o.arrival, "keep", "restore", "resume", "destroy", "tell"))
+	o.moving = os.Getenv("XB_MOVING")
+	f.String(&o.moving, "moving")
+	f.Size(&o.size, "size")
 	f.Func("may", cli.OneOf(&o.may, allow.Verbs...))
 	f.Bool(&o.check, "check-document")
 	f.Bool(&o.trust, "trust-document")
@@ -275,7 +296,7 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	copied := []string{"--xml", "--map", "--document-file", "--memory"}
 	switch {
 	case o.active:
-		return "--active", slices.Concat(toolstacks, gate, []string{"--final"}), tell
+		return "--active", slices.Concat(toolstacks, gate, []string{"--final", "--moving"}), tell
 	case o.known:
 		return "--known", slices.Concat(toolstacks, gate, []string{"--xl-config"}), tell
 	case o.stuck:
@@ -286,6 +307,8 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	case o.store != "":
 		return "--store", append(gate, "-c", "--connect", "--format", "--map", "--drop", "--set", "--taken", "--state-dir"),
 			storeDocument
+	case o.arrival != "":
+		return "--arrival", slices.Concat(toolstacks, gate, []string{"--moving", "--size", "--document-file"}), arrive
 	case o.may != "":
 		return "--may", gate, tellWhetherMay
 	case o.plan:
@@ -295,7 +318,7 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	case o.copyAs != "":
 		return "--copy-as", copied, copyDocument
 	case o.nowhere:
-		return "--nowhere", append(toolstacks, "--confs", "--dom0s", "--local", "--others-are-off", "--to-be-moved", "--connect-timeout"), nowhere
+		return "--nowhere", append(toolstacks, "--confs", "--dom0s", "--local", "--others-are-off", "--to-be-moved", "--moving", "--connect-timeout"), nowhere
 	case o.check:
 		return "--check-document", []string{"-c", "--connect", "--document-file", "--trust-document", "--state-dir"}, checkDocument
 	case o.still != "":
@@ -351,8 +374,13 @@ func newJudge(ctx context.Context, o *options) *domain.Judge {
 // newLocator returns who asks the toolstacks, and who judges the disks.
 func newLocator(ctx context.Context, o *options) (*domain.Locator, *domain.Judge, error) {
 	judge := newJudge(ctx, o)
+	places, err := state.Find(o.stateDir)
+	if err != nil {
+		return nil, nil, err
+	}
 	toolstacks, err := domain.Installed(o.toolstack, o.uri, o.xlConfig)
-	return &domain.Locator{Toolstacks: toolstacks, InUse: judge.InUse, Pause: time.Second}, judge, err
+	return &domain.Locator{Toolstacks: toolstacks, InUse: judge.InUse, Pause: time.Second,
+		Moves: &state.Moves{Dir: places.Dir, Ours: o.moving}}, judge, err
 }
 
 // ask returns the domain that is asked for, who asks the toolstacks for it, and who judges its disks.

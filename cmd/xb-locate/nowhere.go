@@ -29,7 +29,7 @@ func nowhere(ctx context.Context, env *cli.Env, o *options, operands []string) e
 	others = slices.Compact(slices.Sorted(slices.Values(others)))
 	err = notHere(ctx, l, name)
 	if err == nil && len(others) > 0 {
-		asked := replicate.Options{DomU: name, Toolstack: o.farToolstack(), ConnectTimeout: time.Duration(o.timeout) * time.Second}
+		asked := replicate.Options{DomU: name, Toolstack: o.farToolstack(), Moving: o.moving, ConnectTimeout: time.Duration(o.timeout) * time.Second}
 		err = replicate.Elsewhere(asked, others, o.off, o.moved, runWords{env}.Warn)
 	}
 	if err != nil {

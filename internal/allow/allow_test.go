@@ -120,7 +120,7 @@ func TestDefaultIsDeny(t *testing.T) {
 	} {
 		for what, err := range map[string]error{
 			"DomU": r.DomU("domu1"), "disk": r.Disk("domu1/xvda"), "path": r.Path(dir+"/a", ""), "named": r.Named(dir+"/a", "domu1/xvda"),
-			"volume": r.Volume("/dev/vg/a", "domu1/xvda"), "network": r.Network("domu1/xvda"), "promote": r.May(Promote, "domu1"),
+			"volume": r.Volume("/dev/vg/a", "domu1/xvda"), "network": r.Network("domu1/xvda"), "promote": r.May(Promote, "domu1"), "memory": r.May(Memory, "domu1"),
 		} {
 			testkit.WantStatus(t, name+", "+what, err, exit.Refused)
 		}

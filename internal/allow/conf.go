@@ -18,7 +18,7 @@ import (
 // gate.conf has a line for each disk that a host may keep a standby of here, and for each DomU that it may start here:
 //
 //	PEER DOMU/DISK TARGET [create-lv] [document-only]
-//	PEER DOMU promote
+//	PEER DOMU [promote] [memory]
 //
 // PEER is the name that the key of that host has in authorized_keys, TARGET an absolute path as this host has it, without
 // links, or such a one as a file: URI. In DOMU/DISK and in a plain TARGET * stands for any characters but /. A TARGET that
@@ -34,11 +34,13 @@ const network = "network"
 // A Verb is what another host may have done with a DomU here.
 type Verb string
 
-// Promote: start it from its standbys.
-const Promote Verb = "promote"
+const (
+	Promote Verb = "promote" // start it from its standbys
+	Memory  Verb = "memory"  // bring its memory here, restore it from that, let it go on, or give that up
+)
 
 // Verbs are all of them.
-var Verbs = []string{string(Promote)}
+var Verbs = []string{string(Promote), string(Memory)}
 
 // permit lets a peer have something done with some DomUs.
 type permit struct {
@@ -92,7 +94,7 @@ func (r *Rules) add(words []string) error {
 	case len(words) == 0 || words[0][0] == '#':
 		return nil
 	case len(words) < 3:
-		return errors.New("want PEER DOMU/DISK TARGET, or PEER DOMU promote")
+		return errors.New("want PEER DOMU/DISK TARGET, or PEER DOMU promote|memory")
 	case !strings.Contains(words[1], "/"):
 		return r.addPermits(words)
 	}

@@ -36,6 +36,9 @@ func (l *Locator) Look(ctx context.Context, judge *Judge, name string, c Copy, w
 		return "", found.Err
 	}
 	words.Info("%s: %s is %s", found.Toolstack, name, found.State)
+	if err := l.Moves.Runs(name); err != nil {
+		return "", err
+	}
 	disks, err := judge.List(found.Answer, false, words)
 	if err != nil {
 		return "", err

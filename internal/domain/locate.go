@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/state"
 )
 
 // Locator asks all toolstacks until it is sure.
@@ -16,6 +17,7 @@ type Locator struct {
 	// InUse says which disk of a domain is in use and by whom, "" if none is.
 	InUse func(*Domain) (string, error)
 	Pause time.Duration // between looks
+	Moves *state.Moves  // DomUs whose memory is on its way; nil: none
 }
 
 // How often a "no" is looked at again. While a domain of Xen reboots it looks shut off,
@@ -152,6 +154,9 @@ type verdict struct {
 }
 
 func (l *Locator) judge(ctx context.Context, lists []*list, name string) (v verdict) {
+	if err := l.Moves.Check(name); err != nil {
+		return verdict{err: err}
+	}
 	var answers []Answer
 	var said, failures, dying []string
 	for _, list := range lists {
@@ -195,7 +200,7 @@ func (l *Locator) judge(ctx context.Context, lists []*list, name string) (v verd
 	if i := slices.IndexFunc(answers, func(a Answer) bool { return a.Saved != "" }); i >= 0 {
 		v.answer = answers[i]
 		reasons += ", its memory is saved"
-	} else if i := slices.IndexFunc(answers, func(a Answer) bool { return a.memoryInFile() }); i >= 0 {
+	} else if i := slices.IndexFunc(answers, func(a Answer) bool { return a.memoryInFile() }); i >= 0 && !l.Moves.WasMoved(name) {
 		v.answer = answers[i]
 	}
 	v.err = exit.Fail(exit.No, "%s is not active here (%s)", name, reasons)

@@ -224,9 +224,25 @@ var hostile = map[string][]string{
 		"xen-failover promote --allow /srv/mark --peer dom0a domu1", "xen-failover promote --peer dom0a domu1",
 		"xen-failover test domu1", "xen-failover move domu1 dom0c", "xen-failover.sh promote domu1", "xen-failover promote promote domu1",
 	},
+	"memory": {
+		"xb-locate --may memory domu1", "xb-locate --arrival keep --moving " + aMove + " --size 10 domu1",
+		"xb-locate --arrival restore --moving " + aMove + " --document-file /srv/a.img domu1",
+		"xb-locate --arrival restore --moving " + aMove + " domu1", "xb-locate --arrival resume --moving " + aMove + " domu1",
+		"xb-locate --arrival destroy --moving " + aMove + " domu1", "xb-locate --arrival tell --moving " + aMove + " domu1",
+		"xb-locate --arrival", "xb-locate --arrival keep --moving ../../a --size 10 domu1",
+		"xb-locate --arrival keep --moving " + aMove + " --size -1 domu1", "xb-locate --arrival destroy --moving " + aMove + " ../domu1",
+		"xb-locate --arrival destroy --moving " + aMove + " --state-dir /srv domu1",
+		"xb-locate --arrival destroy --moving " + aMove + " domu1 domu2", "xb-locate --arrival destroy --moving " + aMove,
+		"xb-locate --arrival destroy --moving " + aMove + " -c test:///srv/x domu1", "xb-locate --active --moving ../x domu1",
+		"xen-failover promote --restore " + aMove + " domu1", "xen-failover promote --restore ../x domu1",
+		"xen-failover promote --restore " + aMove + " --the-other-host-is-off domu1", "xen-failover promote --restore domu1",
+		"virsh restore /srv/a.img", "virsh destroy domu1", "virsh resume domu1", "xl restore /srv/a.img", "xl destroy domu1",
+	},
 }
 
 const refused = 77
+
+const aMove = "abcdefghijklmnopqrstuvwxyz" // a name that one could have
 
 // ask has dom0a send commands to dom0b, each as it is, and returns their statuses. They come over one connection, as
 // those of a run do.

@@ -23,7 +23,9 @@ list)
 		exit
 	fi
 	printf 'Name                                        ID   Mem VCPUs\tState\tTime(s)\n'
-	for d in $(ls /run/xl); do printf '%-40s     1   256     1     -b----      15.4\n' "$d"; done ;;
+	for d in $(ls /run/xl); do
+		printf '%-40s     1   256     1     %s      15.4\n' "$d" "$([[ -s /run/xl/$d ]] && echo --p--- || echo -b----)"
+	done ;;
 shutdown)
 	doomed "before shutdown"
 	[[ ! -e /run/deaf ]] || exit 0
@@ -34,12 +36,30 @@ create)
 	! is "create fails" || { echo "no room for it" >&2; exit 1; }
 	touch /run/xl/domu1
 	echo "create" >>/run/events ;;
+save)
+	! is "save fails" || { echo "no room for it" >&2; exit 1; }
+	[[ -e /run/xl/$2 && ! -s /run/xl/$2 ]] || exit 1
+	cp /run/memory "$3"
+	rm "/run/xl/$2"
+	doomed "after save" ;;
+restore)
+	[[ $2 = -p && ! -e /run/xl/domu1 ]] || exit 1
+	[[ $(stat -c %a "${!#}") = 600 ]] || exit 1
+	! is "restore fails" || { echo "another CPU" >&2; exit 1; }
+	echo paused >/run/xl/domu1
+	cp "${!#}" /run/memory ;;
+unpause)
+	[[ -s /run/xl/$2 ]] || exit 1
+	! grep -qs "asked\|stop\|back" /var/lib/xen-backup/move/domu1.json || [[ ! -e /var/lib/xen-backup/move/domu1.memory ]] || exit 1 # from one memory twice
+	: >/run/xl/domu1 ;;
+destroy)
+	rm "/run/xl/$2" /run/memory ;;
 esac
 `
 
 // doom is read by what stands for programs: it kills the move at a step.
 const doom = `
-is() { [[ $(cat /run/doom 2>/dev/null) = "$1" ]] && rm /run/doom; }
+is() { grep -qsxF -- "$1" /run/doom && sed -i "0,/^$1\$/{/^$1\$/d}" /run/doom; }
 doomed() {
 	local p
 	is "$1" || return 0
@@ -54,7 +74,7 @@ const doomedRun = `#!/bin/bash
 [[ " $* " = *' --final '* ]] || exec /usr/local/sbin/xen-backup.real "$@"
 doomed "before final"
 ! is "final fails" || { echo "### ERROR 74: the last copy" >&2; exit 3; }
-if [[ $(cat /run/doom 2>/dev/null) = "interrupted" ]]; then
+if grep -qsx interrupted /run/doom; then
 	doomed interrupted TERM
 	sleep 1000 & wait $!
 fi
@@ -66,13 +86,19 @@ exit $status
 
 const doomedSSH = `#!/bin/bash
 . /usr/local/sbin/doom
-[[ " $* " = *' xen-failover promote domu1 ' ]] || exec /usr/bin/ssh "$@"
-! is "before promote" || { echo "before promote" >/run/doom; doomed "before promote"; exit 255; }
-! is "cut before promote" || exit 255
+step=
+case " $* " in
+*' --dry-run '*) ;;
+*' xen-failover promote '*) step=promote ;;
+*' --arrival '*) [[ " $* " =~ ' --arrival '([a-z]*) ]] && step=${BASH_REMATCH[1]} ;;
+esac
+[[ -n $step ]] || exec /usr/bin/ssh "$@"
+! is "before $step" || { echo "before $step" >/run/doom; doomed "before $step"; exit 255; }
+! is "cut before $step" || exit 255
 /usr/bin/ssh "$@"
 status=$?
-doomed "after promote"
-! is "cut after promote" || exit 255
+doomed "after $step"
+! is "cut after $step" || exit 255
 exit $status
 `
 
@@ -101,9 +127,9 @@ func newMove(t *testing.T, s *site) *site {
 // runs has domu1 run on one Dom0, and nowhere else.
 func (s *site) runs(name string) {
 	s.Helper()
-	s.must("dom0a", "rm -rf /run/xl /run/doom /run/deaf /run/events /var/lib/xen-backup/move; mkdir /run/xl")
-	s.must("dom0b", "rm -rf /run/xl /run/doom /run/deaf /run/events /var/lib/xen-backup/move; mkdir /run/xl")
-	s.must(name, "touch /run/xl/domu1")
+	s.must("dom0a", "rm -rf /run/xl /run/doom /run/deaf /run/events /run/memory /var/lib/xen-backup/move; mkdir /run/xl")
+	s.must("dom0b", "rm -rf /run/memory /run/xl /run/doom /run/deaf /run/events /var/lib/xen-backup/move; mkdir /run/xl")
+	s.must(name, "touch /run/xl/domu1; echo $RANDOM$RANDOM$RANDOM >/run/memory; cp /run/memory /srv/memory")
 }
 
 // where returns the Dom0s on which domu1 runs.
@@ -238,5 +264,142 @@ func TestMoveThroughGate(t *testing.T) {
 	s.gateConf("dom0a domu1/* /srv/domu1.img", "dom0a domu1 promote")
 	if r = s.move("dom0a", "dom0b"); r.status != 0 || s.where() != "dom0b" {
 		t.Errorf("allowed: status %d, runs on %q:\n%s", r.status, s.where(), r.err)
+	}
+}
+
+// goesOn demands that domu1 goes on on one Dom0, from its memory, and that nothing of it is left anywhere else.
+func (s *site) goesOn(what, name string) {
+	s.Helper()
+	if where := s.where(); where != name {
+		s.Errorf("%s: it is on %q, not on %s", what, where, name)
+		return
+	}
+	for _, dom0 := range []string{"dom0a", "dom0b"} {
+		if left := s.on(dom0, "ls /var/lib/xen-backup/move/*.memory*"); left.status == 0 {
+			s.Errorf("%s: left on %s: %s", what, dom0, left.out)
+		}
+	}
+	if r := s.on(name, "[[ ! -s /run/xl/domu1 ]] && ! grep -q create /run/events"); r.status != 0 {
+		s.Errorf("%s: it stands still on %s, or was booted", what, name)
+	}
+	if memory := s.on(name, "cat /run/memory").out; memory != s.must("dom0a", "cat /srv/memory") {
+		s.Errorf("%s: its memory is %q", what, memory)
+	}
+}
+
+// TestMoveWithMemory: a DomU goes on on another Dom0 from its memory, and back. Whatever fails, it goes on from it once; where
+// it cannot be told where, nowhere, and nothing touches it until somebody says where.
+func TestMoveWithMemory(t *testing.T) {
+	s := newMove(t, newSite(t))
+	for _, c := range []struct {
+		on, doom string
+		status   int
+		said     string
+		where    string // "": it does not run
+		then     string // the commands that bring it to an end, and where
+	}{
+		{"", "", 0, "## DomU domu1 goes on on dom0b", "dom0b", ""},
+		{"dom0a", "save fails", 69, "still runs here", "dom0a", ""},
+		{"dom0a", "final fails", 3, "runs here again", "dom0a", ""},
+		{"dom0a", "interrupted", 143, "runs here again", "dom0a", ""},
+		{"dom0a", "cut before keep", 69, "runs here again", "dom0a", ""},
+		{"dom0a", "cut after keep", 69, "runs here again", "dom0a", ""},
+		{"dom0b", "restore fails", 69, "runs here again", "dom0a", ""},
+		{"dom0a", "cut before promote", 69, "runs here again", "dom0a", ""},
+		{"dom0a", "cut after promote", 69, "runs here again", "dom0a", ""},
+		{"dom0a", "cut after promote\ncut before destroy", 75, "to go on here: xen-failover move domu1 dom0b --undo", "", "--undo dom0a"},
+		{"dom0a", "cut after promote\ncut before destroy", 75, "to go on there: xen-failover move domu1 dom0b --finish", "", "--finish dom0b"},
+		{"dom0a", "cut before resume\ncut before resume\ncut before resume", 75, "here: xen-failover move domu1 dom0b --finish", "",
+			"--finish dom0b"},
+		{"dom0a", "cut after resume\ncut after resume\ncut after resume", 75, "cannot be told whether it goes on", "dom0b", " dom0b"},
+		{"dom0a", "after save", 137, "", "", "--undo dom0a"},
+		{"dom0a", "before final", 137, "", "", "--finish dom0b"},
+		{"dom0a", "after keep", 137, "", "", "--undo dom0a"},
+		{"dom0a", "after keep", 137, "", "", "--finish dom0b"},
+		{"dom0a", "after promote", 137, "", "", "--undo dom0a"},
+		{"dom0a", "after promote", 137, "", "", "--finish dom0b"},
+		{"dom0a", "before resume", 137, "", "", " dom0b"},
+		{"dom0a", "after resume", 137, "", "dom0b", " dom0b"},
+	} {
+		what := c.doom + c.then
+		s.runs("dom0a")
+		if c.on != "" {
+			s.must(c.on, "cat >/run/doom <<'END'\n"+c.doom+"\nEND")
+		}
+		r := s.move("dom0a", "dom0b --with-memory")
+		if r.status != c.status || !strings.Contains(r.err, c.said) {
+			t.Errorf("%s: status %d, is on %q:\n%s", what, r.status, s.where(), r.err)
+		}
+		if c.where != "" && c.then == "" {
+			s.goesOn(what, c.where)
+			continue
+		}
+		if s.on("dom0a", "[[ -e /var/lib/xen-backup/move/domu1.memory ]]").status == 0 {
+			s.untouchable(what)
+		}
+		option, where, _ := strings.Cut(c.then, " ")
+		if r = s.move("dom0a", "dom0b "+option); r.status != 0 {
+			t.Errorf("%s: then: status %d, is on %q:\n%s", what, r.status, s.where(), r.err)
+		}
+		s.goesOn(what, where)
+	}
+	s.runs("dom0a")
+	s.must("dom0a", "echo 'before resume' >/run/doom")
+	s.move("dom0a", "dom0b --with-memory")
+	s.must("dom0b", "rm /run/xl/domu1") // a crash, which the memory outlives
+	if r := s.move("dom0a", "dom0b --finish"); r.status != 0 {
+		t.Errorf("after a crash of dom0b: status %d, is on %q:\n%s", r.status, s.where(), r.err)
+	}
+	s.goesOn("after a crash of dom0b", "dom0b")
+	if r := s.move("dom0b", "dom0a --with-memory"); r.status != 0 {
+		t.Errorf("back: status %d, is on %q:\n%s", r.status, s.where(), r.err)
+	}
+}
+
+// untouchable demands that nothing touches domu1 while its memory is in a file on dom0a.
+func (s *site) untouchable(what string) {
+	s.Helper()
+	const file = "/var/lib/xen-backup/move/domu1.memory"
+	if mode := s.must("dom0a", "stat -c %a "+file); mode != "600\n" {
+		s.Errorf("%s: the memory has mode %s", what, mode)
+	}
+	for name, command := range map[string]string{
+		"a run":   cron("TOOLSTACK=xl", "--wait", "domu1"),
+		"--final": cron("TOOLSTACK=xl", "--wait", "--final", "domu1"),
+		"promote": failover("promote domu1"), "a move": failover("move domu1 dom0b"), "the question": "xb-locate --active domu1",
+	} {
+		r := s.on("dom0a", command)
+		if name == "a run" || name == "--final" {
+			if r.status != 3 || !strings.Contains(r.err, "ERROR 75") {
+				s.Errorf("%s: %s: status %d:\n%s", what, name, r.status, r.err)
+			}
+		} else if r.status != 75 {
+			s.Errorf("%s: %s: status %d:\n%s", what, name, r.status, r.err)
+		}
+		if !strings.Contains(r.err, file) {
+			s.Errorf("%s: %s does not name the file:\n%s", what, name, r.err)
+		}
+	}
+	if r := s.on("dom0b", failover("promote domu1")); r.status != 75 && r.status != 81 {
+		s.Errorf("%s: promote there: status %d:\n%s", what, r.status, r.err)
+	}
+}
+
+// TestMoveWithMemoryThroughGate: a key that only replicates brings no memory, unless gate.conf allows that; a line that lets
+// it start a DomU does not.
+func TestMoveWithMemoryThroughGate(t *testing.T) {
+	s := newMove(t, gated(t, "dom0a domu1/* /srv/domu1.img", "dom0a domu1 promote", "dom0a domu2 memory"))
+	r := s.move("dom0a", "dom0b --with-memory")
+	if r.status != 77 || !strings.Contains(r.err, "dom0b takes no memory of DomU domu1 from here") {
+		t.Errorf("status %d:\n%s", r.status, r.err)
+	}
+	s.goesOn("refused", "dom0a")
+	s.gateConf("dom0a domu1/* /srv/domu1.img", "dom0a domu1 memory")
+	if r = s.move("dom0a", "dom0b --with-memory"); r.status != 0 {
+		t.Errorf("status %d:\n%s", r.status, r.err)
+	}
+	s.goesOn("allowed", "dom0b")
+	if log := s.log("dom0b"); !strings.Contains(log, "accepted: xb-locate --allow /etc/xen-backup/gate.conf --peer dom0a --arrival keep") {
+		t.Errorf("logged:\n%s", log)
 	}
 }

@@ -15,6 +15,7 @@ package move
 import (
 	"context"
 	"fmt"
+	"os"
 	"regexp"
 	"time"
 
@@ -33,6 +34,10 @@ type Options struct {
 	Config         string        // xl's configuration file of the DomU; "": the usual one
 	ConnectTimeout time.Duration // until the other Dom0 answers
 	Patience       time.Duration // until the DomU has shut down
+
+	Memory       bool // it is not shut down: its memory goes with it
+	Undo, Finish bool // a move with memory that was interrupted
+	OtherIsOff   bool // with Undo: the other Dom0 cannot be asked, and need not be
 }
 
 // User takes what is to be said, a line each, with its level: err, warning or info.
@@ -47,11 +52,14 @@ type mover struct {
 	user    User
 	control *domain.Control
 	record  *state.Move
+	next    *state.Move // that of the move that begins
 
 	toolstack string // by which it runs
 	through   bool   // the other Dom0 lets us start it there
 	doubt     bool   // it may be on its way there since a move that was killed
-	off       bool   // it is shut off here
+	off       bool   // it is shut off here, or saved
+
+	input *os.File // for the next program
 
 	onSignal func() // takes back what a signal has us do
 }
@@ -76,10 +84,17 @@ func Move(ctx context.Context, o Options, user User) error {
 		return err
 	}
 	defer release()
-	m := &mover{Options: o, ctx: ctx, user: user, onSignal: func() {}}
+	m := &mover{Options: o, ctx: ctx, user: user, onSignal: func() {}, next: o.State.NewMove(o.DomU, o.To)}
 	defer func() { m.onSignal() }()
-	if m.record, err = o.State.LoadMove(o.DomU); err != nil {
+	if err := m.remember(); err != nil {
 		return err
+	}
+	if m.record != nil && m.record.Memory {
+		if again, err := m.decide(); err != nil || !again {
+			return err
+		}
+	} else if o.Undo || o.Finish {
+		return exit.Fail(exit.No, "there is no move of DomU %s with its memory that was interrupted", o.DomU)
 	}
 	found, err := m.look()
 	if err != nil {
@@ -94,10 +109,54 @@ func Move(ctx context.Context, o Options, user User) error {
 	if err := m.prepare(); err != nil {
 		return err
 	}
+	if o.Memory {
+		if err := m.saveMemory(); err != nil {
+			return err
+		}
+		return m.handOverMemory()
+	}
 	if err := m.stop(); err != nil {
 		return err
 	}
 	return m.handOver()
+}
+
+// remember reads what is known of a move that was interrupted. Where memory is on its way, an administrator has to say what
+// becomes of it.
+func (m *mover) remember() (err error) {
+	if m.record, err = m.State.LoadMove(m.DomU); err != nil {
+		return err
+	}
+	moves := &state.Moves{Dir: m.State}
+	if m.record == nil || m.record.Phase == state.MoveOver || m.record.Phase == state.MoveArriving || !m.Undo && !m.Finish {
+		if err := moves.Check(m.DomU); err != nil {
+			return err
+		}
+	}
+	m.Locator.Moves = moves
+	switch {
+	case m.record == nil:
+	case m.record.Phase == state.MoveOver || m.record.Phase == state.MoveArriving:
+		m.record = nil
+	case m.record.Memory && m.record.Peer != m.To:
+		return exit.Fail(exit.Busy, "a move of DomU %s with its memory to %s was interrupted\n%s", m.DomU, m.record.Peer, m.record.Choice())
+	case m.record.Memory:
+		moves.Ours = m.record.ID
+		m.control, err = domain.NewControl(m.record.Toolstack, m.DomU, m.URI, m.Config)
+	}
+	return err
+}
+
+// begin writes down that the move begins.
+func (m *mover) begin() error {
+	autostart, err := m.control.Autostart(m.ctx)
+	if err != nil {
+		return err
+	}
+	m.record = m.next
+	m.record.Toolstack, m.record.Autostart, m.record.Memory = m.toolstack, autostart, m.Memory
+	m.Locator.Moves.Ours = m.record.ID
+	return m.record.Reach(state.MoveStopping)
 }
 
 // look finds out whether the DomU runs here, and gets its control.
@@ -116,6 +175,10 @@ func (m *mover) look() (active bool, err error) {
 	}
 	if err != nil {
 		return false, err
+	}
+	if m.Memory && toolstack == "virsh" && answer.Domain != nil && answer.Domain.Type == "xen" {
+		return false, exit.Fail(exit.Config, "DomU %s still runs here: libvirt restores a guest of Xen only by the document that is in "+
+			"its memory, which nobody has judged: move it without, or by xl", m.DomU)
 	}
 	m.toolstack = toolstack
 	m.control, err = domain.NewControl(toolstack, m.DomU, m.URI, m.Config)
@@ -138,11 +201,17 @@ func (m *mover) forgetOld(toolstack string) error {
 // askLeave finds out whether the other Dom0 lets us start the DomU there.
 func (m *mover) askLeave() error {
 	const limit = time.Minute
-	status, _ := m.there(limit, "xb-locate", "--may", "promote", m.DomU)
-	switch status {
-	case exit.OK:
+	verb := "promote"
+	if m.Memory {
+		verb = "memory"
+	}
+	status, _ := m.there(limit, "xb-locate", "--may", verb, m.DomU)
+	switch {
+	case status == exit.OK:
 		m.through = true
-	case exit.Refused:
+	case status == exit.Refused && m.Memory:
+		return exit.Fail(exit.Refused, "Dom0 %s takes no memory of DomU %s from here", m.To, m.DomU)
+	case status == exit.Refused:
 		m.say(infoLevel, "## Dom0 %s lets nobody start DomU %s from here: that is to be typed there", m.To, m.DomU)
 	default:
 		return exit.Fail(exit.Unavailable, "Dom0 %s cannot be asked (status %d)", m.To, status)
@@ -166,7 +235,11 @@ func (m *mover) prepare() error {
 	// Whatever else could be wrong comes before the one thing that is: it runs here.
 	var said []string
 	keep := func(line string) { said = append(said, line) }
-	if status, _ := m.on(m.To, promoteLimit, keep, "xen-failover", "promote", "--dry-run", m.DomU); status != exit.Elsewhere {
+	words := []string{"xen-failover", "promote", "--dry-run"}
+	if m.Memory {
+		words = append(words, "--restore", m.next.ID)
+	}
+	if status, _ := m.on(m.To, promoteLimit, keep, append(words, m.DomU)...); status != exit.Elsewhere {
 		for _, line := range said {
 			m.say(warningLevel, "%s: %s", m.To, line)
 		}
@@ -177,13 +250,7 @@ func (m *mover) prepare() error {
 
 // stop shuts the DomU down.
 func (m *mover) stop() error {
-	autostart, err := m.control.Autostart(m.ctx)
-	if err != nil {
-		return err
-	}
-	m.record = m.State.NewMove(m.DomU, m.To)
-	m.record.Toolstack, m.record.Autostart = m.toolstack, autostart
-	if err := m.record.Reach(state.MoveStopping); err != nil {
+	if err := m.begin(); err != nil {
 		return err
 	}
 	m.say(infoLevel, "## DomU %s shuts down", m.DomU)
@@ -265,6 +332,9 @@ func (m *mover) end() error {
 	for _, link := range domain.XenAutostart(m.DomU) {
 		m.say(warningLevel, "## %s starts DomU %s when this Dom0 is booted: remove it", link, m.DomU)
 	}
+	if m.record.Memory {
+		return m.record.Reach(state.MoveOver) // libvirt goes on to tell that its memory was saved
+	}
 	return m.record.Forget()
 }
 
@@ -275,20 +345,23 @@ func (m *mover) goOnHere(cause error) error {
 		m.say(errLevel, "%v", cause)
 		return m.choose(fmt.Sprintf("a move was interrupted when %s was to start it, which may still be under way", m.To))
 	}
-	if active, failed := m.Locator.IsActive(m.ctx, m.DomU); failed == nil && active {
+	if active, failed := m.Locator.IsActive(m.ctx, m.DomU); failed == nil && active && !m.record.Memory {
 		if failed := m.record.Forget(); failed != nil {
 			m.say(errLevel, "%v", failed)
 		}
 		return exit.Fail(exit.StatusOf(cause), "%w\nDomU %s still runs here", cause, m.DomU)
 	}
 	if failed := m.startHere(); failed != nil {
-		return exit.Fail(exit.StatusOf(cause), "%w\nDomU %s is shut off, and does not start here again: %w; mend that, then: %s", cause,
-			m.DomU, failed, m.control.StartCommand())
+		return exit.Fail(exit.StatusOf(cause), "%w\nDomU %s does not run, and does not start here again: %w; mend that, then: %s", cause,
+			m.DomU, failed, m.startCommand())
 	}
 	return exit.Fail(exit.StatusOf(cause), "%w\nDomU %s runs here again", cause, m.DomU)
 }
 
 func (m *mover) startHere() error {
+	if m.record.Memory {
+		return m.restoreHere()
+	}
 	err := m.control.Start()
 	if err == nil {
 		err = m.setAutostart(true)
@@ -297,6 +370,14 @@ func (m *mover) startHere() error {
 		err = m.record.Forget()
 	}
 	return err
+}
+
+// startCommand is what an administrator types to have it run here.
+func (m *mover) startCommand() string {
+	if m.record.Memory {
+		return fmt.Sprintf("xen-failover move %s %s --undo", m.DomU, m.To)
+	}
+	return m.control.StartCommand()
 }
 
 // setAutostart takes from libvirt that it starts the DomU when this host is booted, or gives it back: its disks are old
@@ -310,10 +391,13 @@ func (m *mover) setAutostart(on bool) error {
 
 // choose leaves it to an administrator.
 func (m *mover) choose(why string) error {
-	return exit.Fail(exit.Busy, "DomU %s: %s. It stays shut off here. One of both:\n%s", m.DomU, why, m.choice())
+	return exit.Fail(exit.Busy, "DomU %s: %s. It does not run here. One of both:\n%s", m.DomU, why, m.choice())
 }
 
 func (m *mover) choice() string {
+	if m.record.Memory {
+		return m.record.Choice()
+	}
 	return fmt.Sprintf("on %s, if it does not run there yet: xen-failover promote %s\n"+
 		"here, if it certainly does not run there and nobody starts it: %s", m.To, m.DomU, m.control.StartCommand())
 }
@@ -325,8 +409,8 @@ func (m *mover) interrupted() {
 	} else if m.doubt {
 		m.sayChoice()
 	} else if failed := m.startHere(); failed != nil {
-		m.user.Say(errLevel, fmt.Sprintf("DomU %s is shut off, and does not start here again: %v: %s", m.DomU, failed,
-			m.control.StartCommand()))
+		m.user.Say(errLevel, fmt.Sprintf("DomU %s does not run, and does not start here again: %v: %s", m.DomU, failed,
+			m.startCommand()))
 	} else {
 		m.user.Say(infoLevel, fmt.Sprintf("## interrupted: DomU %s runs here again", m.DomU))
 	}

@@ -80,6 +80,12 @@ func (m *mover) run(limit time.Duration, say func(string), words []string) (stat
 	}
 	cmd := exec.Command(path, words[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if m.input != nil {
+		cmd.Stdin = m.input
+	}
+	if m.record != nil && m.record.Memory {
+		cmd.Env = append(os.Environ(), "XB_MOVING="+m.record.ID) // a run is in nobody's way that is our own
+	}
 	var out bytes.Buffer
 	said := lines{say: say}
 	cmd.Stdout, cmd.Stderr = &out, &said

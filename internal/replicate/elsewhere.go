@@ -50,7 +50,11 @@ func Elsewhere(o Options, dom0s []string, off, moved bool, warn func(format stri
 
 // elsewhere asks one Dom0.
 func (r *run) elsewhere(name string, off bool, warn func(format string, args ...any)) error {
-	ask := slices.Concat([]string{"xb-locate", "--active"}, r.toolstack(), []string{r.DomU})
+	ask := slices.Concat([]string{"xb-locate", "--active"}, r.toolstack())
+	if r.Moving != "" {
+		ask = append(ask, "--moving", r.Moving)
+	}
+	ask = append(ask, r.DomU)
 	ssh := r.at(&dom0{name: name, socket: "none"}, ask...)
 	ssh = slices.Insert(ssh, 1, "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3") // one that dies now is off, too
 	e := r.programs.watch(r.ConnectTimeout+time.Minute, nil, pipeline{ssh})

@@ -25,6 +25,7 @@ type Options struct {
 	BlockSize      string
 	Hash           string
 	Toolstack      string
+	Moving         string // the move of the DomU that is asking; "": none
 	CreateLV       string
 	FirstCopy      string
 	Force          bool // overwrite what has diverged

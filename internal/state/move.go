@@ -1,12 +1,14 @@
 package state
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,6 +27,8 @@ type Move struct {
 	Toolstack string    `json:"toolstack,omitempty"` // that it ran by
 	Autostart bool      `json:"autostart,omitempty"` // this host started it when it was booted
 
+	Memory bool `json:"memory,omitempty"` // it was not shut down: its memory is saved
+
 	dir Dir
 }
 
@@ -35,9 +39,15 @@ const (
 	MoveStopping MovePhase = "stopping" // it may run here still
 	MoveStopped  MovePhase = "stopped"  // it does not, and nobody was asked to start it
 	MoveAsked    MovePhase = "asked"    // the other host was asked to start it, and may have
+
+	// With its memory: as long as there is the file of that here, it is the one memory. The file on the other host is of no
+	// worth before this one is gone, and that is the moment at which the DomU is the other host's.
+	MoveBack     MovePhase = "back"     // it is to go on here, from the memory here
+	MoveOver     MovePhase = "over"     // its memory is gone from here, or it never was saved
+	MoveArriving MovePhase = "arriving" // on the other host
 )
 
-var movePhases = []MovePhase{MoveStopping, MoveStopped, MoveAsked}
+var movePhases = []MovePhase{MoveStopping, MoveStopped, MoveAsked, MoveBack, MoveOver, MoveArriving}
 
 // NewMove returns what is remembered of a move that begins.
 func (d Dir) NewMove(domu, peer string) *Move {
@@ -86,6 +96,96 @@ func (m *Move) Reach(phase MovePhase) error {
 		return exit.Fail(exit.Internal, "move: %w", err)
 	}
 	return durable.WriteFile(m.dir.moveFile(m.DomU, ".json"), append(text, '\n'))
+}
+
+// File is where the DomU's memory is on this host.
+func (m *Move) File() string { return m.dir.moveFile(m.DomU, ".memory") }
+
+// HasFile reports whether it is there.
+func (m *Move) HasFile() (bool, error) { return exists(m.File()) }
+
+func exists(path string) (bool, error) {
+	_, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		err = exit.Fail(exit.IOError, "%w", err)
+	}
+	return err == nil, err
+}
+
+// RemoveFile removes the memory, durably: after it no crash brings it back.
+func (m *Move) RemoveFile() error { return remove(m.File()) }
+
+// Moves are all that this host has a part in.
+type Moves struct {
+	Dir  Dir
+	Ours string // the move that is asking: what is its own is in nobody's way
+}
+
+// Check refuses to do anything with a DomU of whose memory there is a file here.
+func (m *Moves) Check(domu string) error {
+	if m == nil {
+		return nil
+	}
+	file := m.Dir.moveFile(domu, ".memory")
+	_, err := os.Lstat(file)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	if err != nil {
+		return exit.Fail(exit.IOError, "%w", err)
+	}
+	move, err := m.Dir.LoadMove(domu)
+	switch {
+	case err != nil:
+		return err
+	case move == nil:
+		return exit.Fail(exit.Busy, "there is memory of %s in %s, and nothing tells of which move", domu, file)
+	case m.Ours == move.ID:
+		return nil
+	}
+	return exit.Fail(exit.Busy, "%w\n%s", move.unfinished(), move.Choice())
+}
+
+func (m *Move) unfinished() error {
+	where := "to " + m.Peer
+	if m.Phase == MoveArriving {
+		where = "from " + cmp.Or(m.Peer, "another host")
+	}
+	return fmt.Errorf("the memory of %s is in %s, of a move %s that is not over", m.DomU, m.File(), where)
+}
+
+// Choice are the commands by which an administrator decides where the DomU goes on.
+func (m *Move) Choice() string {
+	if m.Phase == MoveArriving {
+		return fmt.Sprintf("where it comes from: xen-failover move %[1]s THIS-HOST --finish, or --undo\n"+
+			"or here, if that host is lost with the memory that it has: xb-locate --arrival resume --moving %[2]s %[1]s", m.DomU, m.ID)
+	}
+	return fmt.Sprintf("to go on there: xen-failover move %[1]s %[2]s --finish\nto go on here: xen-failover move %[1]s %[2]s --undo",
+		m.DomU, m.Peer)
+}
+
+// WasMoved reports whether it is known what became of memory that was saved here: a move has it, or has taken it away.
+func (m *Moves) WasMoved(domu string) bool {
+	if m == nil {
+		return false
+	}
+	move, err := m.Dir.LoadMove(domu)
+	return err == nil && move != nil && move.Memory && (move.Phase == MoveOver || move.ID == m.Ours)
+}
+
+// Runs is told that the DomU runs here by other means: what was known of memory that was moved away is of an earlier one.
+func (m *Moves) Runs(domu string) error {
+	if m == nil {
+		return nil
+	}
+	move, err := m.Dir.LoadMove(domu)
+	if err != nil || move == nil || move.Phase != MoveOver {
+		return err
+	}
+	return move.Forget()
 }
 
 // Forget ends a move.

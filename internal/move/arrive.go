@@ -1,0 +1,203 @@
+package move
+
+import (
+	"context"
+	"io"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"xen-backup/internal/domain"
+	"xen-backup/internal/durable"
+	"xen-backup/internal/exit"
+	"xen-backup/internal/state"
+)
+
+// Arrival is the other side of a move with memory: what the host that the DomU comes from has done here, one thing after the
+// other. Nothing of it lets the DomU go on but Resume, which is asked for when there is no memory of it any more where it
+// came from.
+type Arrival struct {
+	DomU    string
+	ID      string // of the move
+	Peer    string // where it comes from; "" if that is not known
+	State   state.Dir
+	Locator *domain.Locator // that knows the move as its own
+	URI     string
+}
+
+// There are these words for how far it has come.
+const (
+	None    = "none"    // no memory of this move is here
+	Kept    = "kept"    // it is here, in a file
+	Paused  = "paused"  // it was restored, and the DomU stands still
+	Running = "running" // the DomU runs here
+)
+
+// room is left in the file system that has the memory.
+const room = 64 << 20
+
+// Keep takes the memory, so many bytes: one less, or more, is none.
+func (a *Arrival) Keep(ctx context.Context, in io.Reader, size int64) error {
+	release, err := a.State.LockMove(a.DomU)
+	if err != nil {
+		return err
+	}
+	defer release()
+	switch active, err := a.Locator.IsActive(ctx, a.DomU); {
+	case err != nil:
+		return err
+	case active:
+		return exit.Fail(exit.Elsewhere, "%s runs here", a.DomU)
+	}
+	record := a.State.NewMove(a.DomU, a.Peer)
+	record.ID, record.Memory = a.ID, true
+	if err := record.Reach(state.MoveArriving); err != nil {
+		return err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(record.File()), &fs); err != nil {
+		return exit.Fail(exit.CantCreate, "%s: %w", filepath.Dir(record.File()), err)
+	}
+	if free := int64(fs.Bavail) * fs.Bsize; size > free-room {
+		return exit.Fail(exit.CantCreate, "%s has room for %d bytes, and the memory of %s has %d", filepath.Dir(record.File()),
+			max(0, free-room), a.DomU, size)
+	}
+	p, err := durable.CreatePending(record.File())
+	if err != nil {
+		return err
+	}
+	defer p.Discard()
+	n, err := io.Copy(p, io.LimitReader(in, size+1))
+	switch {
+	case err != nil:
+		return exit.Fail(exit.CantCreate, "cannot keep the memory of %s: %w", a.DomU, err)
+	case n != size:
+		return exit.Fail(exit.BadStream, "the memory of %s has %d bytes, and %d or more came", a.DomU, size, n)
+	}
+	return p.Commit()
+}
+
+// record returns what is remembered of this move; nil if that is not known here, or any more.
+func (a *Arrival) record() (*state.Move, bool, error) {
+	record, err := a.State.LoadMove(a.DomU)
+	if err != nil || record == nil || record.ID != a.ID || record.Phase != state.MoveArriving {
+		return nil, false, err
+	}
+	has, err := record.HasFile()
+	return record, has, err
+}
+
+// Tell says how far it has come. The record is nil if nothing of the move is known here.
+func (a *Arrival) Tell(ctx context.Context) (word string, record *state.Move, control *domain.Control, err error) {
+	record, has, err := a.record()
+	if err != nil {
+		return "", nil, nil, err
+	}
+	answer, active, err := a.Locator.Stands(ctx, a.DomU)
+	switch {
+	case err != nil:
+		return "", nil, nil, err
+	case !active && has:
+		return Kept, record, nil, nil
+	case !active:
+		return None, record, nil, nil
+	}
+	if control, err = domain.NewControl(answer.Toolstack, a.DomU, a.URI, ""); err != nil {
+		return "", nil, nil, err
+	}
+	if has && answer.IsPaused() {
+		return Paused, record, control, nil
+	}
+	return Running, record, control, nil
+}
+
+// Restore restores the DomU, by the document that was judged for its start here. It does not go on yet.
+func (a *Arrival) Restore(ctx context.Context, document string) error {
+	release, err := a.State.LockMove(a.DomU)
+	if err != nil {
+		return err
+	}
+	defer release()
+	word, record, _, err := a.Tell(ctx)
+	switch {
+	case err != nil:
+		return err
+	case word != Kept:
+		return exit.Fail(exit.Unavailable, "%s cannot be restored from its memory: %s", a.DomU, word)
+	}
+	toolstack := "virsh"
+	if filepath.Ext(document) == ".cfg" {
+		toolstack = "xl"
+	}
+	control, err := domain.NewControl(toolstack, a.DomU, a.URI, "")
+	if err != nil {
+		return err
+	}
+	if err := control.RestoreFrom(ctx, record.File(), document); err != nil {
+		return err
+	}
+	if word, _, _, err = a.Tell(ctx); err == nil && word != Paused {
+		err = exit.Fail(exit.Unavailable, "%s was restored, and yet it is %s", a.DomU, word)
+	}
+	return err
+}
+
+// Resume lets the DomU go on, and removes the memory. Once done, it may be asked for again.
+func (a *Arrival) Resume(ctx context.Context) error {
+	release, err := a.State.LockMove(a.DomU)
+	if err != nil {
+		return err
+	}
+	defer release()
+	word, record, control, err := a.Tell(ctx)
+	switch {
+	case err != nil:
+		return err
+	case word == Paused:
+		if err := control.Resume(); err != nil {
+			return err
+		}
+	case word != Running:
+		return exit.Fail(exit.Unavailable, "%s cannot go on here: %s", a.DomU, word)
+	}
+	return forget(record)
+}
+
+// Destroy gives all of it up: the DomU that was restored and did not go on, and the memory. Once done, it may be asked for
+// again. What runs is not touched.
+func (a *Arrival) Destroy(ctx context.Context) error {
+	release, err := a.State.LockMove(a.DomU)
+	if err != nil {
+		return err
+	}
+	defer release()
+	word, record, control, err := a.Tell(ctx)
+	switch {
+	case err != nil:
+		return err
+	case word == Running:
+		return exit.Fail(exit.Elsewhere, "%s runs here", a.DomU)
+	case word == Paused:
+		if err := control.Destroy(); err != nil {
+			return err
+		}
+		if word, _, _, err = a.Tell(ctx); err == nil && word != Kept {
+			err = exit.Fail(exit.Busy, "%s was destroyed, and yet it is %s", a.DomU, word)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return forget(record)
+}
+
+// forget removes the memory, and then what is remembered of it.
+func forget(record *state.Move) error {
+	if record == nil {
+		return nil
+	}
+	if err := record.RemoveFile(); err != nil {
+		return err
+	}
+	return record.Forget()
+}

@@ -64,11 +64,13 @@ type mover struct {
 	onSignal func() // takes back what a signal has us do
 }
 
-// onSignalDo says what a signal has us do from now on.
+// onSignalDo says what a signal has us do from now on. If one has come it does not return: what that has us do is being
+// done, and must not be done twice.
 func (m *mover) onSignalDo(f func()) {
 	before := m.onSignal
 	m.onSignal = durable.OnSignal(f)
 	before()
+	durable.Wait()
 }
 
 // Move has the DomU run on the other Dom0: shut off here, copied for a last time, started there. Where that is for
@@ -341,6 +343,9 @@ func (m *mover) end() error {
 // goOnHere starts the DomU here again after something has failed, unless it may run elsewhere since a move that was
 // killed.
 func (m *mover) goOnHere(cause error) error {
+	m.onSignalDo(func() {
+		m.user.Say(errLevel, fmt.Sprintf("interrupted: DomU %s was about to run here again; if it does not: %s", m.DomU, m.startCommand()))
+	})
 	if m.doubt {
 		m.say(errLevel, "%v", cause)
 		return m.choose(fmt.Sprintf("a move was interrupted when %s was to start it, which may still be under way", m.To))

@@ -48,13 +48,13 @@ func reached(status int) int {
 // copy has xen-backup.sh copy the DomU to the other Dom0, and waits for a run that is at work.
 func (m *mover) copy(more ...string) int {
 	words := append(append([]string{"xen-backup.sh", "--wait", "--to", m.To}, more...), m.DomU)
-	status, _ := m.run(copyLimit, func(line string) { m.say(warningLevel, "%s", line) }, words)
+	status, _ := m.run(copyLimit, func(line string) { m.user.Say(warningLevel, line) }, words)
 	return status
 }
 
 // there runs a program on the other Dom0, and tells what it says.
 func (m *mover) there(limit time.Duration, words ...string) (status int, answer string) {
-	return m.on(m.To, limit, func(line string) { m.say(infoLevel, "%s: %s", m.To, line) }, words...)
+	return m.on(m.To, limit, func(line string) { m.user.Say(infoLevel, m.To+": "+line) }, words...)
 }
 
 // on runs a program on a Dom0. No word of it means anything to a shell.
@@ -102,6 +102,7 @@ func (m *mover) run(limit time.Duration, say func(string), words []string) (stat
 	failed = cmd.Wait()
 	close(ended)
 	said.end()
+	durable.Wait() // a signal has ended it, and has something else done than what would come now
 	if !timer.Stop() {
 		return killed, ""
 	}

@@ -24,7 +24,7 @@ finish() {
 	trap '' TERM
 	exec 5>&-
 	wait
-	[[ ! -s $run/snapshots ]] || xb-snap remove $(<$run/snapshots)
+	[[ ! -s $run/snapshots ]] || xb-snap remove --unless-kept $(<$run/snapshots)
 	rm -rf $run
 }
 trap finish EXIT
@@ -326,7 +326,7 @@ func TestCopyPrograms(t *testing.T) {
 		"strace -A -f -qq -e trace=execve -e signal=none -e status=successful -o /run/programs xb-copy --")
 	s.on("dom0a", script).well(t)
 	trace := s.must("dom0a", "cat /run/programs")
-	// Each xb-copy; the connection; two questions; three stages; the document.
+	// Each xb-copy; the connection; two questions; what has changed, and two stages; the document.
 	if n := strings.Count(trace, "execve("); n != 3+1+2+3+1 {
 		t.Errorf("%d programs:\n%s", n, trace)
 	}

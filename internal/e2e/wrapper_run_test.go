@@ -159,8 +159,8 @@ func TestWrapperAtOnce(t *testing.T) {
 	s.conf("dom0a", "domu2", "DOMU=domu2", twoDom0s)
 	s.around(`if [[ " $* " = *" --auto "*" domu1/"* ]]; then until [[ -e /run/go ]]; do sleep 0.1; done; fi`)
 	run := s.begin("dom0a", cron("DOMUS_AT_ONCE=2"))
-	eventually(s, "the other DomU's copy", func() bool { return strings.Contains(s.log("dom0a"), "#### dom0b:/srv/b.img: ") })
-	eventually(s, "the end of its snapshot", func() bool { return !strings.Contains(s.must("dom0a", "xb-snap list"), "/srv/.b.img") })
+	eventually(s, "the other DomU's copy", func() bool { return strings.Contains(s.log("dom0a"), "#### dom0b:/srv/b.img: 1048576 bytes changed") })
+	eventually(s, "the end of its snapshot", func() bool { return s.on("dom0a", "xb-snap list | grep '^/srv/.b.img.*base of dom0b$'").status == 0 })
 	if !strings.Contains(s.must("dom0a", "xb-snap list"), "/srv/.a.img") {
 		t.Error("the first DomU has no snapshot")
 	}

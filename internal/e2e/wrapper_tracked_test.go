@@ -160,12 +160,13 @@ func TestWrapperBaseSpoiled(t *testing.T) {
 	for name, script := range map[string]string{
 		"the list is cut":       `[[ $1 != changes ]] || { $real "$@" | head -c 9; exit 0; }`,
 		"no list":               `[[ $1 != changes ]] || { echo 'xb-snap: its extents move' >&2; exit 75; }`,
+		"the list takes long":   `[[ $1 != changes ]] || kill -STOP $$`,
 		"gone while it is read": `[[ $1 != changes ]] || { $real "$@" && $real remove "$5"; exit; }`,
 	} {
 		s.write("dom0a/sbin/xb-snap", "#!/bin/bash\nreal=/usr/local/bin/xb-snap\n[[ $* != *b.img* ]] || exec $real \"$@\"\n"+script+"\nexec $real \"$@\"\n", 0o755)
 		s.scatter(xvda, 7)
 		s.scatter(xvdb, 7)
-		s.backup("dom0a").fails(t, 0, "#### dom0b:/srv/a.img: compared in full: ")
+		s.backup("dom0a", "STALL=14").fails(t, 0, "#### dom0b:/srv/a.img: compared in full: ")
 		s.must("dom0a", "rm /usr/local/sbin/xb-snap")
 		s.same(xvda, xvda)
 		s.same(xvdb, xvdb)

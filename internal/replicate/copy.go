@@ -13,7 +13,6 @@ type copied struct {
 	row   *Row
 	reads string // the path that is read: of a snapshot, or the source
 	ended *ended // how its copy has
-	still bool   // nothing has changed since its base
 }
 
 // do brings one standby up to date, or has the other side hold the new image for its set. It reports whether that went

@@ -15,6 +15,7 @@ import (
 	"xen-backup/internal/base"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/extent"
+	"xen-backup/internal/runs"
 	"xen-backup/internal/snapshot"
 )
 
@@ -102,7 +103,6 @@ func (c *copied) transfer() *ended {
 			level = infoLevel
 		}
 	}
-	c.still = false
 	if c.tracks() {
 		c.say(level, "#### "+c.row.place()+": compared in full: "+why)
 	}
@@ -159,7 +159,6 @@ func (c *copied) list(old string) error {
 	if err != nil {
 		return err
 	}
-	c.still = listed == 0
 	if size, err := strconv.ParseInt(c.row.Size, 10, 64); err == nil && listed > size/2 {
 		return fmt.Errorf("%w: %d of %d bytes", errTooMuch, listed, size)
 	}
@@ -192,26 +191,30 @@ func (c *copied) keep() {
 	if c.Track == TrackNo {
 		c.forgetBases()
 	}
-	if _, err := os.Stat(c.file("summary")); err != nil || !c.tracks() || c.Snapshots == nil || c.still {
-		return // of one image the base that is there is as good
+	if !c.tracks() || c.Snapshots == nil {
+		return
+	}
+	basis := c.row.answered("basis")
+	sent, err := runs.ReadSent(c.file("summary"))
+	if err != nil || sent.Tracked && sent.Image.Text() == basis { // of one image the base that is there is as good
+		return
 	}
 	words := []string{"xb-snap", "keep", "--words", "--state-dir", string(c.State), "--for", c.row.Dom0, "--disk", c.DomU + "/" + c.row.Disk,
 		"--summary", c.file("summary"), "--taken", c.taken()}
 	if c.Track == TrackAuto {
 		words = append(words, "--auto")
 	}
-	if basis := c.row.answered("basis"); basis != "" {
+	if basis != "" {
 		words = append(words, "--basis", basis)
 	}
 	e := c.programs.watch(keepLimit, nil, pipeline{append(words, c.reads)})
 	c.heedSignal(e)
+	level := warningLevel
+	if e.stages[0] == exit.Usage { // it can be no base where it is
+		level = infoLevel
+	}
 	for _, line := range e.said.list {
-		level := warningLevel
-		if strings.HasPrefix(line, infoLevel+" ") || e.stages[0] == exit.Usage { // it can be no base where it is
-			level = infoLevel
-		}
-		_, text, _ := strings.Cut(line, " ")
-		c.say(level, "#### "+c.row.place()+": "+text)
+		c.sayAsTold(level, "#### "+c.row.place()+": ", strings.TrimPrefix(line, errLevel+" "))
 	}
 }
 

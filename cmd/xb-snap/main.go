@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
@@ -24,7 +25,9 @@ const usage = `Usage: xb-snap create [--size SIZE] [--owner PID|none] [--dry-run
        xb-snap keep --for PEER --disk DOMU/DISK --summary FILE --taken TIME
                     [--basis IMAGE] [--auto] [--pool-limit PERCENT] SNAP
        xb-snap base --peer PEER SOURCE
-       xb-snap list [--points] [--json] [STANDBY...]
+       xb-snap list [--json]
+       xb-snap list --points [--at TIME] [--json] [STANDBY...]
+       xb-snap rollback --at TIME STANDBY...
        xb-snap prune [--plan FILE | --bases [--peers "PEER..." [--domus "DOMU..."]]]
        xb-snap guard [--owner PID]
        xb-snap guard --bases --once [--pool-limit PERCENT]
@@ -42,7 +45,10 @@ with reflinks (XFS, btrfs).
   base     print what is remembered of bases of SOURCE that certainly still are what
            they were, in JSON, one a line
   list     show them: snapshot, origin, kind, size, use, owner; with --points those
-           of standbys: standby, time, set, image, snapshot
+           of standbys: standby, time, set, image, snapshot; with --at those that
+           rollback would take, in the order of the STANDBYs
+  rollback make the STANDBYs, all of a DomU, the latest point in time that is not
+           after TIME; what they were becomes a point, too
   prune    remove those whose owner is dead, and print their paths; with --bases
            instead the bases that nothing needs any more; with --plan both
   guard    watch the file systems and thin pools of an owner's snapshots, until
@@ -84,6 +90,7 @@ with reflinks (XFS, btrfs).
                        of a file system or pool, above which bases give way
                        (POOL_LIMIT of /etc/xen-backup/host.conf, or 80)
       --peer PEER      whose bases
+      --at TIME        when a point's image was taken: 2026-11-26T23:47:28Z
       --bases          prune or guard bases
       --points         list points in time of the STANDBYs (of all)
       --once           look once
@@ -106,14 +113,14 @@ with reflinks (XFS, btrfs).
 
 Exit status: 0 done, 1 not kept, 64 usage, 65 no summary of SNAP, 66 no such volume, file or snapshot, 69 LVM or
 device-mapper cannot be asked, 73 cannot create or no room, 74 I/O error,
-75 busy, 78 cannot be frozen, 79 not made by xb-snap, 82 the snapshot is
-invalid or given up. See xb-snap(1).
+75 busy, 78 cannot be frozen, 79 not made by xb-snap, 80 the standby has
+diverged, 82 the snapshot is invalid or given up, 83 an apply is unfinished. See xb-snap(1).
 `
 
 func main() { cli.Main("xb-snap", usage, run) }
 
 var commands = map[string]func(*cli.Env, []string) error{
-	"create": create, "remove": remove, "keep": keep, "base": bases, "list": list, "prune": prune, "guard": guard,
+	"create": create, "remove": remove, "keep": keep, "base": bases, "list": list, "rollback": rollback, "prune": prune, "guard": guard,
 	"check": check, "changes": changes, "watchdog": watchdog,
 }
 
@@ -272,12 +279,18 @@ func remove(env *cli.Env, args []string) error {
 func list(env *cli.Env, args []string) error {
 	var asJSON, ofPoints bool
 	var dir string
+	var at time.Time
 	flags := snapFlags(env, &dir)
 	flags.Bool(&asJSON, "json")
 	flags.Bool(&ofPoints, "points")
+	flags.Func("at", cli.Time(&at))
 	standbys, err := flags.ParsePaths(args)
-	if err == nil && !ofPoints && len(standbys) > 0 {
-		err = exit.Fail(exit.Usage, "list takes operands with --points only")
+	switch {
+	case err != nil:
+	case !ofPoints && (len(standbys) > 0 || !at.IsZero()):
+		err = exit.Fail(exit.Usage, "list takes operands and --at with --points only")
+	case !at.IsZero() && len(standbys) == 0:
+		err = exit.Fail(exit.Usage, "--at needs a STANDBY")
 	}
 	if err != nil {
 		return err
@@ -287,7 +300,7 @@ func list(env *cli.Env, args []string) error {
 		return err
 	}
 	if ofPoints {
-		return listPoints(env, standbys, places.Dir, asJSON)
+		return listPoints(env, standbys, at, places.Dir, asJSON)
 	}
 	all, err := snapshot.List(places.Dir)
 	var lines strings.Builder

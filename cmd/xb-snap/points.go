@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"xen-backup/internal/cli"
+	"xen-backup/internal/exit"
 	"xen-backup/internal/snapshot"
+	"xen-backup/internal/standby"
 	"xen-backup/internal/state"
 	"xen-backup/internal/text"
 )
@@ -27,9 +29,11 @@ type pointJSON struct {
 }
 
 // listPoints is list --points.
-func listPoints(env *cli.Env, standbys []string, dir state.Dir, asJSON bool) error {
+func listPoints(env *cli.Env, standbys []string, at time.Time, dir state.Dir, asJSON bool) error {
 	find := snapshot.Points
-	if len(standbys) > 0 {
+	if !at.IsZero() {
+		find = func(dir state.Dir) ([]*snapshot.Snapshot, error) { return snapshot.PointsAt(standbys, at, dir) }
+	} else if len(standbys) > 0 {
 		find = func(dir state.Dir) ([]*snapshot.Snapshot, error) { return snapshot.PointsOf(standbys, dir) }
 	}
 	points, err := find(dir)
@@ -49,3 +53,52 @@ func listPoints(env *cli.Env, standbys []string, dir state.Dir, asJSON bool) err
 	}
 	return errors.Join(err, env.Print(lines.String()))
 }
+
+// rollback makes standbys one of their points.
+func rollback(env *cli.Env, args []string) error {
+	var at time.Time
+	o := standby.Options{}
+	flags := snapFlags(env, &o.StateDir)
+	flags.Func("at", cli.Time(&at))
+	flags.Func("toolstack", cli.OneOf(&o.Toolstack, "auto", "virsh", "xl"))
+	standbys, err := flags.ParsePaths(args)
+	if err != nil {
+		return err
+	}
+	if at.IsZero() || len(standbys) == 0 {
+		return exit.Fail(exit.Usage, "rollback needs --at TIME and at least one STANDBY")
+	}
+	places, err := state.Find(o.StateDir)
+	if err != nil {
+		return err
+	}
+	o.StateDir, o.Spool, o.Toolstack = string(places.Dir), places.Spool, cmp.Or(o.Toolstack, "auto")
+	b := &back{Env: env}
+	defer b.stop()
+	of, err := standby.Rollback(b, o, at, standbys)
+	if err == nil {
+		env.Info("made the point of %s: %s", of.UTC().Format(time.RFC3339), strings.Join(standbys, " "))
+	}
+	return err
+}
+
+// back shows whoever has standbys roll back what is done: standby.User.
+type back struct {
+	*cli.Env
+	progress *cli.Progress
+}
+
+func (b *back) Begin(func() bool) standby.Progress {
+	b.stop()
+	b.progress = b.StartProgress("auto")
+	return b.progress
+}
+
+func (b *back) stop() {
+	if b.progress != nil {
+		b.progress.Stop()
+	}
+}
+
+// Commit has nothing to do: nobody has to listen.
+func (b *back) Commit() {}

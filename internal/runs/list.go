@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/snapshot"
 	"xen-backup/internal/standby"
 	"xen-backup/internal/state"
 	"xen-backup/internal/text"
@@ -22,7 +23,9 @@ type List struct {
 	Damaged  []Damaged
 	Holdings []standby.Holding
 
-	dir state.Dir
+	dir       state.Dir
+	points    map[string][]*snapshot.Snapshot // in time, of the standbys: by their disk, the oldest first
+	pointsErr error                           // there may be more
 }
 
 // Look reads all that is remembered of these DomUs, or of all if none is named.
@@ -43,7 +46,23 @@ func Look(dir state.Dir, domus []string, now time.Time) (*List, error) {
 	if len(domus) > 0 {
 		holdings = slices.DeleteFunc(holdings, func(h standby.Holding) bool { return h.Disk == "" && h.Err == nil })
 	}
-	return &List{now, copies, damaged, holdings, dir}, nil
+	l := &List{Now: now, Copies: copies, Damaged: damaged, Holdings: holdings, dir: dir}
+	if len(holdings) > 0 {
+		l.findPoints()
+	}
+	return l, nil
+}
+
+// findPoints finds the points of all standbys.
+func (l *List) findPoints() {
+	var all []*snapshot.Snapshot
+	all, l.pointsErr = snapshot.Points(l.dir)
+	l.points = make(map[string][]*snapshot.Snapshot)
+	for _, s := range all {
+		if s.Valid {
+			l.points[s.Point.Disk] = append(l.points[s.Point.Disk], s)
+		}
+	}
 }
 
 // none stands in a table for what is not known.
@@ -64,6 +83,9 @@ func (l *List) Text() string {
 		if h.Err != nil {
 			fmt.Fprintf(&b, "%s\n", bounded(h.Err.Error(), maxLine))
 		}
+	}
+	if l.pointsErr != nil {
+		fmt.Fprintf(&b, "there may be more points in time: %s\n", bounded(l.pointsErr.Error(), maxLine))
 	}
 	return b.String()
 }
@@ -111,7 +133,7 @@ func (l *List) writeHoldings(b *strings.Builder) {
 			continue
 		}
 		row(w, domu, name, h.Record.Peer, l.age(h.Of()), string(h.Record.Phase), setWord(&h), documentWord(&h), h.Record.Device,
-			note(&h))
+			l.note(&h))
 	}
 	w.Flush()
 }
@@ -138,15 +160,42 @@ func documentWord(h *standby.Holding) string {
 	return "of another"
 }
 
-// note tells what has become of an image since it was copied.
-func note(h *standby.Holding) string {
+// note tells what has become of an image since it was copied, and which earlier ones are kept.
+func (l *List) note(h *standby.Holding) string {
+	var words []string
 	switch {
 	case h.Missing:
-		return "missing"
+		words = append(words, "missing")
 	case h.Changed != nil && *h.Changed:
-		return "changed since"
+		words = append(words, "changed since")
 	}
-	return none
+	if p := l.pointsOf(h); p != nil {
+		points := "points"
+		if p.Count == 1 {
+			points = "point"
+		}
+		words = append(words, fmt.Sprintf("%d %s, %s to %s", p.Count, points, p.Oldest.Format(timeForm), p.Latest.Format(timeForm)))
+	} else if h.Record.NoPoint != "" {
+		words = append(words, "no points: "+h.Record.NoPoint)
+	}
+	return strings.Join(words, ", ")
+}
+
+// pointsOf returns which points a standby has; nil if none.
+func (l *List) pointsOf(h *standby.Holding) *pointsJSON {
+	points := l.points[h.Disk]
+	if h.Disk == "" || len(points) == 0 {
+		return nil
+	}
+	p := &pointsJSON{len(points), points[0].Point.Taken.UTC(), points[0].Point.Taken.UTC()}
+	for _, s := range points {
+		if taken := s.Point.Taken.UTC(); taken.Before(p.Oldest) {
+			p.Oldest = taken
+		} else if taken.After(p.Latest) {
+			p.Latest = taken
+		}
+	}
+	return p
 }
 
 // age returns an age as a word.
@@ -201,6 +250,14 @@ type (
 		Changed     *bool     `json:"changed_since,omitempty"`
 		Missing     bool      `json:"missing,omitempty"`
 		Trouble     string    `json:"trouble,omitempty"`
+
+		Points  *pointsJSON `json:"points,omitempty"`
+		NoPoint string      `json:"no_point,omitempty"`
+	}
+	pointsJSON struct {
+		Count  int       `json:"count"`
+		Oldest time.Time `json:"oldest"`
+		Latest time.Time `json:"latest"`
 	}
 )
 
@@ -222,9 +279,10 @@ func (l *List) json() listJSON {
 	for _, h := range l.Holdings {
 		domu, name, _ := strings.Cut(h.Disk, "/")
 		one := holdingJSON{DomU: domu, Disk: name, Missing: h.Missing, WholeSet: h.WholeSet, DocumentSet: h.DocumentSet,
-			Changed: h.Changed}
+			Changed: h.Changed, Points: l.pointsOf(&h)}
 		if r := h.Record; r != nil {
 			one.Peer, one.Phase, one.Device, one.LastSuccess, one.Age = r.Peer, string(r.Phase), r.Device, h.Of(), l.seconds(h.Of())
+			one.NoPoint = r.NoPoint
 			if r.Set != nil {
 				one.Set = r.Set.ID
 			}

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"os"
@@ -160,6 +161,54 @@ func PointsOf(standbys []string, dir state.Dir) ([]*Snapshot, error) {
 	}
 	return pointsAmong(all, func(s *Snapshot) bool { return slices.Contains(names, s.Origin) }), listErr
 }
+
+// PointsAt returns a point of each standby, all of the latest time that is not after at and of which all have one, which
+// are of one set.
+func PointsAt(standbys []string, at time.Time, dir state.Dir) ([]*Snapshot, error) {
+	all, volumes, listErr := taken(dir)
+	points := pointsAmong(all, func(s *Snapshot) bool { return s.Valid && !s.Point.Taken.After(at) })
+	slices.SortStableFunc(points, func(a, b *Snapshot) int {
+		return cmp.Or(b.Point.Taken.Compare(a.Point.Taken), b.Point.Came.Compare(a.Point.Came))
+	})
+	var names []string
+	for _, path := range standbys {
+		name, err := nameOf(path, volumes)
+		if err != nil {
+			return nil, errors.Join(listErr, err)
+		}
+		if slices.Contains(names, name) {
+			return nil, exit.Fail(exit.Usage, "%s is named twice", path)
+		}
+		names = append(names, name)
+	}
+	for _, first := range points {
+		if first.Origin != names[0] {
+			continue
+		}
+		together := []*Snapshot{first}
+		for _, name := range names[1:] {
+			i := slices.IndexFunc(points, func(s *Snapshot) bool { return s.Origin == name && first.Point.isWith(s.Point) })
+			if i >= 0 {
+				together = append(together, points[i])
+			}
+		}
+		if len(together) < len(names) {
+			continue
+		}
+		for _, s := range points {
+			if first.Point.isWith(s.Point) && !slices.Contains(names, s.Origin) {
+				return nil, exit.Fail(exit.Usage, "the point of %s is of %s, too: name all standbys of its set",
+					first.Point.Taken.UTC().Format(time.RFC3339), s.Origin)
+			}
+		}
+		return together, listErr
+	}
+	return nil, errors.Join(listErr, exit.Fail(exit.Unavailable, "there is no point of %s of %s or before: see xb-snap list --points",
+		strings.Join(standbys, " and "), at.UTC().Format(time.RFC3339)))
+}
+
+// isWith reports whether two points are of one set.
+func (p *Point) isWith(q *Point) bool { return p.Set != "" && p.Set == q.Set && p.Taken.Equal(q.Taken) }
 
 func pointsAmong(all []*Snapshot, wanted func(*Snapshot) bool) (points []*Snapshot) {
 	for _, s := range all {

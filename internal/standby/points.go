@@ -34,7 +34,7 @@ func (a *apply) point() (err error) {
 func pointOf(members []*apply) (p pointing, err error) {
 	p.of = members
 	making, pruning := members[0].rules()
-	if len(making) == 0 && !members[0].Rollback {
+	if len(making) == 0 || members[0].Rollback { // that has made its own
 		return p, nil
 	}
 	p.rules = pruning
@@ -66,11 +66,10 @@ func pointOf(members []*apply) (p pointing, err error) {
 	return p, nil
 }
 
-// without says why no point was made, as a warning if that is news. On the way back to another point it is an error: what
-// is there now may exist nowhere else.
+// without says why no point was made, as a warning if that is news.
 func (p *pointing) without(err error) error {
-	if err == nil || p.of[0].Rollback {
-		return err
+	if err == nil {
+		return nil
 	}
 	reason := err.Error()
 	say := p.of[0].user.Info
@@ -95,7 +94,7 @@ func (p *pointing) takeBack(err error) error {
 
 // prune removes the points that are no longer kept, now that there is a newer image.
 func (p *pointing) prune() {
-	if !p.there || len(p.rules) == 0 || p.of[0].Rollback {
+	if !p.there {
 		return
 	}
 	first := p.of[0]
@@ -213,7 +212,7 @@ func (m *moment) missing(points []*snapshot.Snapshot, rules []*state.Keep) (list
 		list = append(list, snapshot.NewPoint{Standby: a.Target, File: a.file,
 			Point: snapshot.Point{Disk: r.Disk, Set: m.set, Taken: taken, Came: m.came, Image: image}})
 	}
-	if m.members[0].Rollback || len(list) < len(m.members) { // where some are there, a run was killed between them
+	if len(list) < len(m.members) { // where some are there, a run was killed between them
 		return list
 	}
 	times = append(times, m.came)

@@ -89,6 +89,27 @@ holds e 5
 commits e
 equal "$(points /dev/$vg/root) $(points /dev/$vg/data)" "$(hour 2) $(hour 3) $(hour 4) $(hour 2) $(hour 3) $(hour 4)" "the three latest"
 
+echo "--- back, together, whatever kills it, and forward again"
+cat >killed/dmsetup <<'K'
+#!/bin/sh
+kill -KILL $PPID
+K
+chmod 755 killed/dmsetup
+rm killed/lvcreate
+cp killed/dmsetup killed/lvcreate
+for disk in root data; do cp /run/$disk /run/$disk.5; done
+status 137 env PATH="$PWD/killed:$PATH" xb-snap rollback --at "$(hour 3)" /dev/$vg/root /dev/$vg/data
+refused 64 "name all standbys of its set" xb-snap rollback --at "$(hour 3)" /dev/$vg/root
+status 0 xb-snap rollback -v --at "$(hour 3)" /dev/$vg/root /dev/$vg/data
+for disk in root data; do cmp -n 8388608 /dev/$vg/$disk /run/$disk.3 || fail "$disk is not what it was at 3"; done
+equal "$(xb-patch --state /dev/$vg/root | jq -c '[.phase, .whole_set, .changed_since, .taken]')" "[\"clean\",true,false,\"$(hour 3)\"]" "its state"
+equal "$(points /dev/$vg/root) $(points /dev/$vg/data)" \
+	"$(hour 2) $(hour 3) $(hour 4) $(hour 5) $(hour 2) $(hour 3) $(hour 4) $(hour 5)" "what it was is a point, too"
+holding root 5 5
+xb-snap rollback --at "$(hour 5)" /dev/$vg/root /dev/$vg/data
+for disk in root data; do cmp -n 8388608 /dev/$vg/$disk /run/$disk.5 || fail "$disk is not what it was at 5"; done
+xb-snap remove "$(point root 5)" "$(point data 5)"
+
 echo "--- they are no standbys, bases or leftovers, and their names fit"
 one=$(point root 2)
 refused 78 "made by xb-snap" xb-patch --prepare --peer dom0b --disk web/root --size 8388608 "$one"

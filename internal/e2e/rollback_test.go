@@ -1,0 +1,145 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestRollback(t *testing.T) {
+	reflinks(t, func(t *testing.T, h *host, dir string) {
+		target := dir + "/target"
+		back := func(to string) result { return h.sh("xb-snap rollback --at " + to + " " + target) }
+		for n := 1; n <= 3; n++ {
+			h.copies(n, target, "--keep 9").silent(t)
+		}
+		back("2026-11-26T00:59:59Z").fails(t, 69, "no point of "+target)
+		h.sameBytes("image3", target)
+		back("2026-11-26T01:30:00Z").silent(t)
+		h.sameBytes("image1", target)
+		var state struct {
+			Phase, Taken string
+			Changed      bool `json:"changed_since"`
+		}
+		decode(h, h.must("xb-patch --state "+target), &state)
+		if state.Phase != "clean" || state.Changed || state.Taken != hour(1) {
+			t.Errorf("the state is %+v", state)
+		}
+		// What it was is a point, too, and the way forward is as good.
+		h.wantPoints(target, hour(1), hour(2), hour(3))
+		back(hour(3)).silent(t)
+		h.sameBytes("image3", target)
+		back(hour(2)).silent(t)
+		back(hour(2)).silent(t)
+		h.sameBytes("image2", target)
+		h.wantPoints(target, hour(1), hour(2), hour(3))
+
+		if got := h.must("xb-patch --list"); !strings.Contains(got, "3 points, "+hour(1)+" to "+hour(3)) {
+			t.Errorf("--list does not tell of the points:\n%s", got)
+		}
+		if got := h.must("xb-patch --list --json"); !strings.Contains(got, `"points":{"count":3,"oldest":"`+hour(1)+`","latest":"`+hour(3)+`"}`) {
+			t.Errorf("--list --json does not tell of the points:\n%s", got)
+		}
+		if got := h.must("xb-snap list --points --at 2026-11-26T02:10:00Z " + target); !strings.Contains(got, "\t"+hour(2)+"\t") ||
+			strings.Count(got, "\n") != 1 {
+			t.Errorf("list --points --at shows %s", got)
+		}
+
+		// The next run is no divergence.
+		h.copies(4, target, "--keep 9").silent(t)
+		h.sameBytes("image4", target)
+		h.wantPoints(target, hour(1), hour(2), hour(3))
+
+		// Changes that exist nowhere else are not lost.
+		h.change(target, 2, 77)
+		h.must("cp " + target + " changed")
+		back(hour(1)).fails(t, 80, "has diverged", "--discard-changes")
+		h.sameBytes("changed", target)
+		h.must("xb-patch --discard-changes --peer dom0a --disk domu1/xvda " + target)
+		back(hour(1)).fails(t, 0, "has diverged and may be overwritten")
+		h.sameBytes("image1", target)
+
+		// Nor is it done under anybody's hands.
+		user, err := os.OpenFile(h.path(target), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer user.Close()
+		back(hour(2)).fails(t, busy, "in use")
+		h.sameBytes("image1", target)
+	})
+}
+
+// TestRollbackOfSets has all disks of a set go back together, and nothing else.
+func TestRollbackOfSets(t *testing.T) {
+	h := newHost(t)
+	h.fileSystem("xfs", "xfs")
+	disks := []string{"root", "data"}
+	set := func(n int) string { return strings.Repeat(string(rune('a'+n)), 26) }
+	holds := func(n int) {
+		t.Helper()
+		for _, disk := range disks {
+			h.image(disk, 2*mib, uint64(n))
+			h.must(fmt.Sprintf("cp %s %[1]s%d", disk, n))
+			h.pipe("xb-sig --missing-ok xfs/"+disk, "xb-delta "+disk, fmt.Sprintf("xb-patch --auto --peer dom0a --disk domu1/%s --hold %s "+
+				"--taken %s --keep 9 xfs/%[1]s", disk, set(n), hour(n))).silent(t)
+		}
+	}
+	commits := func(n int) result {
+		return h.sh("xb-patch --commit " + set(n) + " --peer dom0a xfs/root xfs/data")
+	}
+	want := func(n int) {
+		t.Helper()
+		for _, disk := range disks {
+			h.sameBytes(fmt.Sprintf("%s%d", disk, n), "xfs/"+disk)
+			var state struct {
+				Phase, Set string
+				WholeSet   bool `json:"whole_set"`
+			}
+			decode(h, h.must("xb-patch --state xfs/"+disk), &state)
+			if state.Phase != "clean" || state.Set != set(n) || !state.WholeSet {
+				t.Fatalf("the state of %s is %+v, want the whole set %s", disk, state, set(n))
+			}
+		}
+	}
+	for n := 1; n <= 3; n++ {
+		holds(n)
+		commits(n).silent(t)
+	}
+	h.sh("xb-snap rollback --at "+hour(1)+" xfs/root").fails(t, 64, "name all standbys of its set")
+	want(3)
+	h.sh("xb-snap rollback --at " + hour(1) + " xfs/root xfs/data").silent(t)
+	want(1)
+	h.sh("xb-snap rollback --at " + hour(1) + " xfs/root xfs/data").silent(t)
+	want(1)
+	holds(4)
+	h.sh("xb-snap rollback --at "+hour(2)+" xfs/root xfs/data").fails(t, 75, "a delta of "+hour(4)+" is held for it")
+	commits(4).silent(t)
+	want(4)
+
+	// Killed at whatever moment it can be taken up again, and no disk is left behind.
+	finished, unfinished := 0, 0
+	for n := 0; finished < 2 && n < 24; n++ {
+		to := 1 + n%2*2
+		r := h.sh(fmt.Sprintf("timeout -s KILL 0.%03d xb-snap rollback --at %s xfs/root xfs/data", 10+30*n, hour(to)))
+		if r.status == 0 {
+			finished++
+		}
+		if strings.Contains(h.phase("xfs/root")+h.phase("xfs/data"), "applying") {
+			unfinished++
+			h.sh("xb-snap rollback --at "+hour(to)+" xfs/root xfs/data").fails(t, 83, "--recover")
+			h.must("xb-patch --recover xfs/data")
+			want(to)
+		}
+		h.sh("xb-snap rollback --at " + hour(to) + " xfs/root xfs/data").silent(t)
+		want(to)
+	}
+	t.Logf("killed in the middle: %d", unfinished)
+	for _, disk := range disks {
+		h.wantPoints("xfs/"+disk, hour(1), hour(2), hour(3), hour(4))
+	}
+	holds(5)
+	commits(5).silent(t)
+	want(5)
+}

@@ -12,7 +12,7 @@ CONF_DIR=${CONF_DIR:-} RUN_DIR=${RUN_DIR:-/run} LOG_FACILITY=${LOG_FACILITY:-loc
 CONNECT_TIMEOUT=${CONNECT_TIMEOUT:-15}
 connect=(${VIRSH_URI:+--connect "$VIRSH_URI"}) there=(${TOOLSTACK:+--toolstack "$TOOLSTACK"})
 
-action='' DOMU='' dry_run='' other_is_off='' apart='' trust='' try=() # what is asked for
+action='' DOMU='' dry_run='' at='' other_is_off='' apart='' trust='' try=() # what is asked for
 to='' how=() restore='' gate=() may=promote                            # of a move
 work='' keeper='' document='' disks=() peers=() evidence=/var/log/xen-backup # what is found
 
@@ -30,6 +30,7 @@ with its memory it goes on there, and is not booted.
   --the-other-host-is-off     another Dom0 cannot be reached and is off: else it runs twice
   --disks-of-different-times  of both: for the night in which there is nothing better
   --trust-document            of both, once: this host may do all that the document says
+  --at TIME                   promote the latest point of its standbys that is not after it
   --for TIME                  how long a test waits, or a move for the guest: 90s, 5m, 1h
   --memory SIZE               so much has the copy
   --pattern RE                a sign of life (login:)
@@ -159,6 +160,17 @@ conf_dir() {
 	echo "$dir"
 }
 
+# roll_back makes the standbys what they were. The document that is kept is a later one, which is said.
+roll_back() {
+	local do=(rollback)
+	nobody_runs_it ${dry_run:+--to-be-moved} --confs "$(conf_dir)" ${LOCAL_DOM0:+--local "$LOCAL_DOM0"}
+	[[ -z $dry_run ]] || do=(list --points)
+	xb-snap "${do[@]}" --words --at "$at" -- "${disks[@]#*=}" >"$work/points" ||
+		die $? "DomU $DOMU: its standbys cannot become what they were at $at"
+	[[ -n $dry_run ]] || apart=--disks-of-different-times
+	log_mesg info "## DomU $DOMU: ${dry_run:+it would be }as of $at or before; later: xb-snap list --points"
+}
+
 promote() {
 	local disk
 	nobody_runs_it # here, to begin with
@@ -167,6 +179,7 @@ promote() {
 		[[ -n $dry_run ]] || xb-patch --recover "${there[@]}" -- "${disk#*=}" ||
 			die $? "disk $disk cannot be had"
 	done
+	[[ -z $at ]] || roll_back
 	take
 	nobody_runs_it ${dry_run:+--to-be-moved} --confs "$(conf_dir)" ${LOCAL_DOM0:+--local "$LOCAL_DOM0"} \
 		${peers:+--dom0s "${peers[*]}"} {hold}>&-
@@ -220,12 +233,14 @@ misuse() { # before there is a log
 
 options() { # WORD...
 	local word='^[A-Za-z0-9_.+:@][A-Za-z0-9_.+:@-]*$' operands=()
+	local time='^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z$'
 	while (($#)); do
 		case $1 in
 		--dry-run) dry_run=--dry-run ;;
 		--the-other-host-is-off) other_is_off=1 ;;
 		--disks-of-different-times) apart=--disks-of-different-times ;;
 		--trust-document) trust=--trust-document ;;
+		--at) [[ ${2:-} =~ $time ]] && at=$2 && shift || misuse "--at wants a time, as 2026-11-26T23:47:28Z" ;;
 		--for | --memory | --pattern) [[ -n ${2:-} ]] && try+=("$1=$2") && shift || misuse "$1 needs a value" ;;
 		--with-memory | --undo | --finish) how+=("$1") ;;
 		--restore) [[ ${2:-} =~ ^[a-z2-7]{26}$ ]] && restore=$2 may=memory && shift || misuse "bad move" ;;
@@ -239,9 +254,10 @@ options() { # WORD...
 	action=${operands[0]:-} DOMU=${operands[1]:-} to=${operands[2]:-}
 	case $action:${#operands[@]} in
 	promote:2) ((${#how[@]} == 0)) || misuse "${how[0]} is for move"
+		[[ -z $at || -z $restore ]] || misuse "memory goes on with the disks that it was saved with"
 		((${#try[@]} == 0)) || misuse "${try[0]%%=*} is for test" ;;
-	test:2) [[ -z $dry_run$other_is_off$restore${how[*]} ]] || misuse "test does not take that option" ;;
-	move:3) [[ -z $dry_run$apart$trust$restore && ${try[*]} != *--[mp]* ]] || misuse "move does not take that option"
+	test:2) [[ -z $dry_run$at$other_is_off$restore${how[*]} ]] || misuse "test does not take that option" ;;
+	move:3) [[ -z $dry_run$at$apart$trust$restore && ${try[*]} != *--[mp]* ]] || misuse "move does not take that option"
 		[[ -z $other_is_off ]] || how+=(--the-other-host-is-off) ;;
 	*) misuse "want promote DOMU, test DOMU or move DOMU DOM0" ;;
 	esac

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -129,6 +130,28 @@ func TestPromoteXL(t *testing.T) {
 	if r = s.on("dom0b", failover("promote domu1")); r.status != 81 {
 		t.Errorf("again: status %d: %s", r.status, r.err)
 	}
+}
+
+// TestPromoteAt: the DomU is started as it was at a time, and what its disk was until now is not lost.
+func TestPromoteAt(t *testing.T) {
+	s := newStandby(t)
+	for n := 1; n <= 2; n++ {
+		s.image("dom0b", fmt.Sprintf("/srv/image%d", n), 3<<20)
+		s.must("dom0b", fmt.Sprintf("cd /srv; xb-sig domu1.img | xb-delta image%d | xb-patch --auto --peer dom0a --disk domu1/xvda "+
+			"--toolstack xl --keep 9 --taken %s domu1.img", n, hour(n)))
+	}
+	promote := func(words string, status int, want string) {
+		t.Helper()
+		if r := s.on("dom0b", failover("promote domu1 "+words)); r.status != status || !strings.Contains(r.err, want) {
+			t.Errorf("promote %s: status %d: %s", words, r.status, r.err)
+		}
+	}
+	promote("--at yesterday", 64, "wants a time")
+	promote("--at 2026-11-26T00:30:00Z", 69, "there is no point of /srv/domu1.img")
+	promote("--at 2026-11-26T01:30:00Z --dry-run", 0, "would be started here")
+	s.must("dom0b", "cmp /srv/domu1.img /srv/image2")
+	promote("--at 2026-11-26T01:30:00Z", 0, "## DomU domu1 runs here")
+	s.must("dom0b", "cmp /srv/domu1.img /srv/image1; xb-snap list --points | grep "+hour(2))
 }
 
 // A test copy of a guest of xl is another domain, on snapshots of the standbys, and is removed, whatever ends its test.

@@ -15,7 +15,7 @@ prepare() { onb "xb-patch --prepare --peer dom0a --disk web1/xvda --size $1 --cr
 phase() { onb "xb-patch --state $1"; }
 
 echo "--- asked beforehand"
-[ "$(prepare 12M /dev/xblab0/new)" = "full reason=first-copy phase=none takes=1 guests=no" ] || fail "--prepare"
+[ "$(prepare 12M /dev/xblab0/new)" = "full reason=first-copy phase=none takes=1 guests=no points=yes" ] || fail "--prepare"
 status 73 prepare 1T /dev/xblab0/new
 status 73 onb 'xb-patch --prepare --peer dom0a --disk web1/xvda --size 12M --create-lv nosuch /dev/nosuch/new'
 status 78 prepare 12M /dev/nosuch/new

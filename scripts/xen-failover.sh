@@ -219,9 +219,9 @@ test_copy() {
 }
 
 move() {
-	local code=0
+	local code=0 # a signal is answered by what is done, which undoes it
 	xb-copy --move --domu "$DOMU" --to "$to" --confs "$(conf_dir)" "${try[@]}" "${how[@]}" \
-		--connect-timeout "$CONNECT_TIMEOUT" ${VIRSH_URI:+--uri "$VIRSH_URI"} "${there[@]}" </dev/null & # it answers a signal, and undoes
+		--connect-timeout "$CONNECT_TIMEOUT" ${VIRSH_URI:+--uri "$VIRSH_URI"} "${there[@]}" </dev/null &
 	wait "$!" || code=$?
 	exit "$code"
 }
@@ -257,7 +257,7 @@ options() { # WORD...
 		[[ -z $at || -z $restore ]] || misuse "memory goes on with the disks that it was saved with"
 		((${#try[@]} == 0)) || misuse "${try[0]%%=*} is for test" ;;
 	test:2) [[ -z $dry_run$at$other_is_off$restore${how[*]} ]] || misuse "test does not take that option" ;;
-	move:3) [[ -z $dry_run$at$apart$trust$restore && ${try[*]} != *--[mp]* ]] || misuse "move does not take that option"
+	move:3) [[ -z $dry_run$at$apart$trust$restore && ${try[*]} != *--[mp]* ]] || misuse "move takes no such option"
 		[[ -z $other_is_off ]] || how+=(--the-other-host-is-off) ;;
 	*) misuse "want promote DOMU, test DOMU or move DOMU DOM0" ;;
 	esac

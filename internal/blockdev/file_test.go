@@ -208,7 +208,7 @@ func TestManyBatches(t *testing.T) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(testkit.Long):
 		t.Fatal("a batch too many cannot be given back")
 	}
 }

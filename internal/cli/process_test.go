@@ -169,7 +169,7 @@ func TestSignalLocked(t *testing.T) {
 		if err := c.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		hangs := time.AfterFunc(10*time.Second, func() { c.Process.Kill() })
+		hangs := time.AfterFunc(testkit.Long, func() { c.Process.Kill() })
 		err := c.Wait()
 		hangs.Stop()
 		var exit *exec.ExitError
@@ -245,9 +245,7 @@ func TestProgressSignal(t *testing.T) {
 	if err := c.Process.Signal(syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); stderr.String() == "" && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
+	testkit.Eventually(t, "a line on standard error", func() bool { return stderr.String() != "" })
 	stdin.Close()
 	if err := c.Wait(); err != nil {
 		t.Error(err)

@@ -264,7 +264,7 @@ func TestHangs(t *testing.T) {
 		"sleep": "sh -c 'echo $$ >" + mark + "; exec sleep 1000'", "loop": "trap '' TERM; while :; do :; done", "output": "yes",
 	} {
 		d := folder(t, map[string]string{"a": good + text, "b": good})
-		d.Limit = 2 * time.Second
+		d.Limit = 5 * time.Second
 		confs, words, err := read(d)
 		testkit.WantStatus(t, name, err, exit.Config)
 		if len(confs) != 1 || !strings.HasPrefix(words, "lost 78 DIR/a.conf: cannot be read: bash ") || strings.Contains(words, "\n") {

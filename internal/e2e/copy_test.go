@@ -116,7 +116,7 @@ func TestCopySignal(t *testing.T) {
 	syscall.Kill(-run.cmd.Process.Pid, syscall.SIGTERM)
 	r := run.end()
 	s.nothingLeft("dom0a")
-	if took := time.Since(begun); took > 15*time.Second {
+	if took := time.Since(begun); took > time.Minute {
 		t.Errorf("it ended after %v", took)
 	}
 	if c := r.complaints(); len(c) > 0 {

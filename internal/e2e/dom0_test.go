@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"xen-backup/internal/testkit"
 )
 
 // site is two Dom0s, dom0a and dom0b, for the tests of xen-backup.sh: sets of
@@ -372,13 +374,13 @@ func (s *site) log(name string) string {
 // nothingLeft demands that a run has left no snapshot, process or directory behind.
 func (s *site) nothingLeft(name string) {
 	s.Helper()
-	var left string
-	for range 100 {
-		left = s.must(name, "left")
+	for end := time.Now().Add(testkit.Long); ; time.Sleep(50 * time.Millisecond) {
+		left := s.must(name, "left")
 		if left == "" {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
+		if time.Now().After(end) {
+			s.Fatalf("left behind:\n%s", left)
+		}
 	}
-	s.Errorf("left behind:\n%s", left)
 }

@@ -118,7 +118,7 @@ func TestRefusedEarly(t *testing.T) {
 		if _, err := out.Write(source[n*mib : (n+1)*mib]); err != nil {
 			break // it has ended
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond)
 		if n == 30 {
 			t.Error("it reads on")
 		}
@@ -191,7 +191,7 @@ func TestBandwidth(t *testing.T) {
 	for _, level := range []string{"0", "1"} {
 		start := time.Now()
 		h.must("xb-delta --level " + level + " --bwlimit 2M source <sig >delta")
-		if took := time.Since(start); took < 800*time.Millisecond || took > 10*time.Second {
+		if took := time.Since(start); took < 800*time.Millisecond || took > time.Minute {
 			t.Errorf("2 MiB at 2 MiB/s took %v", took)
 		}
 	}

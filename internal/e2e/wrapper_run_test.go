@@ -197,7 +197,7 @@ func TestWrapperStopped(t *testing.T) {
 	run := copying()
 	s.must("dom0a", "read -r pid _ </run/xen-backup.lock; kill -KILL $pid")
 	run.end()
-	s.must("dom0a", "flock --wait 60 /run/xen-backup.lock true; rm /run/hooks")
+	s.must("dom0a", "flock --wait 600 /run/xen-backup.lock true; rm /run/hooks")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s)
 	s.backup("dom0a").fails(t, 0)
 	s.same("/srv/a.img", "/srv/a.img")

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"xen-backup/internal/testkit"
 )
 
 type item struct{ in, out int }
@@ -18,11 +20,10 @@ func noLeak(t *testing.T) {
 	t.Helper()
 	before := runtime.NumGoroutine()
 	t.Cleanup(func() {
-		for range 100 {
+		for end := time.Now().Add(testkit.Long); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			if runtime.NumGoroutine() <= before {
 				return
 			}
-			time.Sleep(10 * time.Millisecond)
 		}
 		t.Errorf("%d goroutines, %d before", runtime.NumGoroutine(), before)
 	})

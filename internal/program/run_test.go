@@ -18,7 +18,7 @@ import (
 	"xen-backup/internal/testkit"
 )
 
-const patience = 30 * time.Second
+const patience = testkit.Long
 
 // ways are both of running a program, for what they have in common.
 var ways = map[string]func(limit time.Duration, name string, args ...string) (string, error){

@@ -147,7 +147,7 @@ func (c *company) ReadRanges(ranges []blockdev.Range) error {
 	select {
 	case <-c.met:
 		return c.File.ReadRanges(ranges)
-	case <-time.After(20 * time.Second):
+	case <-time.After(testkit.Long):
 		return errAlone
 	}
 }

@@ -96,7 +96,7 @@ func TestStall(t *testing.T) {
 func TestNoStall(t *testing.T) {
 	c := start(t)
 	for _, out := range []string{"1", "2"} {
-		e := c.watch(2*time.Second, nil, pipeline{sh("for i in 1 2 3 4 5 6; do sleep 0.5; echo progress >&" + out + "; done"), sh("cat >/dev/null")})
+		e := c.watch(5*time.Second, nil, pipeline{sh("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 0.5; echo progress >&" + out + "; done"), sh("cat >/dev/null")})
 		if e.stalled != 0 != (out == "1") { // to the next program it is data
 			t.Errorf("%s: %+v, %v", out, e.stages, e.stalled)
 		}
@@ -165,11 +165,11 @@ func TestParentIsKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			sleepers := func() []string { return descendants(cmd.Process.Pid, "sleep") }
-			until(t, "a program of its own", func() bool { return len(sleepers()) == 1 })
+			testkit.Eventually(t, "a program of its own", func() bool { return len(sleepers()) == 1 })
 			pid := sleepers()[0]
 			cmd.Process.Kill()
 			cmd.Wait()
-			until(t, "the end of the program", func() bool { _, err := os.Stat("/proc/" + pid); return err != nil })
+			testkit.Eventually(t, "the end of the program", func() bool { _, err := os.Stat("/proc/" + pid); return err != nil })
 		})
 	}
 }
@@ -195,15 +195,4 @@ func descendants(pid int, name string) (found []string) {
 		}
 	}
 	return found
-}
-
-func until(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for range 3000 {
-		if is() {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("it does not come: %s", what)
 }

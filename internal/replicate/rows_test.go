@@ -62,7 +62,7 @@ func TestEach(t *testing.T) {
 		for range 3 {
 			select {
 			case <-others:
-			case <-time.After(time.Minute):
+			case <-time.After(testkit.Long):
 				t.Error("it is held up")
 			}
 		}

@@ -106,7 +106,7 @@ func TestFindRefusesNoFile(t *testing.T) {
 		select {
 		case err := <-found:
 			testkit.WantStatus(t, what, err, exit.Config)
-		case <-time.After(time.Minute):
+		case <-time.After(testkit.Long):
 			t.Errorf("%s: waits", what)
 		}
 	}

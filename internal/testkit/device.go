@@ -60,15 +60,16 @@ func Partitioned(t *testing.T) (device, p1, p2 string) {
 // and a process that another test starts has this one's files until it becomes a program.
 func insist(t *testing.T, name string, args ...string) {
 	t.Helper()
-	var err error
-	var out []byte
-	for range 50 {
-		if out, err = exec.Command(name, args...).CombinedOutput(); err == nil {
+	for end := time.Now().Add(Long); ; time.Sleep(100 * time.Millisecond) {
+		out, err := exec.Command(name, args...).CombinedOutput()
+		if err == nil {
 			return
 		}
-		time.Sleep(100 * time.Millisecond)
+		if time.Now().After(end) {
+			t.Errorf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, doing())
+			return
+		}
 	}
-	t.Errorf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 }
 
 // NeedDM skips the test where there is no device-mapper.

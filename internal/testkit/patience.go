@@ -15,9 +15,12 @@ import (
 // A test gives up when nothing happens any more, not because it takes long: on a busy
 // machine everything does.
 const (
-	idle = 4 * time.Minute  // with no process below this one that uses the CPU, begins or ends
-	most = 10 * time.Minute // what goes round and round hangs too
+	idle = 4 * time.Minute // with no process below this one that uses the CPU, begins or ends
+	most = Long            // what goes round and round hangs too
 )
+
+// Long is what nothing takes that goes on at all, on however busy a machine.
+const Long = 10 * time.Minute
 
 // UntilHang returns a context that ends when nothing happens any more.
 func UntilHang() (context.Context, context.CancelFunc) {

@@ -76,7 +76,7 @@ power_off() {
 
 # await DOM0 CONDITION...: until it holds
 await() {
-	for _ in {1..600}; do
+	for _ in {1..6000}; do
 		"${@:2}" 2>/dev/null && return
 		kill -0 "${host[$1]}" 2>/dev/null || break
 		sleep 0.1

@@ -55,5 +55,5 @@ backup dom0a
 same /dev/xblab0/a
 same /dev/xblab0/b
 nothing_left
-for _ in {1..100}; do if running web1; then break; fi; sleep 0.1; done
+for _ in {1..6000}; do if running web1; then break; fi; sleep 0.1; done
 running web1

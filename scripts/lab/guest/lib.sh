@@ -140,7 +140,7 @@ power() {
 		ssh "${ssh_options[@]}" -O exit dom0b 2>/dev/null || true
 		return
 	fi
-	local end=$((SECONDS + 120))
+	local end=$((SECONDS + 600))
 	while ((SECONDS < end)); do
 		if on dom0b true 2>/dev/null; then return; fi
 		sleep 0.1
@@ -230,12 +230,12 @@ kill_run() {
 	mapfile -t groups < <(pgrep -P "$RUN" | sed s/^/-/)
 	kill -KILL -- "-$RUN" "${groups[@]}" || true # it may have ended
 	wait "$RUN" || true
-	flock --timeout 120 /run/xen-backup.lock true || fail "a killed run still has the lock"
+	flock --timeout 600 /run/xen-backup.lock true || fail "a killed run still has the lock"
 }
 
 # logged HOST REGEX: the wrapper wrote such a line to syslog there, facility and level before it: local3.info text.
 logged() {
-	for _ in {1..100}; do
+	for _ in {1..6000}; do
 		if on "$1" "sed -n 's/.* \(local3[.][a-z]*\) xen-backup.sh\[[0-9]*\]: /\1 /p' /run/syslog" | grep -E -- "$2" >/dev/null; then return; fi # grep -q would break the pipe
 		sleep 0.1
 	done
@@ -247,7 +247,7 @@ logged() {
 nothing_left() {
 	local left b='pgrep -ax "xb-.*" || true; cd /var/lib/xen-backup/spool 2>/dev/null || exit 0
 		for f in *; do [ ! -e "$f" ] || [ -e "../${f%.delta}.held" ] || echo "$f"; done'
-	for _ in {1..50}; do # they notice the end of their input, or a signal, in a moment
+	for _ in {1..6000}; do # they notice the end of their input, or a signal, in a moment
 		left=$(onb "$b")
 		left+=$(pgrep -ax 'xb-.*' || true
 			pgrep -ax xen-backup.sh || true

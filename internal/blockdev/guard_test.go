@@ -139,6 +139,7 @@ func TestGuardFileBelowLoop(t *testing.T) {
 	}
 	testGuard(t, path, func() {
 		device := testkit.Command(t, "", "losetup", "--find", "--show", path)
+		testkit.Count(t, device)
 		scribble(t, device)()
 		testkit.Command(t, "", "losetup", "--detach", device)
 	}, nil)

@@ -179,6 +179,7 @@ func TestWitnessOfLoopOffset(t *testing.T) {
 func TestWitnessOfLoopOverDevice(t *testing.T) {
 	below, _ := testkit.LoopDevice(t, 1<<20)
 	device := testkit.Command(t, "", "losetup", "--find", "--show", below)
+	testkit.Count(t, device)
 	defer testkit.Command(t, "", "losetup", "--detach", device)
 	f := openTest(t, device)
 	before := f.Witness(-1)

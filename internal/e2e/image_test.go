@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"xen-backup/internal/testkit"
 )
 
 const (
@@ -114,7 +116,26 @@ func (h *host) loop(file string) string {
 			h.sh("losetup --detach " + dev)
 		}
 	})
+	testkit.Count(h, dev)
 	return dev
+}
+
+// TestLoopCounts makes a loop device of one that a test has left when it was killed.
+func TestLoopCounts(t *testing.T) {
+	h := newHost(t)
+	h.image("disk", mib, 1)
+	for range 20 { // another test may get its number
+		dev := h.loop("disk")
+		iostats := "/sys/block/" + filepath.Base(dev) + "/queue/iostats"
+		h.Cleanup(func() { h.must("echo 1 >" + iostats) })
+		h.must("echo 0 >" + iostats + " && losetup --detach " + dev)
+		if h.loop("disk") == dev {
+			if counts := h.must("cat " + iostats); counts != "1\n" {
+				t.Errorf("it counts %q", counts)
+			}
+			return
+		}
+	}
 }
 
 // tmpfs mounts an empty file system that has room for size.

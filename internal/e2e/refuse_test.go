@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/testkit"
 )
 
 // twoImages makes a source, a target, the target's signature and the delta.
@@ -359,6 +360,7 @@ func TestSectorSizes(t *testing.T) {
 	h.image("source", mib, 1)
 	h.must("truncate -s 1M target other")
 	dev := strings.TrimSpace(h.must("losetup --find --show --sector-size 4096 target"))
+	testkit.Count(h, dev)
 	t.Cleanup(func() { h.must("losetup --detach " + dev) })
 	const words = "logical sectors of 4096 bytes, and its source of 512"
 	h.must("xb-sig " + dev + " | xb-delta source >delta")

@@ -29,6 +29,7 @@ func TestRoomOfASet(t *testing.T) {
 		testkit.Write(t, file, "")
 		m.must(os.Truncate(file, size))
 		device := testkit.Command(t, "", "losetup", "--find", "--show", file)
+		testkit.Count(t, device)
 		t.Cleanup(func() { testkit.Command(t, "", "losetup", "--detach", device) })
 		s.options.Target = device
 		m.must(s.hold(setB, s.old))

@@ -42,7 +42,17 @@ func LoopDevice(t *testing.T, size int64, options ...string) (device, file strin
 	}
 	device = Command(t, "", "losetup", append(options, "--find", "--show", file)...)
 	t.Cleanup(func() { Command(t, "", "losetup", "--detach", device) })
+	Count(t, device)
 	return device, file
+}
+
+// Count has the kernel count what is written to a loop device. The setting stays with its number, and a test that had
+// that before may have been killed while nothing was counted.
+func Count(t testing.TB, device string) {
+	t.Helper()
+	if err := os.WriteFile("/sys/block/"+filepath.Base(device)+"/queue/iostats", []byte("1"), 0); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Partitioned returns a loop device with two partitions of 1 MiB. They are made without a table, which not every

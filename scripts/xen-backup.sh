@@ -236,7 +236,7 @@ backup_domu() { # NUMBER ACTIVE KNOWN OTHERS REASON
 	common=("${reach[@]}" "${there[@]}" --domu "$DOMU" ${to:+--to "$to"} ${force:+--force-diverged} "${exclude[@]}"
 		--jobs "$JOBS" --at-once "$DOMUS_AT_ONCE" --stall "$STALL" -b "$BLOCK_SIZE" --hash "$HASH"
 		--track "$TRACK" ${CREATE_LV:+--create-lv "$CREATE_LV"} ${FIRST_COPY:+--first-copy "$FIRST_COPY"}
-		--background="${BACKGROUND:-yes}" ${final:+--final})
+		--background="${BACKGROUND:-yes}" --verify-every "$VERIFY_EVERY" ${final:+--final})
 	xb-copy --prepare "${common[@]}" ${dry_run:+--dry-run} <"$work/$n.rows" >"$work/$n.ready" || code=$?
 	((code != 81)) && [[ -s $work/$n.ready ]] || exit $((code == 81 ? 3 : code))
 	TZ=UTC printf -v taken '%(%FT%TZ)T' -1

@@ -75,6 +75,9 @@ and the document by which it starts from them. xen-backup.sh calls it.
                          snapshots for that: auto (default; where it costs the guest
                          little), yes or no
       --verify           compare each copy with its source afterwards
+      --verify-every TIME
+                         do so in the first run of each TIME, as 7d, which begins at
+                         another moment for each disk and Dom0; 0: never (default)
       --final            DOMU is shut off: it is the last copy before a move
       --bwlimit RATE     send at most RATE bytes a second
       --read-limit RATE  read at most RATE bytes a second
@@ -157,6 +160,7 @@ func (o *options) define() {
 	o.Track = replicate.TrackAuto
 	f.Func("track", cli.OneOf(&o.Track, replicate.TrackAuto, replicate.TrackYes, replicate.TrackNo))
 	f.Bool(&o.Verify, "verify")
+	f.Func("verify-every", func(s string) (err error) { o.VerifyEvery, err = text.ParseEvery(s); return err })
 	f.Bool(&o.Final, "final")
 	f.Func("bwlimit", size(&o.BWLimit))
 	f.Func("read-limit", size(&o.ReadLimit))

@@ -50,14 +50,17 @@ func delta(env *cli.Env, o options) error {
 	if err := w.open(out, o, progress); err != nil {
 		return err
 	}
-	read := int64(0)
+	read, found := int64(0), places{}
 	result, err := b.compare(w.Outputs, rdiff.Options{
 		Count: func(done, data int64) error {
 			progress.Advance(done)
 			read += data
 			return w.checkReader(env)
 		},
-		Changed: progress.Change,
+		Changed: func(off, n int64) {
+			progress.Change(n)
+			found.add(off, n)
+		},
 		// The end record is what makes the delta complete: it must not leave if what was
 		// read is not one image.
 		BeforeEnd: func(stream.Image) error { return b.check() },
@@ -76,7 +79,7 @@ func delta(env *cli.Env, o options) error {
 	if err := s.Write(o.summary); err != nil || !o.check {
 		return err
 	}
-	return answer(env, w.h.Blocks(result.Source.Size), result)
+	return answer(env, w.h.Blocks(result.Source.Size), result, found)
 }
 
 // basis is what is known of the target's image, and compares it with the source.
@@ -103,8 +106,9 @@ func openOutput(env *cli.Env, o options) (io.Writer, error) {
 }
 
 // answer is what --check prints.
-func answer(env *cli.Env, blocks int64, r rdiff.Result) error {
-	if err := env.Print(fmt.Sprintf("blocks %d changed %d bytes %d\n", blocks, r.Blocks, r.Bytes)); err != nil {
+func answer(env *cli.Env, blocks int64, r rdiff.Result, p places) error {
+	line := fmt.Sprintf("blocks %d changed %d bytes %d%s\n", blocks, r.Blocks, r.Bytes, p)
+	if err := env.Print(line); err != nil {
 		return err
 	}
 	if r.Differs() {

@@ -54,6 +54,8 @@ func TestSettings(t *testing.T) {
 		"plain":               {good, "DOM0S", "dom0a dom0b"},
 		"the default":         {good, "SNAPSHOT_SIZE", "1G"},
 		"the block size":      {good, "BLOCK_SIZE", "4K"},
+		"the verification":    {good, "VERIFY_EVERY", "7d"},
+		"no verification":     {good + "VERIFY_EVERY=never\n", "VERIFY_EVERY", "never"},
 		"the hash":            {good + "HASH=\n", "HASH", "xxh64"},
 		"no value":            {good + "HOOK_TIMEOUT=\n", "HOOK_TIMEOUT", "60"},
 		"the surroundings":    {good, "BWLIMIT", "20M"},

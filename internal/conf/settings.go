@@ -37,6 +37,7 @@ var settings = []setting{
 	{name: "BLOCK_SIZE", fallback: "4K", means: isBlockSize},
 	{name: "HASH", fallback: "xxh64", means: oneOf("xxh64", "sha256")},
 	{name: "TRACK", fallback: "auto", means: oneOf("auto", "yes", "no")},
+	{name: "VERIFY_EVERY", fallback: "7d", means: isEvery},
 	{name: "PAUSE", means: oneOf("no", "auto", "freeze", "freeze-or-go")},
 	{name: "FIRST_COPY", means: oneOf("spool", "in-place")},
 	{name: "CREATE_LV", means: isWord},
@@ -66,6 +67,11 @@ var seconds = regexp.MustCompile(`^[1-9][0-9]{0,7}$`)
 
 func isWord(value string) bool    { return word.MatchString(value) }
 func isSeconds(value string) bool { return seconds.MatchString(value) }
+
+func isEvery(value string) bool {
+	_, err := text.ParseEvery(value)
+	return err == nil
+}
 
 func isSize(value string) bool {
 	n, err := text.ParseSize(value)

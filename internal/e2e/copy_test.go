@@ -25,6 +25,7 @@ finish() {
 	exec 5>&-
 	wait
 	[[ ! -s $run/snapshots ]] || xb-snap remove --unless-kept $(<$run/snapshots)
+	xb-snap prune --bases >/dev/null
 	rm -rf $run
 }
 trap finish EXIT

@@ -200,10 +200,11 @@ func (d *differ) consume(c *comparison) error {
 	for _, ch := range c.changes {
 		d.oldSum = d.h.Hash.Add(d.oldSum, ch.old)
 		d.result.Blocks += ch.Count
-		n := min(ch.End()*int64(d.h.BlockSize), c.off+c.size) - ch.First*int64(d.h.BlockSize)
+		off := ch.First * int64(d.h.BlockSize)
+		n := min(ch.End()*int64(d.h.BlockSize), c.off+c.size) - off
 		d.result.Bytes += n
 		if d.o.Changed != nil {
-			d.o.Changed(n)
+			d.o.Changed(off, n)
 		}
 		var data []byte
 		if !ch.Zero {

@@ -15,8 +15,8 @@ type Options struct {
 	// used is told the number of each piece's first block and which of its blocks are
 	// zero, unless all are; it may be nil.
 	used func(first int64, zero []bool)
-	// Changed is told the bytes of each change that Diff finds; it may be nil.
-	Changed func(int64)
+	// Changed is told each change that Diff or Track finds, n bytes from byte off on, in their order; it may be nil.
+	Changed func(off, n int64)
 	// BeforeEnd is called when all is read and before the end record is written;
 	// its error makes the stream an incomplete one. It may be nil.
 	BeforeEnd func(stream.Image) error

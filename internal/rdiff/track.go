@@ -287,11 +287,12 @@ func (t *tracker) consume(p *pair) error {
 	}
 	t.done = p.end
 	for _, c := range p.changes {
-		n := min(c.End()*int64(t.h.BlockSize), t.newer.Size()) - c.First*int64(t.h.BlockSize)
+		off := c.First * int64(t.h.BlockSize)
+		n := min(c.End()*int64(t.h.BlockSize), t.newer.Size()) - off
 		t.result.Blocks += c.Count
 		t.result.Bytes += n
 		if t.o.Changed != nil {
-			t.o.Changed(n)
+			t.o.Changed(off, n)
 		}
 		if err := t.frames.add(c.change, c.data); err != nil {
 			return err

@@ -10,9 +10,10 @@ import (
 // copied is one disk on its way to one Dom0.
 type copied struct {
 	*delivery
-	row   *Row
-	reads string // the path that is read: of a snapshot, or the source
-	ended *ended // how its copy has
+	row    *Row
+	reads  string // the path that is read: of a snapshot, or the source
+	ended  *ended // how its copy has
+	missed string // of it by runs before, in words
 }
 
 // do brings one standby up to date, or has the other side hold the new image for its set. It reports whether that went
@@ -22,7 +23,7 @@ func (c *copied) do() bool {
 		return c.recordDead()
 	}
 	c.say(infoLevel, "### sync "+c.DomU+" from "+c.row.Local+" to "+c.row.Dom0+": "+c.row.Source+" to "+c.row.Target)
-	done := c.progress.show(&shown{name: c.DomU + " " + c.row.Disk + " to " + c.row.Dom0, place: c.row.place(), file: c.file("progress")})
+	done := c.show()
 	c.ended = c.transfer()
 	done()
 	if c.set != "" && c.ended.good() {
@@ -32,6 +33,11 @@ func (c *copied) do() bool {
 		c.keep()
 	}
 	return c.recordCopy()
+}
+
+// show shows how far what is sent has come, until done is called.
+func (c *copied) show() (done func()) {
+	return c.progress.show(&shown{name: c.DomU + " " + c.row.Disk + " to " + c.row.Dom0, place: c.row.place(), file: c.file("progress")})
 }
 
 // pipeline is what brings the standby up to date by comparing all of it. All of its programs tell of their progress.
@@ -100,7 +106,7 @@ func (c *copied) farBackground() []string {
 
 func (c *copied) recordCopy() bool {
 	report := c.reportOf(c.row, runs.CopyStep)
-	report.Final, report.Set = c.Final, c.set
+	report.Final, report.Set, report.Missed, report.Verified = c.Final, c.set, c.missed, c.missed != ""
 	if c.ended.good() {
 		report.Sent, report.Unsent = runs.ReadSent(c.file("summary"))
 	}
@@ -110,16 +116,6 @@ func (c *copied) recordCopy() bool {
 	return c.record(report, c.ended)
 }
 
-// verify compares a standby with what was read for it.
-func (c *copied) verify() bool {
-	e := c.ask(c.dom0, c.Stall, nil, c.sign(), c.delta("--check"))
-	if !c.record(c.reportOf(c.row, runs.Verify), e) {
-		return false
-	}
-	c.say(infoLevel, "#### "+c.row.place()+": verified, "+e.answer.String())
-	return true
-}
-
 // file names one of the files that a copy needs here.
 func (c *copied) file(what string) string {
 	return filepath.Join(c.dir, c.row.Dom0+"."+c.row.Disk+"."+what)
@@ -127,5 +123,5 @@ func (c *copied) file(what string) string {
 
 // finish remembers what came in a set, and compares the copy with its source if that is wanted.
 func (c *copied) finish() bool {
-	return (c.set == "" || c.recordCopy()) && (!c.Verify || c.verify())
+	return (c.set == "" || c.recordCopy()) && (!c.isDue() || c.verify())
 }

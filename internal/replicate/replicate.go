@@ -32,10 +32,11 @@ type Options struct {
 	DryRun         bool
 	Background     bool // guests go first
 	Final, Verify  bool
-	Track          string   // whether only what has changed is read: one of the words of TRACK
-	Exclude        []string // disks that are left out of the document
-	Bundle         string   // file of the document; "": it does not travel
-	Snapshots      []string // what is read in place of the sources; nil: these
+	Track          string        // whether only what has changed is read: one of the words of TRACK
+	VerifyEvery    time.Duration // how often a standby is compared in full, if Verify does not tell; 0: never
+	Exclude        []string      // disks that are left out of the document
+	Bundle         string        // file of the document; "": it does not travel
+	Snapshots      []string      // what is read in place of the sources; nil: these
 	Taken          time.Time
 	Keep           string // of which times images are to be kept, as state.Keep.String; "": the other side knows
 	BWLimit        string

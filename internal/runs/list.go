@@ -115,7 +115,7 @@ func (l *List) writeCopies(b *strings.Builder) {
 			age = "never"
 		}
 		row(w, c.DomU(), c.Name(), c.Peer, age, took, read, changed, sent, l.age(c.Verified), fmt.Sprint(c.Failures),
-			c.Attempt.Words)
+			cmp.Or(c.Attempt.Words, c.missed(l.Now)))
 	}
 	w.Flush()
 }
@@ -231,6 +231,7 @@ type (
 		Age         *int64    `json:"age_seconds,omitempty"`
 		*Success
 		Verified    time.Time `json:"verified,omitzero"`
+		Missed      *Missed   `json:"missed,omitempty"`
 		LastAttempt time.Time `json:"last_attempt"`
 		Status      int       `json:"status"`
 		Words       string    `json:"words,omitempty"`
@@ -273,7 +274,7 @@ func (l *List) json() listJSON {
 	j := listJSON{Time: l.Now.UTC().Truncate(time.Second), Source: []copyJSON{}, Standby: []holdingJSON{}}
 	for _, c := range l.Copies {
 		j.Source = append(j.Source, copyJSON{DomU: c.DomU(), Disk: c.Name(), Peer: c.Peer, Source: c.Source, Target: c.Target,
-			LastSuccess: c.of(), Age: l.seconds(c.of()), Success: c.Success, Verified: c.Verified, LastAttempt: c.Attempt.Time,
+			LastSuccess: c.of(), Age: l.seconds(c.of()), Success: c.Success, Verified: c.Verified, Missed: c.Missed, LastAttempt: c.Attempt.Time,
 			Status: c.Attempt.Status, Words: c.Attempt.Words, Failures: c.Failures})
 	}
 	for _, h := range l.Holdings {

@@ -22,7 +22,9 @@ type Copy struct {
 	Source   string    `json:"source,omitempty"`
 	Target   string    `json:"target,omitempty"`
 	Success  *Success  `json:"success,omitempty"` // the last; nil: there was none
+	Since    time.Time `json:"since,omitzero"`    // when that was first done
 	Verified time.Time `json:"verified,omitzero"` // when it was last compared with its source
+	Missed   *Missed   `json:"missed,omitempty"`  // when that has found last what runs had not copied; nil: never
 	Attempt  Attempt   `json:"attempt"`           // the last
 	Failures int       `json:"failures"`          // in a row
 }
@@ -49,6 +51,12 @@ func (s *Success) Of() time.Time {
 		return s.Taken
 	}
 	return s.Time.Add(-time.Duration(s.Seconds * float64(time.Second)))
+}
+
+// Missed is what runs had not copied, though all that they remember of both sides was right.
+type Missed struct {
+	Time  time.Time `json:"time"`
+	Words string    `json:"words"`
 }
 
 // Attempt is how the last run ended.
@@ -88,6 +96,8 @@ func (c *Copy) check(disk, peer string) error {
 		return fmt.Errorf("it is of %q and %q", c.Disk, c.Peer)
 	case c.Attempt.Time.IsZero() || c.Success != nil && c.Success.Time.IsZero():
 		return errors.New("it has no time")
+	case c.Missed != nil && c.Missed.Time.IsZero():
+		return errors.New("what was missed has no time")
 	case c.Failures < 0 || c.Attempt.Failed() && c.Failures == 0:
 		return errors.New("its failures do not add up")
 	case c.Success != nil && (c.Success.Seconds < 0 || c.Success.Seconds > 1e9 || c.Success.Read < 0 || c.Success.Changed < 0 || c.Success.Sent < 0):

@@ -82,7 +82,7 @@ func (r *Report) recordCopy(dir state.Dir, now time.Time) error {
 		words := bounded(r.cannotRemember(err).Text, maxRemembered)
 		return errors.Join(err, r.change(dir, func(c *Copy) { c.fail(Attempt{now, r.Step, exit.StatusOf(err), words}) }))
 	}
-	if err := r.change(dir, func(c *Copy) { c.succeed(r.success(now), r.Verified, r.Source, r.Target) }); err != nil {
+	if err := r.change(dir, func(c *Copy) { c.succeed(r, now) }); err != nil {
 		return err
 	}
 	// What it had before it has no more, also where this fails: then no base fits, and the next run reads all.
@@ -168,11 +168,17 @@ func (c *Copy) fail(a Attempt) {
 	c.Failures++
 }
 
-func (c *Copy) succeed(s *Success, verified bool, source, target string) {
-	c.Source, c.Target, c.Success, c.Failures = source, target, s, 0
-	c.Attempt = Attempt{Time: s.Time, Step: CopyStep}
-	if verified {
-		c.Verified = s.Time
+func (c *Copy) succeed(r *Report, now time.Time) {
+	c.Source, c.Target, c.Success, c.Failures = r.Source, r.Target, r.success(now), 0
+	c.Attempt = Attempt{Time: now, Step: CopyStep}
+	if c.Since.IsZero() {
+		c.Since = now
+	}
+	if r.Verified {
+		c.Verified = now
+	}
+	if r.Missed != "" {
+		c.Missed = &Missed{now, bounded(r.Missed, maxRemembered)}
 	}
 }
 

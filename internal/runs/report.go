@@ -24,8 +24,9 @@ type Report struct {
 	Sent           *Sent // by a copy that was good
 	Unsent         error // why it is not known what was sent
 	Verified       bool
-	Final          bool // the DomU was shut off
-	DryRun         bool // nothing was done: nothing is remembered
+	Missed         string // what of it runs before had not copied, in words; "": nothing, as far as it is known
+	Final          bool   // the DomU was shut off
+	DryRun         bool   // nothing was done: nothing is remembered
 	Taken          time.Time
 	Set            string
 	Last           time.Time // when both hosts last had one image, if that is known

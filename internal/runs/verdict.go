@@ -155,6 +155,9 @@ func (v *Verdict) judgeCopy(domu, disk, peer string) {
 	default:
 		v.judgeAge(domu, where, c.of())
 	}
+	if c != nil && c.missed(v.list.Now) != "" {
+		v.say(domu, Old, "%s: %s", where, c.missed(v.list.Now))
+	}
 }
 
 // sinceThen tells what has failed since the last success.

@@ -136,7 +136,8 @@ func (c *commit) check() error {
 	}
 	set := c.whole()
 	for _, m := range c.members {
-		if m.set = set; m.before.HasReached(set) {
+		// One that has the image of the set may be held for it once more, where that has proved wrong.
+		if m.set = set; m.before.HasReached(set) && m.before.Image == m.held.Source {
 			finished++
 		}
 	}

@@ -148,6 +148,38 @@ func TestSet(t *testing.T) {
 }
 
 // TestRefusedCommit: one refusal, and all disks stay the old images.
+// TestMended has one disk held again for the set that all have, because the set has proved wrong.
+func TestMended(t *testing.T) {
+	for _, after := range []string{"", "changed", "recorded"} {
+		t.Run(after, func(t *testing.T) {
+			m := newMachine(t, "", file, loopDevice, file)
+			wrong := m.disks[1]
+			m.must(m.disks[0].hold(setA, m.disks[0].source()))
+			m.must(wrong.hold(setA, wrong.old))
+			m.must(m.disks[2].hold(setA, m.disks[2].source()))
+			m.must(m.commit(setA))
+			m.must(wrong.hold(setA, wrong.source()))
+			if after == "" {
+				m.must(m.commit(setA))
+				m.wantNewSet(setA)
+				return
+			}
+			m.kill(doomed{Run: aCommit, After: after}, wrong)
+			_, err := Recover(new(quiet), wrong.options)
+			if after == "recorded" {
+				m.must(err)
+				m.wantNewSet(setA)
+				return
+			}
+			// Nothing was written: it has the set's image that it had, and can be mended.
+			wrong.wantTarget(row{target: "old"})
+			m.must(wrong.hold(setA, wrong.source()))
+			m.must(m.commit(setA))
+			m.wantNewSet(setA)
+		})
+	}
+}
+
 func TestRefusedCommit(t *testing.T) {
 	kinds := []string{file, loopDevice, file}
 	for name, test := range map[string]struct {

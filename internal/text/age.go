@@ -22,6 +22,14 @@ func FormatAge(d time.Duration) string {
 	return fmt.Sprintf("%d d", d/day)
 }
 
+// ParseEvery reads a time span after which something is done again, 0 for never: "0", "no" or "never".
+func ParseEvery(s string) (time.Duration, error) {
+	if s == "0" || s == "no" || s == "never" {
+		return 0, nil
+	}
+	return ParseAge(s)
+}
+
 // ParseAge reads a time span: numbers with the units s, m (or min), h, d and w, as "26h", "90m" or "1d12h".
 func ParseAge(s string) (time.Duration, error) {
 	bad := fmt.Errorf("bad time span %q: want numbers with s, m, h, d or w, as 26h", s)

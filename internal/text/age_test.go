@@ -32,3 +32,16 @@ func TestParseAge(t *testing.T) {
 		}
 	}
 }
+
+func TestParseEvery(t *testing.T) {
+	for s, want := range map[string]time.Duration{"0": 0, "no": 0, "never": 0, "7d": 7 * day, "12h": 12 * time.Hour} {
+		if got, err := ParseEvery(s); got != want || err != nil {
+			t.Errorf("%q: %v, %v, want %v", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "yes", "7", "0s", "-1"} {
+		if got, err := ParseEvery(s); err == nil {
+			t.Errorf("%q is taken for %v", s, got)
+		}
+	}
+}

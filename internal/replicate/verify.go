@@ -1,0 +1,70 @@
+package replicate
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"xen-backup/internal/exit"
+	"xen-backup/internal/runs"
+)
+
+// A copy is proved by its sums, and these are of what was listed as changed. What storage has not listed, nobody has read,
+// here or there; and no witness tells of a block that has rotted below the standby's device. So from time to time all of
+// it is compared.
+
+// isDue reports whether the copy is to be compared with its source.
+func (c *copied) isDue() bool {
+	return c.Verify || runs.IsDue(c.State, c.DomU+"/"+c.row.Disk, c.row.Dom0, c.VerifyEvery, time.Now())
+}
+
+// verify compares a standby with what was read for it. It reports whether they were equal.
+func (c *copied) verify() bool {
+	e := c.compare()
+	if differ(e) && !c.Final { // the source of a final copy is no snapshot: it may be that what has changed
+		c.mend(e)
+		return false
+	}
+	return c.recordVerified(e)
+}
+
+// compare compares them, block by block.
+func (c *copied) compare() *ended { return c.ask(c.dom0, c.Stall, nil, c.sign(), c.delta("--check")) }
+
+// differ reports whether that was done, and has found a difference.
+func differ(e *ended) bool { return slices.Equal(e.stages, []int{exit.OK, exit.No}) }
+
+func (c *copied) recordVerified(e *ended) bool {
+	if !c.record(c.reportOf(c.row, runs.Verify), e) {
+		return false
+	}
+	c.say(infoLevel, "#### "+c.row.place()+": verified, "+e.answer.String())
+	return true
+}
+
+// mend copies all of a standby that differs from what was read for it, out of the same snapshot. If it is what is
+// remembered of it there, runs have missed what had changed, and it becomes right. Else somebody has changed it, or its
+// storage has: it is refused (80), as it would be by any run, whatever this one was allowed to overwrite before.
+func (c *copied) mend(found *ended) {
+	c.missed = found.answer.String()
+	c.say(errLevel, fmt.Sprintf("### ERROR %d: %s, disk %s: %s was compared with its source: they differ: %s; all of it is copied now",
+		exit.No, c.about(), c.row.Disk, c.row.place(), c.missed))
+	done := c.show()
+	c.ended = c.ask(c.dom0, c.Stall, nil, c.sign(), c.delta(c.sending()...), without(c.patch(), []string{"--force-diverged"}))
+	done()
+	if !c.ended.good() {
+		c.recordCopy()
+		return
+	}
+	if c.set != "" && !c.commit() {
+		c.recordVerified(found) // what failed for the DomU is forgotten with the next disk that was copied
+		return
+	}
+	// Of what is not as it should be twice nobody says that it is mended.
+	if e := c.compare(); !e.good() {
+		c.recordVerified(e)
+	} else if c.recordCopy() {
+		c.say(warningLevel, "#### "+c.row.place()+": mended, and verified. What tells which blocks of "+c.row.Source+
+			" have changed has not told of these, or xen-backup has a fault: please report it")
+	}
+}

@@ -1,0 +1,50 @@
+package runs
+
+import (
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"xen-backup/internal/state"
+)
+
+// IsDue reports whether a standby is to be compared in full with what was copied to it, as is done once in each span of
+// so long, 0 for never. Its spans begin at moments that its names tell: so not all of a host's are due in one night, and
+// which are on which does not depend on when they were copied first. Of what was found wrong nothing is taken on trust
+// until it was found right.
+func IsDue(dir state.Dir, disk, peer string, every time.Duration, now time.Time) bool {
+	if every <= 0 {
+		return false
+	}
+	c, err := load(dir, disk, peer)
+	return err != nil || c != nil && c.isDue(every, now)
+}
+
+func (c *Copy) isDue(every time.Duration, now time.Time) bool {
+	last := c.Verified
+	switch {
+	case last.IsZero():
+		last = c.Since // of all that was there before there was this question not everything is due at once
+	case c.Missed != nil && !last.After(c.Missed.Time):
+		return true
+	}
+	return last.After(now.Add(skew)) || c.span(last, every) < c.span(now, every)
+}
+
+// span numbers the spans of a disk and peer.
+func (c *Copy) span(t time.Time, every time.Duration) int64 {
+	long := int64(every / time.Second)
+	return (t.Unix() + int64(xxhash.Sum64String(c.Disk+" "+c.Peer)%uint64(long))) / long
+}
+
+// tellMissed is how long it is told that something had been missed.
+const tellMissed = 7 * 24 * time.Hour
+
+// missed says so; "" if it is long ago, or was never.
+func (c *Copy) missed(now time.Time) string {
+	if c.Missed == nil || now.Sub(c.Missed.Time) >= tellMissed {
+		return ""
+	}
+	return "what had changed was missed by runs before it was compared in full and mended at " +
+		c.Missed.Time.UTC().Format(timeForm) + ": " + c.Missed.Words
+}

@@ -22,7 +22,7 @@ Usage: xen-failover promote|test DOMU [OPTION]...
        xen-failover move DOMU DOM0 [--for TIME] [--with-memory|--undo|--finish]
 promote: start DOMU on this Dom0, from the standbys of its disks that are kept here.
 test: start a copy of it, from snapshots of them and without network, wait until its
-guest agent answers or its console says RE, and remove it.
+guest agent answers or its console says "login:", and remove it.
 move: where DOMU runs: shut it off, copy it to DOM0 for a last time, and start it there;
 with its memory it goes on there, and is not booted.
 
@@ -33,7 +33,7 @@ with its memory it goes on there, and is not booted.
   --at TIME                   promote the latest point of its standbys that is not after it
   --for TIME                  how long a test waits, or a move for the guest: 90s, 5m, 1h
   --memory SIZE               so much has the copy
-  --pattern RE                a sign of life (login:)
+  --pattern RE                the sign of life: a line of the console, and nothing else
   --with-memory               a move does not shut DOMU down
   --undo, --finish            a move with memory was interrupted: go on here, or there
   -h, --help                  show this help

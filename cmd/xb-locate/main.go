@@ -102,10 +102,10 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
                          and ports, with the disks of --map, and a console beside it
       --memory SIZE      so much it has (as much as the domain)
       --try              and start it, wait until its guest agent answers, or its
-                         console says something, print that, and remove it
+                         console says "login:", print that, and remove it
       --for TIME         so long at most: 90s, 5m (the default), 1h
-      --pattern RE       what its console is to say, an extended regular expression
-                         that a line matches (login:)
+      --pattern RE       wait until a line of its console matches this extended
+                         regular expression, and nothing else
       --evidence PREFIX  keep what the console and the screen showed at last in
                          PREFIX.log and PREFIX.ppm
       --nowhere          demand that DOMAIN is active nowhere: not here, and not on the
@@ -247,7 +247,7 @@ func run(env *cli.Env, args []string) error {
 	f.String(&o.copyAs, "copy-as")
 	f.Size(&o.memory, "memory")
 	f.Bool(&o.try, "try")
-	o.trial.For, o.trial.Pattern, o.timeout = 5*time.Minute, regexp.MustCompilePOSIX("login:"), 15
+	o.trial.For, o.timeout = 5*time.Minute, 15
 	f.Func("for", parsed(&o.trial.For, text.ParseAge))
 	f.Func("pattern", parsed(&o.trial.Pattern, regexp.CompilePOSIX))
 	f.Path(&o.trial.Evidence, "evidence")

@@ -66,11 +66,23 @@ func (c *TestCopy) Make(file string) error {
 		!slices.Equal(again.Domain.Copied(), doc.Domain.Copied()) {
 		return exit.Fail(exit.Internal, "the document of the test copy is not what it should be: %w", err)
 	}
+	if err := CheckImages(text, imagesOf(doc.Domain)); err != nil {
+		return err
+	}
 	files := strings.TrimSuffix(file, doc.format().suffix()) + ".files.tar"
 	if err := copyVariables(files, nvram, c.variables()); err != nil {
 		return err
 	}
 	return keep(c.Out+doc.format().suffix(), text)
+}
+
+// imagesOf are what its disks are, by their targets.
+func imagesOf(d *Domain) map[string]string {
+	images := make(map[string]string)
+	for _, disk := range d.Disks {
+		images[disk.Target] = disk.Source
+	}
+	return images
 }
 
 // replaceDisks puts the copies of the disks in their places, and leaves out all others.

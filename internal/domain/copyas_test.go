@@ -67,6 +67,11 @@ func TestCopyAsXML(t *testing.T) {
 	c.Disks = Places{"/dev/vg/other": "/srv/snap"}
 	_, _, err = copyAs(t, ".xml", document, c)
 	testkit.WantStatus(t, "a disk of the domain itself", err, exit.Usage)
+	lies := filepath.Join(t.TempDir(), "lies")
+	testkit.Write(t, lies, "no qcow2 image at all, and a guest may write a header that names a file of this host")
+	c.Disks = Places{"/dev/vg/d": lies}
+	_, _, err = copyAs(t, ".xml", strings.ReplaceAll(document, "type='raw'", "type='qcow2'"), c)
+	testkit.WantStatus(t, "an image of another format", err, exit.Config)
 }
 
 func TestCopyAsXL(t *testing.T) {

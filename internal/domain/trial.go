@@ -23,12 +23,15 @@ type Trial struct {
 	TestCopy
 	URI      string         // libvirt's
 	For      time.Duration  // that a sign of life may take
-	Pattern  *regexp.Regexp // a line of its console is one, besides the guest agent's answer
+	Pattern  *regexp.Regexp // the sign is a line of its console, and no answer of a guest agent; nil: see anySign
 	Evidence string         // what it showed is kept in Evidence.log, and Evidence.ppm if there is a screen
 
 	toolstack Toolstack
 	document  string
 }
+
+// anySign is a line of a console that is a sign of life where nobody asks for another one.
+var anySign = regexp.MustCompile("login:")
 
 const (
 	startLimit = 5 * time.Minute
@@ -151,10 +154,13 @@ func (t *Trial) watch(ctx context.Context) (sign string, err error) {
 		}
 		defer release()
 	}
-	hasAgent := bytes.Contains(document, []byte(guestAgent))
+	pattern, hasAgent := t.Pattern, false
+	if pattern == nil {
+		pattern, hasAgent = anySign, bytes.Contains(document, []byte(guestAgent))
+	}
 	for end := time.Now().Add(t.For); ; time.Sleep(time.Second) {
 		said, size, err := tail(t.Out+".log", maxConsole)
-		line := t.match(said)
+		line := match(pattern, said)
 		switch {
 		case err != nil:
 			return "", exit.Fail(exit.IOError, "its console: %w", err)
@@ -178,9 +184,9 @@ func (t *Trial) watch(ctx context.Context) (sign string, err error) {
 }
 
 // match returns the first line that is a sign of life.
-func (t *Trial) match(said []byte) string {
+func match(pattern *regexp.Regexp, said []byte) string {
 	for line := range bytes.Lines(said) {
-		if t.Pattern.Match(line) {
+		if pattern.Match(line) {
 			return text.Printable(strings.TrimSpace(string(line)))
 		}
 	}

@@ -55,7 +55,6 @@ at_work
 on dom0b kill -9 "$(script)"
 status 137 wait $!
 until_so on dom0b bash -c '! virsh -q domid domu1.xb-test'
-[[ -n $(on dom0b xb-snap list) ]]
 failover test domu1 --pattern 'BOOTED'
 nothing_left
 

@@ -30,7 +30,7 @@ with its memory it goes on there, and is not booted.
   --the-other-host-is-off     another Dom0 cannot be reached and is off: else it runs twice
   --disks-of-different-times  of both: for the night in which there is nothing better
   --trust-document            of both, once: this host may do all that the document says
-  --at TIME                   promote the latest point of its standbys that is not after it
+  --at TIME                   of both: the latest point of its standbys that is not after it
   --for TIME                  how long a test waits, or a move for the guest: 90s, 5m, 1h
   --memory SIZE               so much has the copy
   --pattern RE                the sign of life: a line of the console, and nothing else
@@ -193,21 +193,29 @@ promote() {
 	tell_what_is_left
 }
 
-# snapshot_standbys takes snapshots for a copy, all of one moment: no run gets at the standbys meanwhile.
-snapshot_standbys() {
-	xb-snap create --words --writable --uri --owner "$$" --size "${SNAPSHOT_SIZE:-1G}" -- "${disks[@]#*=}" \
-		>"$work/snapshots" || die $? "DomU $DOMU: no snapshots of its standbys can be taken"
+# take_snapshots takes those for a copy, all of one moment: no run gets at the standbys meanwhile.
+take_snapshots() { # STANDBY|POINT...
+	xb-snap create --words --writable --uri --owner "$$" --size "${SNAPSHOT_SIZE:-1G}" -- "$@" >"$work/snapshots" ||
+		die $? "DomU $DOMU: no snapshots of its standbys can be taken"
 	xb-snap guard --owner "$$" >/dev/null &
 }
 
 # test_copy starts a copy, and removes it.
 test_copy() {
-	local i sources=() snapshots=() maps=() code=0
+	local i time taken='' point points=() sources=() snapshots=() maps=() code=0
 	find_document
-	take
-	snapshot_standbys {hold}>&-
-	release || die 75 "DomU $DOMU: a run of xen-backup may have got at its disks meanwhile"
 	sources=("${disks[@]#*=}")
+	if [[ -n $at ]]; then # whatever the standbys are now
+		xb-snap list --points --words --at "$at" -- "${sources[@]}" >"$work/points" ||
+			die $? "DomU $DOMU: there is nothing to test that was taken at $at"
+		while IFS=$'\t' read -r _ time _ _ point; do points+=("$point") taken=$time; done <"$work/points"
+		log_mesg info "## DomU $DOMU: its disks as of $taken, its document as of now"
+		take_snapshots "${points[@]}"
+	else
+		take
+		take_snapshots "${sources[@]}" {hold}>&-
+		release || die 75 "DomU $DOMU: a run of xen-backup may have got at its disks meanwhile"
+	fi
 	mapfile -t snapshots <"$work/snapshots"
 	for i in "${!sources[@]}"; do maps+=(--map "${sources[i]}=${snapshots[i]}"); done
 	chmod 711 "$work" # QEMU may be somebody else
@@ -256,7 +264,7 @@ options() { # WORD...
 	promote:2) ((${#how[@]} == 0)) || misuse "${how[0]} is for move"
 		[[ -z $at || -z $restore ]] || misuse "memory goes on with the disks that it was saved with"
 		((${#try[@]} == 0)) || misuse "${try[0]%%=*} is for test" ;;
-	test:2) [[ -z $dry_run$at$other_is_off$restore${how[*]} ]] || misuse "test does not take that option" ;;
+	test:2) [[ -z $dry_run$other_is_off$restore${how[*]} ]] || misuse "test does not take that option" ;;
 	move:3) [[ -z $dry_run$at$apart$trust$restore && ${try[*]} != *--[mp]* ]] || misuse "move takes no such option"
 		[[ -z $other_is_off ]] || how+=(--the-other-host-is-off) ;;
 	*) misuse "want promote DOMU, test DOMU or move DOMU DOM0" ;;

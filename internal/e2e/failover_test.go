@@ -30,6 +30,7 @@ list)
 	for d in *; do [[ ! -e $d ]] || printf '%-40s     1   256     1     -b----      15.4\n' "$d"; done ;;
 create)
 	cp "$2" /run/created
+	cp "$(sed -n 's/^disk = . "\(.*\),raw,xvda,rw" .$/\1/p' "$2")" /run/created.img
 	name=$(sed -n 's/^name = "\(.*\)"$/\1/p' "$2")
 	sed -n 's/^uuid = "\(.*\)"$/\1/p' "$2" >"$name"
 	setsid sleep 1000 >/dev/null 2>&1 </dev/null & ;;
@@ -145,6 +146,15 @@ func TestPromoteAt(t *testing.T) {
 		if r := s.on("dom0b", failover("promote domu1 "+words)); r.status != status || !strings.Contains(r.err, want) {
 			t.Errorf("promote %s: status %d: %s", words, r.status, r.err)
 		}
+	}
+	test := s.on("dom0b", "echo login: >/run/console; "+failover("test domu1 --at 2026-11-26T01:30:00Z"))
+	if test.status != 0 || !strings.Contains(test.err, "DomU domu1: its disks as of 2026-11-26T01:00:00Z") ||
+		!strings.Contains(test.err, "its test copy says: login:") {
+		t.Errorf("test --at: %+v", test)
+	}
+	s.must("dom0b", "cmp /run/created.img /srv/image1; cmp /srv/domu1.img /srv/image2; ls /run/xl; [[ -z $(ls /run/xl) ]]")
+	if r := s.on("dom0b", failover("test domu1 --at 2026-11-26T00:30:00Z")); r.status != 69 {
+		t.Errorf("test of what is not there: %+v", r)
 	}
 	promote("--at yesterday", 64, "wants a time")
 	promote("--at 2026-11-26T00:30:00Z", 69, "there is no point of /srv/domu1.img")

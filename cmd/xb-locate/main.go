@@ -127,6 +127,7 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
                          it by the document in --document-file, paused; let it resume,
                          and remove the memory; destroy what does not run yet, with the
                          memory; or tell how far it is: none, kept, paused, running
+      --size N           with --arrival keep: it has N bytes
       --moving ID        the move that this is of, which is in nobody's way that is its
                          own (default: $XB_MOVING)
       --allow FILE       with --active, --known, --store: answer only of what FILE,

@@ -351,6 +351,23 @@ func TestMoveWithMemory(t *testing.T) {
 		t.Errorf("after a crash of dom0b: status %d, is on %q:\n%s", r.status, s.where(), r.err)
 	}
 	s.goesOn("after a crash of dom0b", "dom0b")
+	s.runs("dom0a")
+	s.must("dom0a", "printf 'cut after promote\\ncut before destroy\\ncut before destroy\\ncut before destroy\\n' >/run/doom")
+	s.move("dom0a", "dom0b --with-memory")
+	if r := s.move("dom0a", "dom0b --undo"); r.status != 75 || s.where() != "dom0b" ||
+		!strings.Contains(r.err, "xen-failover move domu1 dom0b --undo --the-other-host-is-off") {
+		t.Errorf("undone without dom0b: status %d, is on %q:\n%s", r.status, s.where(), r.err)
+	}
+	if r := s.move("dom0a", "dom0b --undo --the-other-host-is-off"); r.status != 0 {
+		t.Errorf("dom0b is off: status %d, is on %q:\n%s", r.status, s.where(), r.err)
+	}
+	s.must("dom0b", `[[ $(</run/xl/domu1) = paused ]]
+id=$(sed -n 's/.*"id": "\(.*\)",/\1/p' /var/lib/xen-backup/move/domu1.json)
+[[ $(xb-locate --arrival tell --moving "$id" domu1) = paused ]]
+xb-locate --arrival destroy --moving "$id" domu1
+[[ $(xb-locate --arrival tell --moving "$id" domu1) = none ]]`)
+	s.goesOn("dom0b was off", "dom0a")
+	s.runs("dom0b")
 	if r := s.move("dom0b", "dom0a --with-memory"); r.status != 0 {
 		t.Errorf("back: status %d, is on %q:\n%s", r.status, s.where(), r.err)
 	}

@@ -18,7 +18,7 @@ run=/run/xen-backup.$$
 mkdir -m 700 $run
 mkfifo $run/never
 exec 5<>$run/never
-xb-copy --connect --run $run --connect-timeout 1 ${dom0s#dom0a } <$run/never 5>&- &
+xb-copy --connect --run $run --connect-timeout 5 ${dom0s#dom0a } <$run/never 5>&- &
 until [[ -e $run/dom0s ]]; do sleep 0.05; done
 finish() {
 	trap '' TERM
@@ -31,7 +31,7 @@ finish() {
 trap finish EXIT
 trap 'exit 143' TERM
 xb-locate --copy --words --dom0s "$dom0s" --bundle $run/bundle $domu >$run/rows
-copy() { xb-copy --run $run --connect-timeout 1 --domu $domu "${words[@]}" "$@" 5>&-; }
+copy() { xb-copy --run $run --connect-timeout 5 --domu $domu "${words[@]}" "$@" 5>&-; }
 code=0
 copy --prepare <$run/rows >$run/ready || code=$?
 [[ -s $run/ready ]] || exit $code
@@ -292,7 +292,7 @@ func TestCopyKnown(t *testing.T) {
 		{"domu2", "dom0b", "yes\n"}, {"domu3", "dom0b", "no\n"}, {"domu3", "dom0b dom0c", "maybe\n"}, {"domu2", "dom0c dom0b", "yes\n"},
 	} {
 		got := s.must("dom0a", `mkdir /run/known; cd /run/known; mkfifo never; exec 5<>never
-xb-copy --connect --run $PWD --connect-timeout 1 `+c.dom0s+` <never >/dev/null 5>&- &
+xb-copy --connect --run $PWD --connect-timeout 5 `+c.dom0s+` <never >/dev/null 5>&- &
 until [[ -e dom0s ]]; do sleep 0.05; done
 xb-copy --known --run $PWD `+c.domu+" "+c.dom0s+`
 exec 5>&-; wait; rm -r /run/known`)

@@ -40,11 +40,11 @@ func TestWrapperTo(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", `DOM0S="dom0a dom0b dom0c"`)
-	s.backup("dom0a", "CONNECT_TIMEOUT=1", "--to", "dom0b").silent(t)
+	s.backup("dom0a", "CONNECT_TIMEOUT=5", "--to", "dom0b").silent(t)
 	s.same("/srv/a.img", "/srv/a.img")
 	s.backup("dom0a", "--to", "dom0d").fails(t, 3, "### ERROR 78: no DomU has a standby on dom0d\n")
 	s.domain("dom0b", "domu1", 1, "/srv/a.img")
-	s.backup("dom0a", "CONNECT_TIMEOUT=1", "--to", "dom0c").fails(t, 3, "### ERROR 81: DomU domu1: it runs on dom0b too")
+	s.backup("dom0a", "CONNECT_TIMEOUT=5", "--to", "dom0c").fails(t, 3, "### ERROR 81: DomU domu1: it runs on dom0b too")
 }
 
 // TestWrapperWait has a second run at the same time: it says who is at work, or waits.

@@ -210,7 +210,7 @@ func TestWrapperSetPeers(t *testing.T) {
 	s.conf("dom0a", "domu1", "DOMU=domu1", `DOM0S="dom0a dom0c dom0b dom0e"`)
 	dom0e := func(script string) string { s.Helper(); return s.must("dom0a", "ssh dom0e '"+script+"'") }
 	const down = "### ERROR 69: DomU domu1: remote Dom0 dom0c cannot be reached\n"
-	s.backup("dom0a", "CONNECT_TIMEOUT=1").fails(t, 3, down)
+	s.backup("dom0a", "CONNECT_TIMEOUT=5").fails(t, 3, down)
 	set := s.renewed("", xvda, xvdb)
 	other := dom0e("xb-patch --state " + xvdb)
 	if strings.Contains(other, set) || !strings.Contains(other, `"whole_set":true`) {
@@ -219,7 +219,7 @@ func TestWrapperSetPeers(t *testing.T) {
 	s.changeAll(xvda, xvdb)
 	dom0e("date >>/srv/b.img")
 	before := dom0e("sha256sum /srv/*.img")
-	r := s.backup("dom0a", "CONNECT_TIMEOUT=1")
+	r := s.backup("dom0a", "CONNECT_TIMEOUT=5")
 	r.fails(t, 3, down, "### ERROR 80: DomU domu1, disk xvdb: ",
 		"### DomU domu1: failed: xvdb; its standby on dom0e is of ")
 	if strings.Count(r.err, "### ERROR") != 2 {
@@ -257,7 +257,7 @@ func TestWrapperSetUnheard(t *testing.T) {
 	s.around(`if [[ " $* " = *" --commit "* ]]; then
 		$real "$@"; echo $? >/run/committed; ip link set veth0 down; sleep 1000
 	fi`)
-	r := s.on("dom0a", cron("STALL=14", "CONNECT_TIMEOUT=1"))
+	r := s.on("dom0a", cron("STALL=14", "CONNECT_TIMEOUT=5"))
 	r.fails(t, 3,
 		"### ERROR 69: DomU domu1: its disks on dom0b did not become the new ones together: no progress for 14 s\n",
 		"### DomU domu1: its standby on dom0b cannot be asked of when it is\n")

@@ -85,7 +85,7 @@ func TestWrapperDeadDom0s(t *testing.T) {
 		s.domain("dom0a", domu, 1, "/srv/"+domu)
 		s.conf("dom0a", domu, "DOMU="+domu, `DOM0S="dom0a dom0c dom0d dom0e dom0b"`)
 	}
-	r := s.backup("dom0a", "CONNECT_TIMEOUT=1")
+	r := s.backup("dom0a", "CONNECT_TIMEOUT=5")
 	if r.status != 3 {
 		t.Errorf("status %d, want 3\n%s", r.status, r.err)
 	}
@@ -517,7 +517,7 @@ case " $* " in
 esac
 exec /usr/local/bin/xb-patch "$@"
 `, 0o755)
-	r := s.on("dom0a", cron("STALL=14", "CONNECT_TIMEOUT=1"))
+	r := s.on("dom0a", cron("STALL=14", "CONNECT_TIMEOUT=5"))
 	r.fails(t, 3, "### ERROR 69: DomU domu1, disk xvda: /srv/a.img was not copied to dom0b:/srv/a.img: no progress for 14 s\n",
 		"### ERROR 69: DomU domu1, disk xvdb: /srv/b.img was not copied to dom0b:/srv/b.img: no progress for 14 s\n",
 		"### DomU domu1: failed: xvda xvdb; its standby on dom0b cannot be asked of when it is\n",
@@ -583,7 +583,7 @@ func TestWrapperSkips(t *testing.T) {
 	s.domain("dom0b", "domu2", 5)
 	s.backup("dom0a").silent(t) // it has moved
 	s.conf("dom0a", "domu1", "DOMU=domu3", `DOM0S="dom0a dom0b dom0c"`)
-	s.backup("dom0a", "CONNECT_TIMEOUT=1").silent(t) // dom0c may know it
+	s.backup("dom0a", "CONNECT_TIMEOUT=5").silent(t) // dom0c may know it
 	s.conf("dom0a", "domu1", "DOMU=domu3", twoDom0s)
 	s.must("dom0a", "mkdir -p /var/lib/xen-backup/xml; touch /var/lib/xen-backup/xml/domu3.xml")
 	s.backup("dom0a").silent(t) // here is its copy

@@ -40,6 +40,9 @@ func listPoints(env *cli.Env, standbys []string, at time.Time, dir state.Dir, as
 	all, lines := []pointJSON{}, strings.Builder{}
 	for _, s := range points {
 		p := s.Point
+		if strings.HasSuffix(s.Origin, "/") { // LVM forgets an origin that was removed
+			s.Origin = "-"
+		}
 		all = append(all, pointJSON{s.Origin, p.Taken.UTC(), p.Came.UTC(), p.Disk, p.Set, p.Image, s.Path, s.Kind, s.Valid})
 		if !s.Valid {
 			continue // nothing is left of it

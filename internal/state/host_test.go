@@ -66,7 +66,7 @@ func TestFindRefuses(t *testing.T) {
 	for _, line := range []string{"STATEDIR=/a", "SPOOL_DIR", "SPOOL_DIR=", "SPOOL_DIR=a", "SPOOL_DIR=\"/a", "SPOOL_DIR='/a'b",
 		"SPOOL_DIR=/a b", "SPOOL_DIR = /a", "SPOOL_DIR=$HOME/a", "SPOOL_DIR=\"/a$b\"", "SPOOL_DIR=/a;reboot", "export SPOOL_DIR=/a",
 		"SPOOL_DIR=~/a", "SPOOL_DIR=\"\"", "SPOOL_DIR=/a\\", "SPOOL_DIR=/a*",
-		"POOL_LIMIT=0", "POOL_LIMIT=100", "POOL_LIMIT=80%", "POOL_LIMIT=/a"} {
+		"KEEP=", "KEEP=often", "KEEP=24h:hourly 7d:daily", "POOL_LIMIT=0", "POOL_LIMIT=100", "POOL_LIMIT=80%", "POOL_LIMIT=/a"} {
 		confOf(t, "# of this host\n"+line+"\n")
 		_, err := Find("")
 		testkit.WantStatus(t, line, err, exit.Config)

@@ -30,6 +30,15 @@ func TestParseKeep(t *testing.T) {
 	}
 }
 
+func TestKeepInHostConf(t *testing.T) {
+	for line, want := range map[string]string{`KEEP="24h:hourly 7d:daily"`: "86400s:hourly+604800s:daily", "KEEP=3 # of them": "3"} {
+		confOf(t, line+"\n")
+		if p, err := Find(""); err != nil || p.Keep == nil || p.Keep.String() != want {
+			t.Errorf("%s: %+v, %v", line, p, err)
+		}
+	}
+}
+
 // TestKeeps has an image come every ten minutes for six weeks, and keeps as it would be: each run asks for what is there
 // and the new one, and what does not stay goes.
 func TestKeeps(t *testing.T) {

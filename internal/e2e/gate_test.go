@@ -728,6 +728,7 @@ func TestGateByTheREADME(t *testing.T) {
 	s.domain("dom0a", "domu1", 1, "/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", `DOM0S="dom0a dom0b"`)
 	s.must("dom0b", "mkdir /etc/xen-backup; echo ssh-ed25519 AAAA another >>/root/.ssh/authorized_keys") // as the package does
+	s.must("dom0a", "ln -s xen-backup.sh /usr/local/sbin/xen-backup")                                    // as it does, too
 	s.must("dom0a", "cut -d' ' -f1,2 /root/.ssh/authorized_keys | sed 's/$/ root@dom0a/' >/root/.ssh/id_ed25519.pub")
 	s.must("dom0a", "set -o pipefail; cd; "+strings.ReplaceAll(lines, "/usr/lib/xen-backup/xb-gate", "/usr/local/sbin/xb-gate"))
 	s.on("dom0a", "ssh dom0b id").fails(t, refused, "xb-gate: refused")

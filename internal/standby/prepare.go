@@ -166,11 +166,19 @@ func (t *target) reason(known []*state.Record, coming Coming) (string, stream.Im
 		return firstCopyComing, stream.Image{}
 	case t.Force || t.validConsent(t.before) != nil: // it may hold anything
 		return forced, stream.Image{}
+	case t.wasUsedSince(known): // what the source has is of before a failover
 	case t.before.Phase == state.Clean && coming.comparable(t.before.Image) &&
 		slices.Contains(coming.Have, t.before.Image) && t.validConsent(t.before) == nil:
 		return "", t.before.Image // what changes may be discarded of is not that any more
 	}
 	return noBasis, stream.Image{}
+}
+
+// wasUsedSince reports whether another image of the target was sent from here after the last that came: the DomU ran here.
+func (t *target) wasUsedSince(known []*state.Record) bool {
+	return slices.ContainsFunc(known, func(r *state.Record) bool {
+		return r.Image != t.before.Image && !r.Time.Before(t.before.Time)
+	})
 }
 
 func (c Coming) comparable(i stream.Image) bool {

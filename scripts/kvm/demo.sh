@@ -1,6 +1,6 @@
 #!/bin/bash
 # scripts/demo --guest: a guest that writes for ever is copied while it runs, loses its host, is started on the other one from
-# its standbys, and is copied back. What is shown goes to descriptor 3.
+# its standbys, copied back, and moved back with its memory. What is shown goes to descriptor 3.
 { true >&3; } 2>/dev/null || exec 3>/dev/null
 tell() { printf '%s\n' "$1" && printf '%s\n' "$1" >&3; }
 step() { tell "" && tell "== $*"; }
@@ -75,3 +75,17 @@ until_so on dom0b ssh dom0a true
 root_at dom0b 3 xen-backup 'ERROR 80'
 root_at dom0b 0 'xen-backup --force-diverged domu1 && xen-backup --status' 'OK|DOMU|vd[ab]'
 whole dom0a
+
+step 'And it is moved back, with its memory: it is not booted there'
+root_at dom0a 81 'xen-failover promote domu1 --dry-run --trust-document' 'runs on'
+goes_on dom0b
+left=$(last dom0b)
+rm -f "$(console dom0a)"
+root_at dom0b 0 'xen-failover move domu1 dom0a --with-memory' 'goes on'
+goes_on dom0a
+! grep -aq BOOTED "$(console dom0a)" || fail "it was booted"
+came=$(last dom0a)
+((came > left)) || fail "it goes on from what it was before: it had written $left, and is at $came"
+say "it had written $left on dom0b, and is at $came on dom0a"
+root_at dom0a 0 xen-backup
+whole dom0b

@@ -232,7 +232,7 @@ func (y *history) share() error {
 
 // defragment moves the image's bytes, or those of a snapshot.
 func (y *history) defragment() error {
-	name := append(y.snaps, "fs/image")[y.IntN(len(y.snaps)+1)]
+	name := append(y.snaps[:len(y.snaps):len(y.snaps)], y.f.Name())[y.IntN(len(y.snaps)+1)]
 	y.must("{ xfs_fsr " + name + " || btrfs filesystem defragment -f " + name + "; } >/dev/null 2>&1")
 	return nil
 }

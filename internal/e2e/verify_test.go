@@ -90,6 +90,44 @@ func TestVerifyMissed(t *testing.T) {
 	}
 }
 
+// TestVerifyNotMended has no room for what mends a standby, or the run killed meanwhile. The next one compares in full,
+// whether that is due or not: nothing passes for good of which it is known that it is not.
+func TestVerifyNotMended(t *testing.T) {
+	for name, files := range map[string][]string{"one disk": {xvda}, "a set": {xvda, xvdb}} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.domu1(files...)
+			s.backup("dom0a").silent(t)
+			for _, end := range []string{`echo "xb-patch: no room" >&2; exit 73`, `touch /run/begun; sleep 1000`} {
+				s.forgetful()
+				s.touchUp(xvda, 10, 20, 200)
+				s.backup("dom0a").silent(t)
+				if s.sums("dom0a", xvda) == s.sums("dom0b", xvda) {
+					t.Fatal("nothing was missed")
+				}
+				s.must("dom0a", "rm /run/forgetful")
+				s.around(`if [[ " $* " = *" --auto "*a.img* ]]; then if [[ -e /run/first ]]; then ` + end + `; fi; touch /run/first; fi`)
+				run := s.begin("dom0a", cron("--verify"))
+				if strings.Contains(end, "begun") {
+					eventually(s, "it is being mended", func() bool { return s.on("dom0b", "rm /run/begun").status == 0 })
+					s.must("dom0a", "pkill -KILL -x xen-backup.sh; pkill -KILL -x ssh || :")
+				}
+				if r := run.end(); r.status == 0 || !strings.Contains(s.log("dom0a"), "### ERROR 1: ") {
+					t.Errorf("status %d\n%s", r.status, r.err)
+				}
+				s.must("dom0b", "rm -f /usr/local/sbin/xb-patch /run/first; pkill -x sleep || :")
+				s.touchUp(xvda, 50)
+				s.backup("dom0a", "VERIFY_EVERY=0")
+				for _, file := range files {
+					s.same(file, file)
+				}
+				s.digests(files...)
+				s.must("dom0a", ": >/run/syslog")
+			}
+		})
+	}
+}
+
 // TestVerifyRotten has a block of the standby change below its file system, so that nothing tells that it was written to.
 func TestVerifyRotten(t *testing.T) {
 	s := newSite(t)

@@ -45,7 +45,11 @@ func (c *copied) recordVerified(e *ended) bool {
 // mend copies all of a standby that differs from what was read for it, out of the same snapshot. If it is what is
 // remembered of it there, runs have missed what had changed, and it becomes right. Else somebody has changed it, or its
 // storage has: it is refused (80), as it would be by any run, whatever this one was allowed to overwrite before.
+//
+// The base that this run has kept goes first: its record says that the standby has its image, and it has not. If this is
+// cut short, or fails, the next run would find no fault with the standby that is known to have one.
 func (c *copied) mend(found *ended) {
+	c.forgetBases()
 	c.missed = found.answer.String()
 	c.say(errLevel, fmt.Sprintf("### ERROR %d: %s, disk %s: %s was compared with its source: they differ: %s; all of it is copied now",
 		exit.No, c.about(), c.row.Disk, c.row.place(), c.missed))

@@ -124,7 +124,10 @@ func (c *copied) track() (*ended, error) {
 	}
 	since := []string{"--since", old, "--basis", c.file("base"), "--extents", c.file("extents")}
 	e := c.ask(c.dom0, c.Stall, nil, c.delta(append(since, c.sending()...)...), c.patch())
-	if c.heedSignal(e); e.stalled == 0 && e.stages[0] != exit.OK && e.stages[1] == exit.BadStream {
+	c.heedSignal(e)
+	// A target that refuses what was sent may be right, or the base is not what it was, though nothing tells so: its
+	// storage has changed it, or it is of before a failover. Which it is, is seen by who reads all of the target.
+	if bad := e.stages[0] != exit.OK && e.stages[1] == exit.BadStream; e.stalled == 0 && (bad || e.stages[1] == exit.NotBasis) {
 		return nil, e.failure()
 	}
 	return e, nil

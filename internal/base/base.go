@@ -182,6 +182,20 @@ func Settle(dir state.Dir, disk, peer string, image stream.Image) error {
 // Drop forgets what is remembered of a disk and a peer.
 func Drop(dir state.Dir, disk, peer string) error { return change(dir, disk, peer, (*Chain).forget) }
 
+// DropOthers forgets what is remembered of the disks of a DomU and a peer that are none of these: nobody copies them any
+// more, so nobody else would.
+func DropOthers(dir state.Dir, domu, peer string, disks []string) error {
+	var errs []error
+	other := func(disk string) bool { return strings.HasPrefix(disk, domu+"/") && !slices.Contains(disks, disk) }
+	err := pairs(dir).Each(other, func(disk, of string, err error) {
+		if err == nil && of == peer {
+			err = Drop(dir, disk, peer)
+		}
+		errs = append(errs, err)
+	})
+	return errors.Join(append(errs, err)...)
+}
+
 // change changes what is remembered, if anything is.
 func change(dir state.Dir, disk, peer string, do func(*Chain)) error {
 	if _, err := os.Lstat(pairs(dir).File(disk, peer)); errors.Is(err, fs.ErrNotExist) {

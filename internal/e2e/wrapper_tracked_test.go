@@ -210,6 +210,52 @@ func TestWrapperTrackedRefused(t *testing.T) {
 	}
 }
 
+// TestWrapperBaseRotten has the storage change a base. That is seen only by dom0b, where what is to be replaced is not what
+// the base says: the disk is compared in full in the same run, and no base is in the way of the next one.
+func TestWrapperBaseRotten(t *testing.T) {
+	s := newSite(t)
+	s.domu1(xvda, xvdb)
+	s.backup("dom0a").silent(t)
+	for _, disks := range [][]string{{xvda, xvdb}, {xvda}} {
+		s.domain("dom0a", "domu1", 1, disks...)
+		s.backup("dom0a").silent(t)
+		s.touchUp(xvda, 30)
+		base := s.must("dom0a", "xb-snap list | sed -n 's,\t/srv/a.img\t.*,,p'")
+		s.rot("dom0a", strings.TrimSpace(base), 30)
+		s.backup("dom0a").fails(t, 0, "#### dom0b:/srv/a.img: compared in full: xb-patch: /srv/a.img was changed since ")
+		for _, disk := range disks {
+			s.same(disk, disk)
+		}
+		s.touchUp(xvda, 31)
+		s.backup("dom0a").silent(t)
+		s.ran(true, xvda)
+	}
+}
+
+// TestWrapperDiskLeft demands that no base stays of a disk that is not copied any more.
+func TestWrapperDiskLeft(t *testing.T) {
+	s := newSite(t)
+	s.domu1(xvda, xvdb)
+	leave := func(what string, do func(), undo func()) {
+		t.Helper()
+		s.backup("dom0a").silent(t)
+		if kept := s.bases(); len(kept) != 2 {
+			t.Errorf("bases before: %q", kept)
+		}
+		do()
+		s.backup("dom0a").silent(t)
+		s.backup("dom0a").silent(t)
+		if kept := s.bases(); len(kept) != 1 || !strings.Contains(kept[0], "a.img") {
+			t.Errorf("%s: bases: %q", what, kept)
+		}
+		undo()
+	}
+	leave("EXCLUDE", func() { s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "EXCLUDE=xvdb") },
+		func() { s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s) })
+	leave("detached", func() { s.domain("dom0a", "domu1", 1, xvda) }, func() { s.domain("dom0a", "domu1", 1, xvda, xvdb) })
+	leave("removed", func() { s.domain("dom0a", "domu1", 1, xvda); s.must("dom0a", "rm "+xvdb) }, func() {})
+}
+
 // TestWrapperLostAnswer loses the answer of dom0b when it has the new image: the next run finds out which base is right.
 func TestWrapperLostAnswer(t *testing.T) {
 	for name, disks := range map[string][]string{"--auto": {xvda}, "--commit": {xvda, xvdb}} {

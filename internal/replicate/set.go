@@ -105,6 +105,7 @@ func (r *run) share(dom0s int) int {
 
 // do reports whether all went well.
 func (d *delivery) do() bool {
+	d.forgetOthers()
 	good := each(d.disks, d.share, (*copied).do)
 	if lost := without(d.disks, good); len(lost) > 0 {
 		d.tellHeld(good)

@@ -227,3 +227,14 @@ func (c *copied) forgetBases() {
 		c.say(warningLevel, "#### "+c.row.place()+": bases are not forgotten: "+err.Error())
 	}
 }
+
+// forgetOthers lets go the bases of disks that the DomU has no more, or of which no copies are wanted any more.
+func (d *delivery) forgetOthers() {
+	var disks []string
+	for _, row := range d.rows {
+		disks = append(disks, d.DomU+"/"+row.Disk)
+	}
+	if err := base.DropOthers(d.State, d.DomU, d.dom0.name, disks); err != nil {
+		d.say(warningLevel, "### "+d.about()+": bases of other disks are not forgotten: "+err.Error())
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"xen-backup/internal/exit"
 )
@@ -72,6 +73,17 @@ func TestFlags(t *testing.T) {
 	for _, empty := range [][]string{{"--file="}, {"--file", ""}, {"x", ""}, {"--", ""}} {
 		if _, err := parse(empty...); exit.StatusOf(err) != exit.Usage {
 			t.Errorf("%q: %v", empty, err)
+		}
+	}
+}
+
+// TestTime has times be of one form: what is shown of one is all of it.
+func TestTime(t *testing.T) {
+	for in, want := range map[string]bool{"2026-11-26T23:47:28Z": true, "2026-11-26T23:47:28.9Z": false, "2026-11-26T23:47:28,9Z": false,
+		"2026-11-26T24:00:00Z": false, "2026-11-26T23:47:28+01:00": false, "0001-01-01T00:00:00Z": false, "": false} {
+		var got time.Time
+		if err := Time(&got)(in); (err == nil) != want {
+			t.Errorf("%q: %v, %v", in, got, err)
 		}
 	}
 }

@@ -14,7 +14,8 @@ const TimeForm = "2006-01-02T15:04:05Z"
 // Time returns a setter for Func that reads a time.
 func Time(p *time.Time) func(string) error {
 	return func(s string) (err error) {
-		if *p, err = time.Parse(TimeForm, s); err != nil || p.IsZero() {
+		// Parse takes fractions of a second, too, which would be missing where the time is shown.
+		if *p, err = time.Parse(TimeForm, s); err != nil || p.IsZero() || p.Format(TimeForm) != s {
 			return fmt.Errorf("%q is no time as 2026-11-26T23:47:28Z", s)
 		}
 		return nil

@@ -85,8 +85,8 @@ leave() { # STATUS: nothing stays behind, whatever happened
 # find_document has the document judged, and takes what was judged.
 find_document() {
 	local target source
-	xb-locate --check-document --words --document-file "$work/$DOMU" "${connect[@]}" $trust -- "$DOMU" \
-		>"$work/disks" || die $? "DomU $DOMU: it cannot be started here by the document that is kept"
+	xb-locate --check-document --words --document-file "$work/$DOMU" "${connect[@]}" $trust "${try[@]}" \
+		-- "$DOMU" >"$work/disks" || die $? "DomU $DOMU: it cannot be started here by the document that is kept"
 	for document in "$work/$DOMU".{xml,cfg}; do [[ ! -e $document ]] || break; done
 	while IFS=$'\t' read -r target source; do disks+=("$DOMU/$target=$source"); done <"$work/disks"
 	((${#disks[@]})) || die 66 "DomU $DOMU: its document has no disk that is copied"

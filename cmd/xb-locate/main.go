@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"regexp"
 	"slices"
@@ -52,7 +53,8 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
                  [--moving ID]
                  [--connect-timeout SECONDS] DOMAIN
        xb-locate --check-document --document-file FILE [-c URI]
-                 [--trust-document] [--state-dir DIR] DOMAIN
+                 [--trust-document] [--state-dir DIR] [--for TIME] [--pattern RE]
+                 [--memory SIZE] DOMAIN
 
 Print the disks of DOMAIN (a name, UUID or id), one TARGET<TAB>SOURCE a line,
 if it is active on this host; else say why not and exit with status 1. Its
@@ -100,7 +102,9 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --copy-as NAME     write the document of a test copy of the domain in --xml to
                          --document-file: with another UUID, without network, devices
                          and ports, with the disks of --map, and a console beside it
-      --memory SIZE      so much it has (as much as the domain)
+      --memory SIZE      so much it has, at least 1M (as much as the domain); with
+                         --check-document this, --for and --pattern are only refused
+                         if --try would refuse them
       --try              and start it, wait until its guest agent answers, or its
                          console says "login:", print that, and remove it
       --for TIME         so long at most: 90s, 5m (the default), 1h
@@ -246,7 +250,7 @@ func run(env *cli.Env, args []string) error {
 	f.Bool(&o.check, "check-document")
 	f.Bool(&o.trust, "trust-document")
 	f.String(&o.copyAs, "copy-as")
-	f.Size(&o.memory, "memory")
+	f.Func("memory", parsed(&o.memory, memory))
 	f.Bool(&o.try, "try")
 	o.trial.For, o.timeout = 5*time.Minute, 15
 	f.Func("for", parsed(&o.trial.For, text.ParseAge))
@@ -321,7 +325,8 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	case o.nowhere:
 		return "--nowhere", append(toolstacks, "--confs", "--dom0s", "--local", "--others-are-off", "--to-be-moved", "--moving", "--connect-timeout"), nowhere
 	case o.check:
-		return "--check-document", []string{"-c", "--connect", "--document-file", "--trust-document", "--state-dir"}, checkDocument
+		return "--check-document", []string{"-c", "--connect", "--document-file", "--trust-document", "--state-dir", "--for", "--pattern",
+			"--memory"}, checkDocument
 	case o.still != "":
 		return "--still", append(toolstacks, "--exclude"), tellStill
 	case o.xml != "":
@@ -350,6 +355,15 @@ func parsed[T any](p *T, parse func(string) (T, error)) func(string) error {
 		}
 		return err
 	}
+}
+
+// memory reads how much a test copy is to have: 0 would be as much as the domain has.
+func memory(s string) (int64, error) {
+	n, err := text.ParseSize(s)
+	if err == nil && n < 1<<20 {
+		err = fmt.Errorf("%s is less than 1M", s)
+	}
+	return n, err
 }
 
 // farToolstack is what other hosts are to ask; "" leaves it to them.

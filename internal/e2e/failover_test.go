@@ -157,6 +157,7 @@ func TestPromoteAt(t *testing.T) {
 		t.Errorf("test of what is not there: %+v", r)
 	}
 	promote("--at yesterday", 64, "wants a time")
+	promote("--at 2026-11-26T25:00:00Z", 64, "is no time as")
 	promote("--at 2026-11-26T00:30:00Z", 69, "there is no point of /srv/domu1.img")
 	promote("--at 2026-11-26T01:30:00Z --dry-run", 0, "would be started here")
 	s.must("dom0b", "cmp /srv/domu1.img /srv/image2")
@@ -187,8 +188,15 @@ grep -q 'disk = .*xb-snap.*,raw,xvda,rw' /run/created
 grep -q 'domu1 login:' /var/log/xen-backup/domu1.log`)
 	test("--for 1s --pattern '^welcome'", 1, "no sign of life within 1 s")
 	s.must("dom0b", gone+"; grep -q 'domu1 login:' /var/log/xen-backup/domu1.log")
-	test("--for nonsense", 64, "bad time span")
-	s.must("dom0b", gone)
+	before := s.must("dom0b", "stat -c %y /srv")
+	for words, want := range map[string]string{"--for nonsense": "bad time span", "--for 0s": "bad time span",
+		"--pattern '('": "missing", "--pattern ''": "--pattern needs a value", "--memory 0": "less than 1M",
+		"--memory 1K": "less than 1M", "--memory lots": "bad size"} {
+		test(words, 64, want)
+	}
+	if s.must("dom0b", "stat -c %y /srv") != before {
+		t.Error("snapshots were taken for what is refused")
+	}
 
 	s.must("dom0b", "echo 00000000-0000-4000-8000-000000000001 >/run/xl/domu1.xb-test")
 	test("", 75, "a domain of the name domu1.xb-test is here that is no test copy")

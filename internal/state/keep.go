@@ -27,6 +27,9 @@ type tier struct{ span, every time.Duration }
 // maxKept bounds what a rule may keep of a standby: each is a device or file, and is looked at in every run.
 const maxKept = 1000
 
+// maxStep is by how much a clock that was not wrong may be put back.
+const maxStep = time.Hour
+
 const (
 	hour = time.Hour
 	day  = 24 * hour
@@ -116,7 +119,17 @@ func (k *Keep) Keeps(times []time.Time, now time.Time) []bool {
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return times[a].Compare(times[b]) })
+	// What came while the clock was ahead would be the latest until then. So it is taken for the oldest.
+	ahead := func(i int) bool { return times[i].Sub(now) > maxStep }
+	slices.SortStableFunc(order, func(a, b int) int {
+		switch {
+		case ahead(a) && !ahead(b):
+			return -1
+		case ahead(b) && !ahead(a):
+			return 1
+		}
+		return times[a].Compare(times[b])
+	})
 	keeps := make([]bool, len(times))
 	for _, t := range k.tiers {
 		for _, i := range firsts(order, times, t.every) {

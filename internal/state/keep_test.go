@@ -101,3 +101,21 @@ func TestKeeps(t *testing.T) {
 		t.Errorf("a flood leaves %v", stays[:6])
 	}
 }
+
+// TestKeepsAfterWrongClock: what came while this host's clock was ahead does not keep all that comes later from being kept.
+func TestKeepsAfterWrongClock(t *testing.T) {
+	now := time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
+	ahead := now.AddDate(10, 0, 0)
+	// A clock that is put back by some minutes is past that soon.
+	times := []time.Time{ahead, ahead.Add(time.Hour), now.Add(-time.Hour), now, now.Add(time.Minute)}
+	for rule, want := range map[string]string{"2": "[false false false true true]", "4": "[false true true true true]",
+		"4h:hourly": "[true true true true false]"} {
+		k, err := ParseKeep(rule)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(k.Keeps(times, now)); got != want {
+			t.Errorf("%s keeps %s, want %s", rule, got, want)
+		}
+	}
+}

@@ -80,7 +80,7 @@ func rollback(env *cli.Env, args []string) error {
 	defer b.stop()
 	of, err := standby.Rollback(b, o, at, standbys)
 	if err == nil {
-		env.Info("made the point of %s: %s", of.UTC().Format(time.RFC3339), strings.Join(standbys, " "))
+		env.Info("as of %s: %s", of.UTC().Format(time.RFC3339), strings.Join(standbys, " "))
 	}
 	return err
 }

@@ -26,10 +26,16 @@ func TestRollback(t *testing.T) {
 		if state.Phase != "clean" || state.Changed || state.Taken != hour(1) {
 			t.Errorf("the state is %+v", state)
 		}
-		// What it was is a point, too, and the way forward is as good.
+		// What it was is a point, too, and the way forward is as good. To what it is now there is no way to go.
 		h.wantPoints(target, hour(1), hour(2), hour(3))
 		back(hour(3)).silent(t)
 		h.sameBytes("image3", target)
+		h.must("xb-snap remove " + h.points(target)[2].path)
+		for range 2 {
+			back(hour(9)).silent(t)
+			h.sameBytes("image3", target)
+		}
+		h.wantPoints(target, hour(1), hour(2))
 		back(hour(2)).silent(t)
 		back(hour(2)).silent(t)
 		h.sameBytes("image2", target)
@@ -55,6 +61,7 @@ func TestRollback(t *testing.T) {
 		h.change(target, 2, 77)
 		h.must("cp " + target + " changed")
 		back(hour(1)).fails(t, 80, "has diverged", "--discard-changes")
+		back(hour(9)).fails(t, 80, "has diverged", "--discard-changes")
 		h.sameBytes("changed", target)
 		h.must("xb-patch --discard-changes --peer dom0a --disk domu1/xvda " + target)
 		back(hour(1)).fails(t, 0, "has diverged and may be overwritten")
@@ -114,9 +121,14 @@ func TestRollbackOfSets(t *testing.T) {
 	h.sh("xb-snap rollback --at " + hour(1) + " xfs/root xfs/data").silent(t)
 	want(1)
 	holds(4)
-	h.sh("xb-snap rollback --at "+hour(2)+" xfs/root xfs/data").fails(t, 75, "a delta of "+hour(4)+" is held for it")
 	commits(4).silent(t)
+	h.sh("xb-snap rollback --at " + hour(9) + " xfs/root xfs/data").silent(t)
 	want(4)
+	h.wantPoints("xfs/root", hour(1), hour(2), hour(3))
+	holds(5)
+	h.sh("xb-snap rollback --at "+hour(2)+" xfs/root xfs/data").fails(t, 75, "a delta of "+hour(5)+" is held for it")
+	commits(5).silent(t)
+	want(5)
 
 	// Killed at whatever moment it can be taken up again, and no disk is left behind.
 	finished, unfinished := 0, 0
@@ -137,9 +149,9 @@ func TestRollbackOfSets(t *testing.T) {
 	}
 	t.Logf("killed in the middle: %d", unfinished)
 	for _, disk := range disks {
-		h.wantPoints("xfs/"+disk, hour(1), hour(2), hour(3), hour(4))
+		h.wantPoints("xfs/"+disk, hour(1), hour(2), hour(3), hour(4), hour(5))
 	}
-	holds(5)
-	commits(5).silent(t)
-	want(5)
+	holds(6)
+	commits(6).silent(t)
+	want(6)
 }

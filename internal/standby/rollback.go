@@ -19,14 +19,17 @@ import (
 // is proved before the first write, is finished by --recover, and makes the disks of a set the point together; the tables
 // of the package comment hold. And the point stays, as does one of what the standby was before.
 
-// Rollback makes standbys what they were at a time: the latest point not after it that all of them have. It returns of when
-// that is.
+// Rollback makes standbys what they were at a time: the latest point not after it that all of them have, unless what they
+// are is of that time and no older. It returns of when that is.
 func Rollback(user User, o Options, at time.Time, standbys []string) (time.Time, error) {
 	points, err := snapshot.PointsAt(standbys, at, state.Dir(o.StateDir))
 	if err != nil {
 		return time.Time{}, err
 	}
 	p := points[0].Point
+	if of, err := alreadyOf(user, o, at, p, standbys); err != nil || !of.IsZero() {
+		return of, err
+	}
 	o.Rollback, o.Set, o.Taken, o.Managed = true, p.Set, p.Taken, true
 	for i, path := range standbys {
 		o.Target = path
@@ -40,6 +43,50 @@ func Rollback(user User, o Options, at time.Time, standbys []string) (time.Time,
 		_, err = Commit(user, o, set, standbys)
 	}
 	return p.Taken, err
+}
+
+// alreadyOf returns of when the standbys are, if together they are what they were at a time: not after it, and not older
+// than the latest point. Of that there is no point until it is overwritten, and a way back that was killed may have made
+// it one: so what is asked for once more would else lead somewhere else.
+func alreadyOf(user User, o Options, at time.Time, latest *snapshot.Point, standbys []string) (of time.Time, err error) {
+	var first *state.Set
+	for i, path := range standbys {
+		o.Target = path
+		r, err := wholeRecord(user, o)
+		if r == nil || err != nil {
+			return time.Time{}, err
+		}
+		if i == 0 {
+			first, of = r.Set, r.Of()
+		}
+		together := r.Set == nil && len(standbys) == 1 ||
+			r.Set != nil && first != nil && r.Set.ID == first.ID && len(r.Set.Members) == len(standbys)
+		if !together || r.Of().After(at) || r.Of().Before(latest.Taken) || r.Time.Before(latest.Came) {
+			return time.Time{}, nil
+		}
+	}
+	return of, nil
+}
+
+// wholeRecord returns what is remembered of a standby that certainly is that image; of others nil.
+func wholeRecord(user User, o Options) (*state.Record, error) {
+	t, err := open(user, o)
+	if err != nil {
+		return nil, err
+	}
+	defer t.close()
+	if t.before.Phase != state.Clean {
+		return nil, nil
+	}
+	b := &wayBack{target: t, image: t.before.Image}
+	defer b.close()
+	if changed := t.changedSince(t.before); changed != nil && !*changed {
+		return t.before, nil
+	}
+	if err := b.readBasis(); err != nil || b.basis != t.before.Image {
+		return nil, err
+	}
+	return t.before, nil
 }
 
 // rollBack makes a standby a point, or has what makes it so be held for its set. It returns the host from which it has its

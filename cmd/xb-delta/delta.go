@@ -76,10 +76,13 @@ func delta(env *cli.Env, o options) error {
 	s := env.NewSummary(result.Source, start)
 	s.BytesRead, s.BytesSent, s.Tracked = read, w.sent(), o.since != ""
 	s.BytesChanged, s.BlocksChanged = result.Bytes, result.Blocks
+	if o.check {
+		s.FirstChanged = found.at
+	}
 	if err := s.Write(o.summary); err != nil || !o.check {
 		return err
 	}
-	return answer(env, w.h.Blocks(result.Source.Size), result, found)
+	return answer(env, w.h.Blocks(result.Source.Size), result)
 }
 
 // basis is what is known of the target's image, and compares it with the source.
@@ -106,9 +109,8 @@ func openOutput(env *cli.Env, o options) (io.Writer, error) {
 }
 
 // answer is what --check prints.
-func answer(env *cli.Env, blocks int64, r rdiff.Result, p places) error {
-	line := fmt.Sprintf("blocks %d changed %d bytes %d%s\n", blocks, r.Blocks, r.Bytes, p)
-	if err := env.Print(line); err != nil {
+func answer(env *cli.Env, blocks int64, r rdiff.Result) error {
+	if err := env.Print(fmt.Sprintf("blocks %d changed %d bytes %d\n", blocks, r.Blocks, r.Bytes)); err != nil {
 		return err
 	}
 	if r.Differs() {

@@ -26,9 +26,10 @@ type Summary struct {
 	BlocksChanged int64   `json:"blocks_changed"`
 	Seconds       float64 `json:"seconds"`
 
-	// Of xb-delta alone, and of xb-patch alone.
-	Tracked         bool  `json:"tracked,omitempty"` // the storage told what has changed
-	TargetBytesRead int64 `json:"target_bytes_read,omitempty"`
+	// Of xb-delta alone, of its --check alone, and of xb-patch alone.
+	Tracked         bool    `json:"tracked,omitempty"`       // the storage told what has changed
+	FirstChanged    []int64 `json:"first_changed,omitempty"` // the bytes at which the first differences begin
+	TargetBytesRead int64   `json:"target_bytes_read,omitempty"`
 }
 
 // NewSummary begins the summary of a run that began at start and led to that image.

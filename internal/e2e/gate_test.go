@@ -424,18 +424,18 @@ ln -s /srv/other /srv/vm/dir`)
 		script string
 		status int
 	}{
-		"no gate.conf":     {"mv /etc/xen-backup/gate.conf /run/gate.conf", refused},
+		"no gate.conf":     {"rm /etc/xen-backup/gate.conf", refused},
 		"a word too many":  {"echo dom0a domu1/xvda /srv/a.img all >/etc/xen-backup/gate.conf", badConfig},
-		"written by users": {"mv /run/gate.conf /etc/xen-backup; chmod 666 /etc/xen-backup/gate.conf", badConfig},
+		"written by users": {"chmod 666 /etc/xen-backup/gate.conf", badConfig},
 		"a pipe":           {"rm /etc/xen-backup/gate.conf; mkfifo /etc/xen-backup/gate.conf", badConfig},
 	} {
-		s.must("dom0b", "cp -p /etc/xen-backup/gate.conf /run/kept; "+strings.ReplaceAll(c.script, "/run/gate.conf", "/run/moved"))
+		s.must("dom0b", "cp -p /etc/xen-backup/gate.conf /run/kept; "+c.script)
 		for _, command := range []string{"xb-sig /srv/a.img", "xb-patch --prepare --size 4096 " + allowed + " /srv/a.img", "xb-locate --active domu1"} {
 			if r := s.on("dom0a", "ssh dom0b "+command); r.status != c.status || r.out != "" {
 				t.Errorf("%s: %s: status %d, want %d\n%s", what, command, r.status, c.status, r.err)
 			}
 		}
-		s.must("dom0b", "rm -f /etc/xen-backup/gate.conf; cp -p /run/kept /etc/xen-backup/gate.conf; cp -p /run/kept /run/moved")
+		s.must("dom0b", "rm -f /etc/xen-backup/gate.conf; cp -p /run/kept /etc/xen-backup/gate.conf")
 	}
 }
 

@@ -3,6 +3,7 @@ package replicate
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"xen-backup/internal/exit"
@@ -29,7 +30,18 @@ func (c *copied) verify() bool {
 }
 
 // compare compares them, block by block.
-func (c *copied) compare() *ended { return c.ask(c.dom0, c.Stall, nil, c.sign(), c.delta("--check")) }
+func (c *copied) compare() *ended {
+	return c.ask(c.dom0, c.Stall, nil, c.sign(), c.delta("--check", "--summary", c.file("compared")))
+}
+
+// where names the bytes at which the first differences begin that compare has found.
+func (c *copied) where() string {
+	at, err := runs.ReadFirstChanged(c.file("compared"))
+	if err != nil {
+		return ""
+	}
+	return " at " + strings.ReplaceAll(strings.Trim(fmt.Sprint(at), "[]"), " ", ", ")
+}
 
 // differ reports whether that was done, and has found a difference.
 func differ(e *ended) bool { return slices.Equal(e.stages, []int{exit.OK, exit.No}) }
@@ -50,7 +62,7 @@ func (c *copied) recordVerified(e *ended) bool {
 // cut short, or fails, the next run would find no fault with the standby that is known to have one.
 func (c *copied) mend(found *ended) {
 	c.forgetBases()
-	c.missed = found.answer.String()
+	c.missed = found.answer.String() + c.where()
 	c.say(errLevel, fmt.Sprintf("### ERROR %d: %s, disk %s: %s was compared with its source: they differ: %s; all of it is copied now",
 		exit.No, c.about(), c.row.Disk, c.row.place(), c.missed))
 	done := c.show()

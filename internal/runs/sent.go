@@ -19,15 +19,6 @@ type Sent struct {
 
 // ReadSent reads what xb-delta's --summary has left. That of a run which failed is missing or of no image.
 func ReadSent(file string) (*Sent, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, exit.OpenFailed(err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, 1<<20))
-	if err != nil {
-		return nil, err
-	}
 	var s struct {
 		Command      string  `json:"command"`
 		ImageSize    int64   `json:"image_size"`
@@ -40,8 +31,8 @@ func ReadSent(file string) (*Sent, error) {
 		Seconds      float64 `json:"seconds"`
 		Tracked      bool    `json:"tracked"`
 	}
-	if err := json.Unmarshal(text, &s); err != nil {
-		return nil, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", file, err)
+	if err := readSummary(file, &s); err != nil {
+		return nil, err
 	}
 	if s.Command != "xb-delta" || s.BytesSent == 0 {
 		return nil, exit.Fail(exit.BadStream, "%s is no summary of an xb-delta that sent a delta", file)
@@ -52,4 +43,29 @@ func ReadSent(file string) (*Sent, error) {
 	}
 	return &Sent{Image: image, BytesRead: s.BytesRead, Changed: s.BytesChanged, Bytes: s.BytesSent, Seconds: s.Seconds,
 		Tracked: s.Tracked}, nil
+}
+
+// ReadFirstChanged reads from the --summary of xb-delta --check where the first differences begin, in bytes.
+func ReadFirstChanged(file string) ([]int64, error) {
+	var s struct {
+		At []int64 `json:"first_changed"`
+	}
+	err := readSummary(file, &s)
+	return s.At, err
+}
+
+func readSummary(file string, into any) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return exit.OpenFailed(err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		return exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", file, err)
+	}
+	return nil
 }

@@ -33,7 +33,7 @@ fresh() {
 	local h
 	for h in dom0a dom0b; do
 		on $h bash -c 'for do in destroy managedsave-remove undefine; do virsh -q $do domu1; done
-			rm -rf /srv/*.img /srv/ballast /var/lib/xen-backup/* /var/log/libvirt/domu1.log' >/dev/null 2>&1 || true
+			rm -rf /srv/*.img /srv/.*.xb-snap-* /srv/ballast /var/lib/xen-backup/* /var/log/libvirt/domu1.log' >/dev/null 2>&1 || true
 		conf $h
 	done
 	on dom0a bash -c 'cp --reflink=always /srv/new/* /srv/'

@@ -74,7 +74,7 @@ func delta(env *cli.Env, o options) error {
 		return err
 	}
 	s := env.NewSummary(result.Source, start)
-	s.BytesRead, s.BytesSent, s.Tracked = read, w.sent(), o.since != ""
+	s.BytesRead, s.BytesSent, s.Tracked, s.Source = read, w.sent(), o.since != "", src.identity
 	s.BytesChanged, s.BlocksChanged = result.Bytes, result.Blocks
 	if o.check {
 		s.FirstChanged = found.at
@@ -124,6 +124,8 @@ type source struct {
 	rdiff.Source
 	file *blockdev.Source // nil: standard input
 	pace *pace.Pace
+
+	identity string // of the file
 }
 
 func openSource(env *cli.Env, o options) (*source, error) {
@@ -135,12 +137,16 @@ func openSource(env *cli.Env, o options) (*source, error) {
 		}
 		return &source{Source: rdiff.FromPipe(in)}, nil
 	}
+	identity, err := blockdev.Identity(o.source)
+	if err != nil {
+		return nil, err
+	}
 	file, err := blockdev.OpenSource(o.source, o.allowLive)
 	if err != nil {
 		return nil, err
 	}
 	file.SetPace(p)
-	return &source{rdiff.FromImage(file), file, p}, nil
+	return &source{rdiff.FromImage(file), file, p, identity}, nil
 }
 
 // check demands, after the last read, that what was read is one image.

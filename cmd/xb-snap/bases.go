@@ -37,7 +37,7 @@ func keep(env *cli.Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	order.Image = sent.Image
+	order.Image, order.Read = sent.Image, sent.Source
 	places, err := state.Find(dir)
 	if err != nil {
 		return err

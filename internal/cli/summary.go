@@ -26,8 +26,9 @@ type Summary struct {
 	BlocksChanged int64   `json:"blocks_changed"`
 	Seconds       float64 `json:"seconds"`
 
-	// Of xb-delta alone, of its --check alone, and of xb-patch alone.
+	// Of xb-delta alone (the first two), of its --check alone, and of xb-patch alone.
 	Tracked         bool    `json:"tracked,omitempty"`       // the storage told what has changed
+	Source          string  `json:"source,omitempty"`        // what was read: see blockdev.Identity
 	FirstChanged    []int64 `json:"first_changed,omitempty"` // the bytes at which the first differences begin
 	TargetBytesRead int64   `json:"target_bytes_read,omitempty"`
 }

@@ -64,7 +64,7 @@ func testSummary(h *host, options string) {
 	sig, delta, patch := want, want, want
 	sig.Command, sig.Digest, sig.BytesSent = "xb-sig", digest("sig"), h.size("sig")
 	delta.Command, delta.Digest, delta.BytesSent = "xb-delta", digest("new"), h.size("delta")
-	delta.BytesChanged, delta.BlocksChanged = 4*4096, 4
+	delta.BytesChanged, delta.BlocksChanged, delta.Source = 4*4096, 4, h.path("source")
 	patch.Command, patch.Digest, patch.BytesRead = "xb-patch", digest("new"), h.size("delta")
 	patch.BytesChanged, patch.BlocksChanged = 4*4096, 4
 	for file, want := range map[string]cli.Summary{"sum.sig": sig, "sum.delta": delta, "sum.patch": patch} {

@@ -220,6 +220,26 @@ func TestTrackedRefused(t *testing.T) {
 	h.sameBytes(snap, "target")
 }
 
+// TestKeepAnother has the image of one snapshot be kept as that of another one: what has changed between the two would
+// never be sent.
+func TestKeepAnother(t *testing.T) {
+	h := newTracked(t, "xfs", 3*mib)
+	take := func() string {
+		return strings.TrimSpace(h.must("xb-snap create --owner " + fmt.Sprint(os.Getpid()) + " fs/disk"))
+	}
+	older := take()
+	h.pipe("xb-sig target", "xb-delta --summary sent "+older, "xb-patch --auto --peer dom0a --disk domu1/xvda target").silent(t)
+	h.change("fs/disk", 5, 1)
+	newer := take()
+	keep := "xb-snap keep --for dom0b --disk domu1/xvda --summary sent --taken 2026-11-26T23:47:28Z "
+	h.sh(keep+newer).fails(t, badStream, "what was sent was read from "+older+": it is not of "+newer)
+	h.must("! xb-snap base --peer dom0b fs/disk | grep .")
+	h.sh(keep + older).silent(t)
+	if r := h.must("xb-snap base --peer dom0b fs/disk"); !strings.Contains(r, older) {
+		t.Errorf("the base is %s", r)
+	}
+}
+
 // TestTrackedSpoiled changes one of the two snapshots while it is read, or after that: no delta of them is complete.
 func TestTrackedSpoiled(t *testing.T) {
 	for what, spoil := range map[string]string{

@@ -12,6 +12,7 @@ import (
 // Sent is what xb-delta's summary tells.
 type Sent struct {
 	Image                     stream.Image
+	Source                    string // that was read, by its identity; "" if that was not told
 	BytesRead, Changed, Bytes int64
 	Seconds                   float64
 	Tracked                   bool // only what the storage says has changed was read
@@ -30,6 +31,7 @@ func ReadSent(file string) (*Sent, error) {
 		BytesSent    int64   `json:"bytes_sent"`
 		Seconds      float64 `json:"seconds"`
 		Tracked      bool    `json:"tracked"`
+		Source       string  `json:"source"`
 	}
 	if err := readSummary(file, &s); err != nil {
 		return nil, err
@@ -42,7 +44,7 @@ func ReadSent(file string) (*Sent, error) {
 		return nil, exit.Fail(exit.BadStream, "%s is no summary of xb-delta: %w", file, err)
 	}
 	return &Sent{Image: image, BytesRead: s.BytesRead, Changed: s.BytesChanged, Bytes: s.BytesSent, Seconds: s.Seconds,
-		Tracked: s.Tracked}, nil
+		Tracked: s.Tracked, Source: s.Source}, nil
 }
 
 // ReadFirstChanged reads from the --summary of xb-delta --check where the first differences begin, in bytes.

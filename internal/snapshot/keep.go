@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"errors"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 type KeepOrder struct {
 	Peer, Disk string       // whose base, of what: DOMU/DISK
 	Image      stream.Image // that is in the snapshot, and is about to be sent
+	Read       string       // where it was read, by blockdev.Identity; "" if nobody has told
 	Taken      time.Time
 	Basis      stream.Image // that the peer said it has; the zero one: it did not
 	Auto       bool         // not where it costs the guest much
@@ -90,6 +92,10 @@ func (o *KeepOrder) record(s *Snapshot) (*base.Record, error) {
 	origin, err := s.origin()
 	if err != nil {
 		return nil, err
+	}
+	// With the image of another snapshot, what has changed between the two would never be sent.
+	if read, err := blockdev.Identity(s.Path); err != nil || o.Read != "" && read != o.Read {
+		return nil, cmp.Or(err, exit.Fail(exit.BadStream, "what was sent was read from %s: it is not of %s", o.Read, s.Path))
 	}
 	identity, err := Identity(s.Path)
 	if err != nil {

@@ -168,8 +168,8 @@ func (t *target) reason(known []*state.Record, coming Coming) (string, stream.Im
 		return forced, stream.Image{}
 	case t.wasUsedSince(known): // what the source has is of before a failover
 	case t.before.Phase == state.Clean && coming.comparable(t.before.Image) &&
-		slices.Contains(coming.Have, t.before.Image) && t.validConsent(t.before) == nil:
-		return "", t.before.Image // what changes may be discarded of is not that any more
+		slices.Contains(coming.Have, t.before.Image):
+		return "", t.before.Image
 	}
 	return noBasis, stream.Image{}
 }

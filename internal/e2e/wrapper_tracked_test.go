@@ -254,6 +254,21 @@ func TestWrapperDiskLeft(t *testing.T) {
 		func() { s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s) })
 	leave("detached", func() { s.domain("dom0a", "domu1", 1, xvda) }, func() { s.domain("dom0a", "domu1", 1, xvda, xvdb) })
 	leave("removed", func() { s.domain("dom0a", "domu1", 1, xvda); s.must("dom0a", "rm "+xvdb) }, func() {})
+
+	// Of a disk that has another name the base is used, once.
+	s.must("dom0a", "cd /run; sed -i s/xvda/xvdc/ domains/domu1; { echo '<node>'; cat domains/*; echo '</node>'; } >node.xml")
+	s.must("dom0b", `uuid=$(xb-patch --state /srv/a.img | sed -n 's/.*"uuid": *"\([^"]*\)".*/\1/p'); xb-patch --adopt domu1/xvdc --uuid "$uuid" /srv/a.img`)
+	s.scatter(xvda, 3)
+	s.backup("dom0a").silent(t)
+	s.same(xvda, xvda)
+	for _, l := range s.lastCopies("dom0b") {
+		if l.Disk == "xvdc" && !l.Tracked {
+			t.Errorf("under another name: %+v", l)
+		}
+	}
+	if kept := s.bases(); len(kept) != 1 {
+		t.Errorf("bases after it: %q", kept)
+	}
 }
 
 // TestWrapperLostAnswer loses the answer of dom0b when it has the new image: the next run finds out which base is right.

@@ -105,7 +105,6 @@ func (r *run) share(dom0s int) int {
 
 // do reports whether all went well.
 func (d *delivery) do() bool {
-	d.forgetOthers()
 	good := each(d.disks, d.share, (*copied).do)
 	if lost := without(d.disks, good); len(lost) > 0 {
 		d.tellHeld(good)
@@ -121,6 +120,7 @@ func (d *delivery) do() bool {
 			return false
 		}
 	}
+	d.forgetOthers() // and not before: what is a disk's base may have been kept when it had another name
 	finished := each(d.disks, 1, (*copied).finish)
 	return d.store() && len(finished) == len(d.disks)
 }

@@ -165,6 +165,37 @@ func TestPromoteAt(t *testing.T) {
 	s.must("dom0b", "cmp /srv/domu1.img /srv/image1; xb-snap list --points | grep "+hour(2))
 }
 
+// TestPointsOfOtherFiles: what a start from a point would have QEMU open is told by the point, whatever the standby is now.
+func TestPointsOfOtherFiles(t *testing.T) {
+	if _, err := exec.LookPath("qemu-img"); err != nil {
+		t.Skip("needs qemu-img")
+	}
+	s := newStandby(t)
+	s.must("dom0b", `cd /srv && qemu-img create -q -f raw secret 3M && echo login: >/run/console
+qemu-img create -q -f qcow2 -F raw -b secret backed.qcow2
+qemu-img create -q -f qcow2 alone.qcow2 3M
+truncate -s 3M backed.qcow2 alone.qcow2
+sed s/,raw,/,qcow2,/ kept | xb-locate --store domu1`)
+	for n, image := range []string{"alone", "backed", "alone", "backed"} {
+		s.must("dom0b", fmt.Sprintf("cd /srv; xb-sig domu1.img | xb-delta %s.qcow2 | xb-patch --auto --peer dom0a --disk domu1/xvda "+
+			"--toolstack xl --keep 9 --taken %s domu1.img", image, hour(n)))
+	}
+	try := func(words string, status int, want string) {
+		t.Helper()
+		r := s.on("dom0b", failover(words))
+		if r.status != status || !strings.Contains(r.err, want) {
+			t.Errorf("%s: status %d: %s", words, r.status, r.err)
+		}
+	}
+	const backed = "is a qcow2 image with a backing store"
+	try("test domu1", 78, backed)
+	try("test domu1 --at "+hour(2), 0, "its test copy says")
+	try("test domu1 --at "+hour(1), 78, backed)
+	try("promote domu1 --at "+hour(1), 78, backed)
+	s.must("dom0b", "[[ ! -e /etc/xen/domu1.cfg ]]")
+	try("promote domu1 --at "+hour(2), 0, "## DomU domu1 runs here")
+}
+
 // A test copy of a guest of xl is another domain, on snapshots of the standbys, and is removed, whatever ends its test.
 func TestTestCopyXL(t *testing.T) {
 	s := newStandby(t)

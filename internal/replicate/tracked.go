@@ -91,29 +91,39 @@ func (r *run) whyFull(row *Row) string {
 
 // transfer has the standby become what is read, or be held as that.
 func (c *copied) transfer() *ended {
-	why := c.whyFull(c.row)
-	level := infoLevel
+	why, level := c.whyFull(c.row), infoLevel
+	var refused *ended
 	if why == "" {
-		e, err := c.track()
-		if err == nil {
-			return e
+		var err error
+		if refused, err = c.track(); err == nil {
+			return refused
 		}
-		why, level = err.Error(), warningLevel
-		if errors.Is(err, errTooMuch) {
-			level = infoLevel
+		why = err.Error()
+		if !errors.Is(err, errTooMuch) {
+			level = warningLevel
 		}
 	}
+	if refused == nil {
+		c.sayFull(level, why)
+	}
+	e := c.ask(c.dom0, c.Stall, nil, c.pipeline()...)
+	if refused != nil && e.good() { // else the standby is what was refused, and its words are told
+		c.sayFull(level, why)
+	}
+	return e
+}
+
+func (c *copied) sayFull(level, why string) {
 	if c.tracks() {
 		c.say(level, "#### "+c.row.place()+": compared in full: "+why)
 	}
-	return c.ask(c.dom0, c.Stall, nil, c.pipeline()...)
 }
 
 // errTooMuch is the cause of a full copy that is quicker.
 var errTooMuch = errors.New("more than half of it is listed as changed")
 
 // track copies what has changed since the base. An error says why the disk has to be compared in full: the standby has
-// seen but a stream that was cut, and is as it was.
+// seen but a stream that was cut, or has refused it, and is as it was. Of a refusal it returns both.
 func (c *copied) track() (*ended, error) {
 	old, err := c.findBase()
 	if err == nil {
@@ -125,10 +135,14 @@ func (c *copied) track() (*ended, error) {
 	since := []string{"--since", old, "--basis", c.file("base"), "--extents", c.file("extents")}
 	e := c.ask(c.dom0, c.Stall, nil, c.delta(append(since, c.sending()...)...), c.patch())
 	c.heedSignal(e)
-	// A target that refuses what was sent may be right, or the base is not what it was, though nothing tells so: its
-	// storage has changed it, or it is of before a failover. Which it is, is seen by who reads all of the target.
-	if bad := e.stages[0] != exit.OK && e.stages[1] == exit.BadStream; e.stalled == 0 && (bad || e.stages[1] == exit.NotBasis) {
+	switch {
+	case e.stalled > 0:
+	case e.stages[0] != exit.OK && e.stages[1] == exit.BadStream:
 		return nil, e.failure()
+	case e.stages[1] == exit.NotBasis:
+		// It may be right, or the base is not what it was, though nothing tells so: its storage has changed it, or it is of
+		// before a failover. Which it is, is seen by who reads all of the target.
+		return e, e.failure()
 	}
 	return e, nil
 }

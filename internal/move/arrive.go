@@ -111,84 +111,83 @@ func (a *Arrival) Tell(ctx context.Context) (word string, record *state.Move, co
 	return Running, record, control, nil
 }
 
-// Restore restores the DomU, by the document that was judged for its start here. It does not go on yet.
-func (a *Arrival) Restore(ctx context.Context, document string) error {
-	release, err := a.State.LockMove(a.DomU)
-	if err != nil {
-		return err
-	}
-	defer release()
-	word, record, _, err := a.Tell(ctx)
-	switch {
-	case err != nil:
-		return err
-	case word != Kept:
-		return exit.Fail(exit.Unavailable, "%s cannot be restored from its memory: %s", a.DomU, word)
-	}
-	toolstack := "virsh"
-	if filepath.Ext(document) == ".cfg" {
-		toolstack = "xl"
-	}
-	control, err := domain.NewControl(toolstack, a.DomU, a.URI, "")
-	if err != nil {
-		return err
-	}
-	if err := control.RestoreFrom(ctx, record.File(), document); err != nil {
-		return err
-	}
-	if word, _, _, err = a.Tell(ctx); err == nil && word != Paused {
-		err = exit.Fail(exit.Unavailable, "%s was restored, and yet it is %s", a.DomU, word)
-	}
-	return err
-}
-
-// Resume lets the DomU go on, and removes the memory. Once done, it may be asked for again.
-func (a *Arrival) Resume(ctx context.Context) error {
+// alone calls do with how far it has come, which nobody else changes meanwhile.
+func (a *Arrival) alone(ctx context.Context, do func(word string, record *state.Move, control *domain.Control) error) error {
 	release, err := a.State.LockMove(a.DomU)
 	if err != nil {
 		return err
 	}
 	defer release()
 	word, record, control, err := a.Tell(ctx)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case word == Paused:
-		if err := control.Resume(); err != nil {
+	}
+	return do(word, record, control)
+}
+
+// Restore restores the DomU, by the document that was judged for its start here. It does not go on yet.
+func (a *Arrival) Restore(ctx context.Context, document string) error {
+	return a.alone(ctx, func(word string, record *state.Move, _ *domain.Control) error {
+		if word != Kept {
+			return exit.Fail(exit.Unavailable, "%s cannot be restored from its memory: %s", a.DomU, word)
+		}
+		toolstack := "virsh"
+		if filepath.Ext(document) == ".cfg" {
+			toolstack = "xl"
+		}
+		control, err := domain.NewControl(toolstack, a.DomU, a.URI, "")
+		if err != nil {
 			return err
 		}
-	case word != Running:
-		return exit.Fail(exit.Unavailable, "%s cannot go on here: %s", a.DomU, word)
-	}
-	return forget(record)
+		if err := control.RestoreFrom(ctx, record.File(), document); err != nil {
+			return err
+		}
+		return a.mustBe(ctx, Paused, exit.Unavailable, "restored")
+	})
+}
+
+// Resume lets the DomU go on, and removes the memory. Once done, it may be asked for again.
+func (a *Arrival) Resume(ctx context.Context) error {
+	return a.alone(ctx, func(word string, record *state.Move, control *domain.Control) error {
+		switch word {
+		case Paused:
+			if err := control.Resume(); err != nil {
+				return err
+			}
+		case Running:
+		default:
+			return exit.Fail(exit.Unavailable, "%s cannot go on here: %s", a.DomU, word)
+		}
+		return forget(record)
+	})
 }
 
 // Destroy gives all of it up: the DomU that was restored and did not go on, and the memory. Once done, it may be asked for
 // again. What runs is not touched.
 func (a *Arrival) Destroy(ctx context.Context) error {
-	release, err := a.State.LockMove(a.DomU)
-	if err != nil {
-		return err
+	return a.alone(ctx, func(word string, record *state.Move, control *domain.Control) error {
+		switch word {
+		case Running:
+			return exit.Fail(exit.Elsewhere, "%s runs here", a.DomU)
+		case Paused:
+			if err := control.Destroy(); err != nil {
+				return err
+			}
+			if err := a.mustBe(ctx, Kept, exit.Busy, "destroyed"); err != nil {
+				return err
+			}
+		}
+		return forget(record)
+	})
+}
+
+// mustBe demands that the toolstack has done what it says it did.
+func (a *Arrival) mustBe(ctx context.Context, want string, status int, done string) error {
+	word, _, _, err := a.Tell(ctx)
+	if err == nil && word != want {
+		err = exit.Fail(status, "%s was %s, and yet it is %s", a.DomU, done, word)
 	}
-	defer release()
-	word, record, control, err := a.Tell(ctx)
-	switch {
-	case err != nil:
-		return err
-	case word == Running:
-		return exit.Fail(exit.Elsewhere, "%s runs here", a.DomU)
-	case word == Paused:
-		if err := control.Destroy(); err != nil {
-			return err
-		}
-		if word, _, _, err = a.Tell(ctx); err == nil && word != Kept {
-			err = exit.Fail(exit.Busy, "%s was destroyed, and yet it is %s", a.DomU, word)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return forget(record)
+	return err
 }
 
 // forget removes the memory, and then what is remembered of it.

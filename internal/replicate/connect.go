@@ -17,10 +17,8 @@ import (
 // Connect opens the connection to each Dom0 that all programs of a run share, and tells in the run's directory which can
 // be reached; then it calls told. It keeps them until in, of whoever has started it, ends.
 func Connect(o Options, dom0s []string, in io.Reader, told func() error) error {
-	for _, name := range dom0s {
-		if !nameForm.MatchString(name) {
-			return exit.Fail(exit.Usage, "bad name of a Dom0: %s", name)
-		}
+	if err := checkNames(dom0s); err != nil {
+		return err
 	}
 	programs, release, err := newChildren()
 	if err != nil {

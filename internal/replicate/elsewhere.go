@@ -10,13 +10,11 @@ import (
 )
 
 // Elsewhere demands that a DomU is active on none of some Dom0s, which are asked over connections of their own. Of one
-// that cannot be reached it cannot be told, unless off says that it is off; of one that answers anything but no, never. Of one that is to be moved it is told last of all that
-// it is active where it is.
+// that cannot be reached it cannot be told, unless off says that it is off; of one that answers anything but no, never. Of
+// a DomU that is to be moved it is told last of all that it is active where it is.
 func Elsewhere(o Options, dom0s []string, off, moved bool, warn func(format string, args ...any)) error {
-	for _, name := range dom0s {
-		if !nameForm.MatchString(name) {
-			return exit.Fail(exit.Usage, "bad name of a Dom0: %s", name)
-		}
+	if err := checkNames(dom0s); err != nil {
+		return err
 	}
 	programs, release, err := newChildren()
 	if err != nil {

@@ -29,6 +29,16 @@ var (
 	wordForm = regexp.MustCompile(`^[A-Za-z0-9_/.+:@%-]+$`)
 )
 
+// checkNames refuses what is no name of a Dom0: it becomes an argument of ssh.
+func checkNames(dom0s []string) error {
+	for _, name := range dom0s {
+		if !nameForm.MatchString(name) {
+			return exit.Fail(exit.Usage, "bad name of a Dom0: %s", name)
+		}
+	}
+	return nil
+}
+
 // ReadRows reads lines of columns that tabs part, with the answers if these were asked for.
 func ReadRows(in io.Reader, answered bool) (rows []*Row, err error) {
 	lines := bufio.NewScanner(in)

@@ -98,7 +98,7 @@ func rollBack(user User, o Options, point *snapshot.Snapshot) (peer string, err 
 	}
 	defer t.close()
 	t.Disk, t.UUID, t.Peer = point.Point.Disk, t.before.UUID, t.before.Peer
-	if err := t.checkHeld(); err != nil {
+	if err := t.takePlace(); err != nil {
 		return "", err
 	}
 	b, err := openWayBack(t, point)
@@ -128,21 +128,22 @@ func rollBack(user User, o Options, point *snapshot.Snapshot) (peer string, err 
 	return t.Peer, a.run()
 }
 
-// checkHeld refuses what checkRecord does, and a standby that is about to become another image; what a way back left that
-// was killed goes.
-func (t *target) checkHeld() error {
-	if err := t.checkRecord(); err != nil {
-		return err
-	}
+// takePlace refuses what checkRecord does. What is held gives way, as it does to the next run: its host may be dead, and
+// if it is not, the commit of its set finds that another has come between.
+func (t *target) takePlace() error {
 	h, err := t.device.Held()
-	if err == nil && h != nil && h.Set != t.Set {
-		return exit.Fail(exit.Busy, "%s: a delta of %s is held for it, of set %s: wait for the end of that run, or of the next one",
-			t.Target, h.Taken.UTC().Format(time.RFC3339), h.Set)
-	}
 	if err != nil && !state.IsUnusable(err) {
 		return err
 	}
-	return t.admit()
+	if err := t.admit(); err != nil {
+		return err
+	}
+	applied := h != nil && t.before.Set != nil && t.before.Set.ID == h.Set // what the end of a killed run has left
+	if h != nil && h.Set != t.Set && !applied {
+		t.user.Warn("%s: a delta of %s was held for it, of set %s from %s: that is given up", t.Target,
+			h.Taken.UTC().Format(time.RFC3339), h.Set, h.Peer)
+	}
+	return nil
 }
 
 // wayBack leads from what a standby is to one of its points.

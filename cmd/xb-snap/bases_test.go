@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"xen-backup/internal/base"
+	"xen-backup/internal/blockdev"
 	"xen-backup/internal/snapshot"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
@@ -39,14 +40,19 @@ func (k *keeper) snap() string {
 	return strings.TrimSuffix(r.stdout, "\n")
 }
 
-// sent writes a summary, as of an image that was never sent before, and returns that and what keep is told of it.
-func (k *keeper) sent(size int64) (image stream.Image, summary string) {
+// sent writes a summary, as of an image that was never sent before and was read from a snapshot, and returns that and
+// what keep is told of it.
+func (k *keeper) sent(size int64, snap string) (image stream.Image, summary string) {
 	k.Helper()
 	k.runs++
 	image = stream.Image{BlockSize: 4096, Hash: stream.XXH64, Size: size, Sum: stream.Sum{uint64(k.runs)}}
 	summary = filepath.Join(k.T.TempDir(), "summary")
-	testkit.Write(k.T, summary, fmt.Sprintf(`{"command":"xb-delta","image_size":%d,"block_size":4096,"hash":"xxh64","digest":"%s","bytes_sent":1}`,
-		size, image.Digest()))
+	read, err := blockdev.Identity(snap)
+	if err != nil {
+		k.Fatal(err)
+	}
+	testkit.Write(k.T, summary, fmt.Sprintf(`{"command":"xb-delta","image_size":%d,"block_size":4096,"hash":"xxh64","digest":"%s",`+
+		`"bytes_sent":1,"source":%q}`, size, image.Digest(), read))
 	return image, summary
 }
 
@@ -56,7 +62,7 @@ const takenAt = "2026-11-26T23:47:28Z"
 func (k *keeper) keep(peer string, more ...string) (snap string, image stream.Image) {
 	k.Helper()
 	snap = k.snap()
-	image, summary := k.sent(100_000)
+	image, summary := k.sent(100_000, snap)
 	k.ok(append([]string{"keep", "--for", peer, "--disk", "web/xvda", "--summary", summary, "--taken", takenAt, snap}, more...)...)
 	return snap, image
 }
@@ -147,7 +153,7 @@ func TestKeep(t *testing.T) {
 func TestKeptForSeveral(t *testing.T) {
 	k := newKeeper(t, "mkfs.btrfs", "-q")
 	snap, image := k.keep("dom0b")
-	_, summary := k.sent(100_000)
+	_, summary := k.sent(100_000, snap)
 	k.ok("keep", "--for", "root@dom0c", "--disk", "web/xvda", "--summary", summary, "--taken", takenAt, snap)
 	k.settle("dom0b", image)
 	list := k.run("list")
@@ -274,15 +280,15 @@ func other(k *keeper) error {
 // TestKeepRefuses what is no run's snapshot, or not what was sent.
 func TestKeepRefuses(t *testing.T) {
 	k := newKeeper(t, "mkfs.xfs", "-q", "-m", "reflink=1")
-	_, summary := k.sent(100_000)
+	own := strings.TrimSuffix(k.run("create", "--owner", "none", k.disk).stdout, "\n")
+	snap := k.snap()
+	_, summary := k.sent(100_000, snap)
 	keep := func(snap string, more ...string) []string {
 		return append([]string{"keep", "--for", "dom0b", "--disk", "web/xvda", "--summary", summary, "--taken", takenAt, snap}, more...)
 	}
-	own := strings.TrimSuffix(k.run("create", "--owner", "none", k.disk).stdout, "\n")
 	k.fails(64, "somebody's own", keep(own)...)
 	k.fails(79, "not made by xb-snap", keep(k.disk)...)
 	k.fails(66, "no such snapshot", keep(own+"x")...)
-	snap := k.snap()
 	k.fails(64, "bad name", keep(snap, "--for", "../x")...)
 	k.fails(64, "is not DOMU/DISK", keep(snap, "--disk", "web")...)
 	k.fails(64, "keep needs", "keep", "--for", "dom0b", snap)
@@ -294,8 +300,11 @@ func TestKeepRefuses(t *testing.T) {
 	k.fails(64, "is for bases", "guard", "--pool-limit", "80")
 	k.fails(64, "no number of percent", "guard", "--bases", "--once", "--pool-limit", "100")
 	k.fails(66, "", keep(snap, "--summary", filepath.Join(k.T.TempDir(), "none"))...)
-	_, another := k.sent(100_001)
+	_, another := k.sent(100_001, snap)
 	k.fails(65, "100001", keep(snap, "--summary", another)...)
+	text := testkit.Read(t, summary)
+	testkit.Write(t, another, text[:strings.Index(text, `,"source"`)]+"}") // as of an xb-delta that read a pipe
+	k.fails(65, "does not tell what was read", keep(snap, "--summary", another)...)
 	if err := os.WriteFile(snap, []byte("b"), 0); err != nil {
 		t.Fatal(err)
 	}

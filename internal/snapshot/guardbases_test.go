@@ -82,6 +82,9 @@ func (h *baseHost) tryKeep(order KeepOrder) (snap string, kept bool) {
 		err = f.remember()
 	}
 	if err == nil {
+		order.Read, err = blockdev.Identity(snap)
+	}
+	if err == nil {
 		kept, err = Keep(snap, order, &h.said)
 	}
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 type KeepOrder struct {
 	Peer, Disk string       // whose base, of what: DOMU/DISK
 	Image      stream.Image // that is in the snapshot, and is about to be sent
-	Read       string       // where it was read, by blockdev.Identity; "" if nobody has told
+	Read       string       // where it was read, by blockdev.Identity
 	Taken      time.Time
 	Basis      stream.Image // that the peer said it has; the zero one: it did not
 	Auto       bool         // not where it costs the guest much
@@ -94,7 +94,10 @@ func (o *KeepOrder) record(s *Snapshot) (*base.Record, error) {
 		return nil, err
 	}
 	// With the image of another snapshot, what has changed between the two would never be sent.
-	if read, err := blockdev.Identity(s.Path); err != nil || o.Read != "" && read != o.Read {
+	if o.Read == "" {
+		return nil, exit.Fail(exit.BadStream, "the summary does not tell what was read: nobody knows that it was %s", s.Path)
+	}
+	if read, err := blockdev.Identity(s.Path); err != nil || read != o.Read {
 		return nil, cmp.Or(err, exit.Fail(exit.BadStream, "what was sent was read from %s: it is not of %s", o.Read, s.Path))
 	}
 	identity, err := Identity(s.Path)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"xen-backup/internal/base"
+	"xen-backup/internal/blockdev"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
 	"xen-backup/internal/stream"
@@ -15,9 +16,14 @@ import (
 
 const deadOwner = Owner("1.1.00000000")
 
-func keepOrder(records state.Dir, size int64) KeepOrder {
+func keepOrder(t *testing.T, records state.Dir, size int64, snap string) KeepOrder {
+	t.Helper()
+	read, err := blockdev.Identity(snap)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return KeepOrder{Peer: "dom0b", Disk: "web/xvda", Image: stream.Image{BlockSize: 4096, Hash: stream.XXH64, Size: size},
-		Taken: time.Unix(1, 0), Limit: 99, State: records}
+		Read: read, Taken: time.Unix(1, 0), Limit: 99, State: records}
 }
 
 // TestKilledWhileKept: between its two steps keep leaves a snapshot that is a leftover as others are, and a record that
@@ -27,7 +33,7 @@ func TestKilledWhileKept(t *testing.T) {
 	a := filepath.Join(dir, "a")
 	testkit.Write(t, a, "precious")
 	snap := take(t, records, deadOwner, a)[0]
-	order := keepOrder(records, 8)
+	order := keepOrder(t, records, 8, snap)
 
 	// The first step.
 	s, err := findAmong(taken(records))(snap)
@@ -61,6 +67,7 @@ func TestKilledWhileKept(t *testing.T) {
 		t.Errorf("bases: %v, %v, %q", usable, err, said)
 	}
 	snap = take(t, records, deadOwner, a)[0]
+	order = keepOrder(t, records, 8, snap)
 	if kept, err := Keep(snap, order, quiet{t}); err != nil || !kept {
 		t.Errorf("the next run: %v, %v", kept, err)
 	}

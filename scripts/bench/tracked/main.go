@@ -5,6 +5,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -12,9 +13,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"xen-backup/internal/base"
@@ -50,6 +53,8 @@ type settings struct {
 	cached  bool // by the page cache below the loop device
 	full    bool // compare in full, too
 	check   bool
+
+	ctx context.Context // it ends with a signal; what is under way ends first, and nothing is left behind
 }
 
 func parse() (s settings, err error) {
@@ -91,6 +96,9 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	var stop func()
+	s.ctx, stop = signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	var rows []*row
 	for _, size := range s.sizes {
 		of, err := measure(s, size)
@@ -136,6 +144,9 @@ func measure(s settings, size int64) (rows []*row, err error) {
 		r := &row{size: size, percent: percent}
 		rows = append(rows, r)
 		for range s.rounds {
+			if s.ctx.Err() != nil {
+				return nil, errors.New("interrupted")
+			}
 			if err := b.round(r); err != nil {
 				return nil, err
 			}

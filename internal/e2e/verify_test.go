@@ -101,7 +101,7 @@ func TestVerifyNotMended(t *testing.T) {
 			for _, end := range []string{`echo "xb-patch: no room" >&2; exit 73`, `touch /run/begun; sleep 1000`} {
 				s.forgetful()
 				s.touchUp(xvda, 10, 20, 200)
-				s.backup("dom0a").silent(t)
+				s.backup("dom0a", "VERIFY_EVERY=0").silent(t) // of what was found wrong once every run is compared else
 				if s.sums("dom0a", xvda) == s.sums("dom0b", xvda) {
 					t.Fatal("nothing was missed")
 				}
@@ -116,8 +116,15 @@ func TestVerifyNotMended(t *testing.T) {
 					t.Errorf("status %d\n%s", r.status, r.err)
 				}
 				s.must("dom0b", "rm -f /usr/local/sbin/xb-patch /run/first; pkill -x sleep || :")
+				status := s.on("dom0a", cron("--status"))
+				if status.status != 2 {
+					t.Errorf("--status: %d", status.status)
+				}
+				says(t, status.out, "CRITICAL  domu1: xvda on dom0b: it was compared in full at ", " and is not what it should be: "+
+					"blocks 256 changed 1 bytes 4096 at 40960", "it is not mended yet")
 				s.touchUp(xvda, 50)
-				s.backup("dom0a", "VERIFY_EVERY=0")
+				s.backup("dom0a", "VERIFY_EVERY=0").fails(t, 0, "#### dom0b:/srv/a.img: what runs had missed is mended")
+				says(t, s.status("dom0a", 1), "xvda on dom0b: what had changed was missed by runs", "at 40960")
 				for _, file := range files {
 					s.same(file, file)
 				}
@@ -125,6 +132,50 @@ func TestVerifyNotMended(t *testing.T) {
 				s.must("dom0a", ": >/run/syslog")
 			}
 		})
+	}
+}
+
+// TestVerifyOtherPeer has runs miss the same for two peers, of which one is compared: the other one is not left as it is,
+// and is not trusted until all of it was read.
+func TestVerifyOtherPeer(t *testing.T) {
+	s := newSite(t)
+	s.bootThird()
+	s.domu1(xvda)
+	s.conf("dom0a", "domu1", "DOMU=domu1", `DOM0S="dom0a dom0b dom0c"`)
+	s.backup("dom0a").silent(t)
+	s.forgetful()
+	s.touchUp(xvda, 10, 20, 200)
+	s.backup("dom0a").silent(t)
+	s.must("dom0a", "rm /run/forgetful")
+	s.backup("dom0a", "--to", "dom0b", "--verify", "domu1").fails(t, 3, "### ERROR 1: DomU domu1, disk xvda: dom0b:/srv/a.img was compared")
+	missed := func(name string) bool { return s.sums("dom0a", xvda) != s.sums(name, xvda) }
+	if missed("dom0b") || !missed("dom0c") {
+		t.Error("it is not what it was to be")
+	}
+	status := s.on("dom0a", cron("--status"))
+	says(t, status.out, "xvda on dom0c: it may lack what runs had missed on dom0b")
+	dry := s.backup("dom0a", "--dry-run")
+	says(t, dry.err, "#### dom0c:/srv/a.img: full: it may lack what runs had missed on dom0b")
+
+	s.touchUp(xvda, 50)
+	s.must("dom0a", ": >/run/syslog")
+	s.backup("dom0a", "VERIFY_EVERY=0").silent(t)
+	if missed("dom0b") || missed("dom0c") {
+		t.Error("it was not mended")
+	}
+	says(t, s.log("dom0a"), "#### dom0c:/srv/a.img: compared in full: it may lack what runs had missed on dom0b")
+	if status = s.on("dom0a", cron("--status")); strings.Contains(status.out, "may lack") {
+		t.Errorf("the status goes on:\n%s", status.out)
+	}
+	s.touchUp(xvda, 60)
+	s.backup("dom0a", "VERIFY_EVERY=0").silent(t)
+	for _, l := range append(s.lastCopies("dom0b"), s.lastCopies("dom0c")...) {
+		if !l.Tracked {
+			t.Errorf("it is not trusted again: %+v", l)
+		}
+	}
+	if missed("dom0b") || missed("dom0c") {
+		t.Error("they differ")
 	}
 }
 

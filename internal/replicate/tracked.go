@@ -83,7 +83,7 @@ func (r *run) whyFull(row *Row) string {
 	case r.Track == TrackNo:
 		return "TRACK=no"
 	case row.answered("basis") != "":
-		return ""
+		return runs.Doubt(r.State, r.DomU+"/"+row.Disk, row.Dom0)
 	default:
 		return cmp.Or(reasons[reason], reason)
 	}

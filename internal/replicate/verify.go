@@ -58,11 +58,17 @@ func (c *copied) recordVerified(e *ended) bool {
 // remembered of it there, runs have missed what had changed, and it becomes right. Else somebody has changed it, or its
 // storage has: it is refused (80), as it would be by any run, whatever this one was allowed to overwrite before.
 //
-// The base that this run has kept goes first: its record says that the standby has its image, and it has not. If this is
-// cut short, or fails, the next run would find no fault with the standby that is known to have one.
+// That it is known goes first, and the base that this run has kept: its record says that the standby has its image, and it
+// has not. If this is cut short, or fails, the next run would find no fault with the standby that is known to have one.
+// Those of other peers went by what the storage has told, too: none of their bases is used until all was compared (runs.Doubt).
 func (c *copied) mend(found *ended) {
-	c.forgetBases()
 	c.missed = found.answer.String() + c.where()
+	report := c.reportOf(c.row, runs.Verify)
+	report.Missed = c.missed
+	if err := report.RecordMissed(c.State); err != nil {
+		c.say(warningLevel, "#### "+c.row.place()+": what was missed is not remembered: "+err.Error())
+	}
+	c.forgetBases()
 	c.say(errLevel, fmt.Sprintf("### ERROR %d: %s, disk %s: %s was compared with its source: they differ: %s; all of it is copied now",
 		exit.No, c.about(), c.row.Disk, c.row.place(), c.missed))
 	done := c.show()

@@ -1,6 +1,7 @@
 package runs
 
 import (
+	"strings"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -23,10 +24,10 @@ func IsDue(dir state.Dir, disk, peer string, every time.Duration, now time.Time)
 func (c *Copy) isDue(every time.Duration, now time.Time) bool {
 	last := c.Verified
 	switch {
-	case last.IsZero():
-		last = c.Since // of all that was there before there was this question not everything is due at once
 	case c.Missed != nil && !last.After(c.Missed.Time):
 		return true
+	case last.IsZero():
+		last = c.Since // of all that was there before there was this question not everything is due at once
 	}
 	return last.After(now.Add(skew)) || c.span(last, every) < c.span(now, every)
 }
@@ -42,9 +43,46 @@ const tellMissed = 7 * 24 * time.Hour
 
 // missed says so; "" if it is long ago, or was never.
 func (c *Copy) missed(now time.Time) string {
-	if c.Missed == nil || now.Sub(c.Missed.Time) >= tellMissed {
+	switch m := c.Missed; {
+	case m != nil && m.Unmended:
+		return "it was compared in full at " + m.Time.UTC().Format(timeForm) + " and is not what it should be: " + m.Words +
+			"; it is not mended yet: the next run compares it in full"
+	case m == nil || now.Sub(m.Time) >= tellMissed:
 		return ""
 	}
 	return "what had changed was missed by runs before it was compared in full and mended at " +
 		c.Missed.Time.UTC().Format(timeForm) + ": " + c.Missed.Words
+}
+
+// Doubt says why no base of a disk and a peer is to be trusted: runs have missed what had changed, of this standby or of
+// another one, for which they went by the same records of the storage, and all of this one was not compared since. "" is
+// no doubt.
+func Doubt(dir state.Dir, disk, peer string) string {
+	domu, _, _ := strings.Cut(disk, "/")
+	copies, _, _ := everything(dir, []string{domu}) // of what cannot be read nobody knows anything
+	for _, c := range copies {
+		if c.Disk == disk && c.Peer == peer {
+			return c.doubt(copies)
+		}
+	}
+	return ""
+}
+
+func (c *Copy) doubt(copies []*Copy) string {
+	if c.Missed != nil && c.Missed.Unmended {
+		return "runs had missed what had changed, and it is not mended yet"
+	}
+	for _, other := range copies {
+		if other.Disk == c.Disk && other.Peer != c.Peer && other.Missed != nil && c.Compared.Before(other.Missed.of()) {
+			return "it may lack what runs had missed on " + other.Peer + ", and was not compared in full since"
+		}
+	}
+	return ""
+}
+
+func (m *Missed) of() time.Time {
+	if m.Of.IsZero() {
+		return m.Time
+	}
+	return m.Of
 }

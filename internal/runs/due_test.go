@@ -2,6 +2,7 @@ package runs
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,6 +75,98 @@ func TestIsDueAgain(t *testing.T) {
 		IsDue(h.dir, "domu1/xvda", "dom0b", 0, time.Now().Add(week)) {
 		t.Error("a first copy is due at once, or never")
 	}
+}
+
+// TestUnmended: what was found to differ is told until all of it was compared, and so long another peer's standby is not
+// trusted either, unless it was compared with that snapshot or a later one.
+func TestUnmended(t *testing.T) {
+	h := newHost(t)
+	begin := time.Now().Truncate(time.Second)
+	copied := func(peer string, hour int, tracked bool) *Report {
+		r := h.report("0 0 0")
+		r.Peer, r.Sent.Tracked, r.Taken = peer, tracked, begin.Add(time.Duration(hour-10)*time.Hour)
+		return r
+	}
+	record := func(r *Report, want int) (words string) {
+		t.Helper()
+		lines, status := r.Record(h.dir)
+		if status != want {
+			t.Errorf("status %d, want %d: %v", status, want, lines)
+		}
+		return fmt.Sprint(lines)
+	}
+	for _, r := range []*Report{copied("dom0b", 1, false), copied("dom0c", 1, false), copied("dom0d", 1, false), copied("dom0b", 2, true)} {
+		record(r, 0)
+	}
+	doubts := func(want ...string) {
+		t.Helper()
+		var peers []string
+		for _, peer := range []string{"dom0b", "dom0c", "dom0d"} {
+			if Doubt(h.dir, "domu1/xvda", peer) != "" {
+				peers = append(peers, peer)
+			}
+		}
+		if !slices.Equal(peers, want) {
+			t.Errorf("doubts: %q, want %q", peers, want)
+		}
+	}
+	status := func(want Severity, words ...string) {
+		t.Helper()
+		list, err := Look(h.dir, nil, time.Now())
+		all, err2 := ReadExpected(strings.NewReader("domu1\tdom0a\tdom0b dom0c\tyes\txvda\n"))
+		if err != nil || err2 != nil {
+			t.Fatal(err, err2)
+		}
+		v := Judge(all, list, maxAge)
+		if v.Status() != want {
+			t.Errorf("the status is %v", v.Status())
+		}
+		for _, word := range words {
+			if !strings.Contains(v.Text(), word) {
+				t.Errorf("no %q in\n%s", word, v.Text())
+			}
+		}
+	}
+	doubts()
+	record(copied("dom0d", 3, false), 0)
+	found := copied("dom0b", 3, false)
+	found.Missed = "blocks 9 changed 1"
+	if err := found.RecordMissed(h.dir); err != nil {
+		t.Fatal(err)
+	}
+	doubts("dom0b", "dom0c")
+	status(Failing, "xvda on dom0b: it was compared in full", "xvda on dom0c: it may lack what")
+	if !IsDue(h.dir, "domu1/xvda", "dom0b", 1000*week, time.Now()) {
+		t.Error("it is not compared again")
+	}
+	failed := h.report("0 0 73", "xb-patch: no room")
+	failed.Missed = found.Missed
+	record(failed, 73)
+	doubts("dom0b", "dom0c")
+	if c := h.remembered("domu1/xvda", "dom0b"); c.Failures != 1 {
+		t.Errorf("%d runs failed", c.Failures)
+	}
+	record(copied("dom0b", 4, true), 0) // by a base of which nobody knew
+	doubts("dom0b", "dom0c")
+	status(Failing, "it is not mended yet")
+	record(copied("dom0c", 4, true), 0)
+	doubts("dom0b", "dom0c")
+	if words := record(copied("dom0b", 5, false), 0); !strings.Contains(words, "#### dom0b:/dev/vg/a: what runs had missed is mended") {
+		t.Errorf("logged is %s", words)
+	}
+	doubts("dom0c")
+	status(Old, "xvda on dom0b: what had changed was missed")
+	record(copied("dom0c", 5, false), 0)
+	doubts()
+
+	// Who is told by the other side that the standby is not what it was has found no fault of runs.
+	if err := found.RecordMissed(h.dir); err != nil {
+		t.Fatal(err)
+	}
+	failed = h.report("0 0 80", "xb-patch: it has diverged")
+	failed.Missed = found.Missed
+	record(failed, 80)
+	doubts()
 }
 
 // TestMissed: what had been missed is told for a week, whatever becomes of later runs.

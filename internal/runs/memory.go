@@ -24,7 +24,8 @@ type Copy struct {
 	Success  *Success  `json:"success,omitempty"` // the last; nil: there was none
 	Since    time.Time `json:"since,omitzero"`    // when that was first done
 	Verified time.Time `json:"verified,omitzero"` // when it was last compared with its source
-	Missed   *Missed   `json:"missed,omitempty"`  // when that has found last what runs had not copied; nil: never
+	Compared time.Time `json:"compared,omitzero"` // of when the source was that all of it was last compared with
+	Missed   *Missed   `json:"missed,omitempty"`  // what that has found last that runs had not copied; nil: nothing yet
 	Attempt  Attempt   `json:"attempt"`           // the last
 	Failures int       `json:"failures"`          // in a row
 }
@@ -55,8 +56,10 @@ func (s *Success) Of() time.Time {
 
 // Missed is what runs had not copied, though all that they remember of both sides was right.
 type Missed struct {
-	Time  time.Time `json:"time"`
-	Words string    `json:"words"`
+	Time     time.Time `json:"time"`        // when it was mended, or found and not mended yet
+	Of       time.Time `json:"of,omitzero"` // of when the source was by which it was found; zero: an older version found it
+	Unmended bool      `json:"unmended,omitempty"`
+	Words    string    `json:"words"`
 }
 
 // Attempt is how the last run ended.

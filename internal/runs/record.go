@@ -27,7 +27,16 @@ func (r *Report) Record(dir state.Dir) (lines []Line, status int) {
 	if r.DryRun {
 		return lines, status
 	}
-	err := r.change(dir, func(c *Copy) { c.fail(Attempt{now, r.Step, status, words}) })
+	err := r.change(dir, func(c *Copy) {
+		c.fail(Attempt{now, r.Step, status, words})
+		if r.Missed == "" {
+			return
+		}
+		c.Failures = max(1, c.Failures-1) // this run was counted when it was found
+		if status == exit.NotBasis {      // somebody has changed the standby, or its storage has
+			c.Missed = nil
+		}
+	})
 	if err != nil {
 		lines = append(lines, r.cannotRemember(err))
 	}
@@ -52,16 +61,17 @@ func (r *Report) cannotRemember(err error) Line {
 // recordSuccess remembers a copy, or that one was verified. Of other steps there is nothing to remember.
 func (r *Report) recordSuccess(dir state.Dir, now time.Time) (lines []Line, status int) {
 	var err error
+	var mended bool
 	lines = r.lines(warningLevel)
 	if r.DryRun {
 		return lines, exit.OK
 	}
 	switch r.Step {
 	case CopyStep:
-		err = r.recordCopy(dir, now)
+		mended, err = r.recordCopy(dir, now)
 	case Verify:
 		r.Verified = true
-		err = r.change(dir, func(c *Copy) { c.verify(now) })
+		err = r.change(dir, func(c *Copy) { mended = c.verify(r.of(now), now) })
 	}
 	if err != nil {
 		return append(lines, r.cannotRemember(err)), exit.StatusOf(err)
@@ -73,23 +83,45 @@ func (r *Report) recordSuccess(dir state.Dir, now time.Time) (lines []Line, stat
 	if r.Verified {
 		lines = append(lines, newLine(infoLevel, "#### "+r.place()+": verified"))
 	}
+	if mended {
+		lines = append(lines, newLine(warningLevel, "#### "+r.place()+": what runs had missed is mended"))
+	}
 	return lines, exit.OK
 }
 
-// recordCopy remembers a copy that was made. What the state of its source cannot be told is no copy.
-func (r *Report) recordCopy(dir state.Dir, now time.Time) error {
+// RecordMissed remembers that a standby is not what it should be, before it is tried to mend it: that may be cut short.
+func (r *Report) RecordMissed(dir state.Dir) error {
+	now := time.Now().UTC().Truncate(time.Second)
+	return r.change(dir, func(c *Copy) {
+		words := bounded(r.Missed, maxRemembered)
+		c.Missed = &Missed{Time: now, Of: r.of(now), Unmended: true, Words: words}
+		c.fail(Attempt{now, Verify, exit.No, "it is not what it should be: " + words})
+	})
+}
+
+// of returns of when the source is that was read.
+func (r *Report) of(now time.Time) time.Time {
+	if r.Taken.IsZero() {
+		return now
+	}
+	return r.Taken.UTC().Truncate(time.Second)
+}
+
+// recordCopy remembers a copy that was made, and reports whether it mended what was found before. What the state of its
+// source cannot be told is no copy.
+func (r *Report) recordCopy(dir state.Dir, now time.Time) (mended bool, err error) {
 	if err := r.saveSent(dir); err != nil {
 		words := bounded(r.cannotRemember(err).Text, maxRemembered)
-		return errors.Join(err, r.change(dir, func(c *Copy) { c.fail(Attempt{now, r.Step, exit.StatusOf(err), words}) }))
+		return false, errors.Join(err, r.change(dir, func(c *Copy) { c.fail(Attempt{now, r.Step, exit.StatusOf(err), words}) }))
 	}
-	if err := r.change(dir, func(c *Copy) { c.succeed(r, now) }); err != nil {
-		return err
+	if err := r.change(dir, func(c *Copy) { mended = c.succeed(r, now) }); err != nil {
+		return false, err
 	}
 	// What it had before it has no more, also where this fails: then no base fits, and the next run reads all.
 	if err := base.Settle(dir, r.disk(), r.Peer, r.Sent.Image); err != nil {
-		return err
+		return mended, err
 	}
-	return r.endOfFailures(dir)
+	return mended, r.endOfFailures(dir)
 }
 
 // saveSent has both hosts know their last common image when the roles change.
@@ -168,7 +200,8 @@ func (c *Copy) fail(a Attempt) {
 	c.Failures++
 }
 
-func (c *Copy) succeed(r *Report, now time.Time) {
+// succeed reports whether what was found before is mended by that.
+func (c *Copy) succeed(r *Report, now time.Time) (mended bool) {
 	c.Source, c.Target, c.Success, c.Failures = r.Source, r.Target, r.success(now), 0
 	c.Attempt = Attempt{Time: now, Step: CopyStep}
 	if c.Since.IsZero() {
@@ -177,13 +210,28 @@ func (c *Copy) succeed(r *Report, now time.Time) {
 	if r.Verified {
 		c.Verified = now
 	}
-	if r.Missed != "" {
-		c.Missed = &Missed{now, bounded(r.Missed, maxRemembered)}
+	if !r.Sent.Tracked {
+		mended = c.compared(r.of(now), now)
 	}
+	if r.Missed == "" {
+		return mended
+	}
+	c.Missed = &Missed{Time: now, Of: r.of(now), Words: bounded(r.Missed, maxRemembered)}
+	return false // who has found it tells
 }
 
-func (c *Copy) verify(now time.Time) {
+// compared remembers that all of it is what its source was then, and reports whether it was known not to be.
+func (c *Copy) compared(of, now time.Time) (mended bool) {
+	c.Compared = of
+	if mended = c.Missed != nil && c.Missed.Unmended; mended {
+		c.Missed.Time, c.Missed.Unmended = now, false
+	}
+	return mended
+}
+
+func (c *Copy) verify(of, now time.Time) (mended bool) {
 	c.Verified = now
+	mended = c.compared(of, now)
 	if c.Attempt.Step == Verify { // that it differed is over; a copy that failed is not
 		c.Failures = 0
 		c.Attempt = Attempt{Time: now, Step: Verify}
@@ -191,4 +239,5 @@ func (c *Copy) verify(now time.Time) {
 	if c.Attempt.Time.IsZero() { // nothing was known of it
 		c.Attempt = Attempt{Time: now, Step: Verify}
 	}
+	return mended
 }

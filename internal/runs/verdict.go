@@ -155,8 +155,23 @@ func (v *Verdict) judgeCopy(domu, disk, peer string) {
 	default:
 		v.judgeAge(domu, where, c.of())
 	}
-	if c != nil && c.missed(v.list.Now) != "" {
-		v.say(domu, Old, "%s: %s", where, c.missed(v.list.Now))
+	if c != nil && c.Success != nil {
+		v.judgeMissed(domu, where, c)
+	}
+}
+
+// judgeMissed tells what runs had missed, or may have.
+func (v *Verdict) judgeMissed(domu, where string, c *Copy) {
+	missed, doubt := c.missed(v.list.Now), c.doubt(v.list.Copies)
+	switch {
+	case c.Missed != nil && c.Missed.Unmended:
+		v.say(domu, Failing, "%s: %s", where, missed)
+		return
+	case missed != "":
+		v.say(domu, Old, "%s: %s", where, missed)
+	}
+	if doubt != "" {
+		v.say(domu, Old, "%s: %s: the next run does that", where, doubt)
 	}
 }
 

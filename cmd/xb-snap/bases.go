@@ -108,11 +108,11 @@ func prune(env *cli.Env, args []string) error {
 	return withState(dir, func(dir state.Dir) error {
 		switch {
 		case ofBases:
-			return snapshot.PruneBases(peers, dir, printer(env))
+			return snapshot.PruneBases(peers, dir, env, printer(env))
 		case plan != "":
 			return snapshot.PruneAll(peers, dir, env, printer(env))
 		}
-		return snapshot.Prune(dir, printer(env))
+		return snapshot.Prune(dir, env, printer(env))
 	})
 }
 

@@ -302,7 +302,7 @@ func list(env *cli.Env, args []string) error {
 	if ofPoints {
 		return listPoints(env, standbys, at, places.Dir, asJSON)
 	}
-	all, err := snapshot.List(places.Dir)
+	all, err := snapshot.List(places.Dir, env)
 	var lines strings.Builder
 	if asJSON {
 		json.NewEncoder(&lines).Encode(append([]*snapshot.Snapshot{}, all...)) // [] if there is none

@@ -326,10 +326,10 @@ func TestRemovesOnlyItsOwn(t *testing.T) {
 	// A record that names another file, and one that can't be read, do no harm.
 	testkit.Write(t, filepath.Join(h.state, "snapshots", "aaaaaaaa-0.json"), `{"snapshot":"`+a+`","owner":"1.1.00000000"}`)
 	testkit.Write(t, filepath.Join(h.state, "snapshots", "aaaaaaaa-1.json"), `{"snapsh`)
-	if r := h.run("prune"); r.status != 74 || r.stdout != "" || strings.Count(r.stderr, "aaaaaaaa-") != 2 {
+	if r := h.run("prune"); r.status != 0 || r.stdout != "" || strings.Count(r.stderr, "aaaaaaaa-") != 2 {
 		t.Errorf("prune: %+v", r)
 	}
-	if r := h.run("list"); r.status != 74 || !strings.HasPrefix(r.stdout, snap+"\t") {
+	if r := h.run("list"); r.status != 0 || !strings.HasPrefix(r.stdout, snap+"\t") {
 		t.Errorf("list: %+v", r)
 	}
 	h.ok("remove", snap)

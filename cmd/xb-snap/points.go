@@ -30,11 +30,14 @@ type pointJSON struct {
 
 // listPoints is list --points.
 func listPoints(env *cli.Env, standbys []string, at time.Time, dir state.Dir, asJSON bool) error {
-	find := snapshot.Points
+	find := func(dir state.Dir) ([]*snapshot.Snapshot, error) { return snapshot.Points(dir, env.Warn) }
 	if !at.IsZero() {
 		find = func(dir state.Dir) ([]*snapshot.Snapshot, error) { return snapshot.PointsAt(standbys, at, dir) }
 	} else if len(standbys) > 0 {
-		find = func(dir state.Dir) ([]*snapshot.Snapshot, error) { return snapshot.PointsOf(standbys, dir) }
+		find = func(dir state.Dir) ([]*snapshot.Snapshot, error) {
+			points, damaged, err := snapshot.PointsOf(standbys, dir)
+			return points, errors.Join(damaged, err)
+		}
 	}
 	points, err := find(dir)
 	all, lines := []pointJSON{}, strings.Builder{}

@@ -207,3 +207,48 @@ func TestPointsGiveWay(t *testing.T) {
 		h.wantPoints(target, hour(2))
 	})
 }
+
+// TestDamagedPoint has the record of a point be damaged: that is said once, is no reason to wait, and keeps nobody from
+// what other standbys have. Who asks for just this standby hears that it may be what he wants.
+func TestDamagedPoint(t *testing.T) {
+	h := newHost(t)
+	h.fileSystem("xfs", "xfs")
+	h.image("source", mib, 1)
+	for n := 1; n <= 3; n++ {
+		h.copies(n, "xfs/sound", "--keep 9").silent(t)
+		h.auto("source", "xfs/other", "--disk domu1/xvdb --keep 9 --taken "+hour(n)).silent(t)
+	}
+	sound, first := h.points("xfs/sound"), h.points("xfs/other")[0].path
+	record := strings.TrimSpace(h.must("grep -lF " + first + " " + h.state + "/snapshots/*"))
+	h.must("mkfifo fifo; cp " + record + " record")
+	for n, damage := range []string{"head -c 100 record >R", "mkfifo R", "ln -s nowhere R", "mkdir R", "echo {} >R"} {
+		h.must("rm -rf " + record + "; " + strings.ReplaceAll(damage, "R", record))
+		run := func(command string) result { return h.sh("xb-snap " + command) }
+		for _, command := range []string{"list", "list --points", "prune", "prune --bases", "guard --bases --once --pool-limit 99"} {
+			r := run(command)
+			if r.fails(t, 0, record, "remove it"); strings.Count(r.err, "\n") != 1 {
+				t.Errorf("%s: %s: it is said more than once: %s", damage, command, r.err)
+			}
+			if strings.HasPrefix(command, "list") && (!strings.Contains(r.out, sound[0].path) || strings.Contains(r.out, first)) {
+				t.Errorf("%s: %s shows\n%s", damage, command, r.out)
+			}
+		}
+		if got := h.must("xb-patch --list"); !strings.Contains(got, "there may be more points in time") || !strings.Contains(got, " points, ") {
+			t.Errorf("%s: --list shows\n%s", damage, got)
+		}
+		run("rollback --at " + hour(1+n%2) + " xfs/sound").silent(t)
+		h.wantPoints("xfs/sound", hour(1), hour(2), hour(3))
+		h.sameBytes(fmt.Sprintf("image%d", 1+n%2), "xfs/sound")
+		for _, command := range []string{"list --points xfs/other", "list --points --at " + hour(1) + " xfs/other",
+			"rollback --at " + hour(2) + " xfs/other", "remove " + first, "changes --since " + first + " " + sound[1].path} {
+			run(command).fails(t, 78, record)
+		}
+	}
+	h.change("source", 9, 9)
+	h.auto("source", "xfs/sound", "--keep 9 --taken "+hour(4)).silent(t)
+	h.auto("source", "xfs/other", "--disk domu1/xvdb --keep 9 --taken "+hour(4)).fails(t, 0, "a point in time cannot be read", record)
+	h.must("mv record " + record)
+	h.wantPoints("xfs/other", hour(1), hour(2), hour(3))
+	h.sh("xb-snap rollback --at " + hour(1) + " xfs/other").silent(t)
+	h.sameBytes("image1", "xfs/other")
+}

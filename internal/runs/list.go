@@ -3,6 +3,7 @@ package runs
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -55,8 +56,9 @@ func Look(dir state.Dir, domus []string, now time.Time) (*List, error) {
 
 // findPoints finds the points of all standbys.
 func (l *List) findPoints() {
-	var all []*snapshot.Snapshot
-	all, l.pointsErr = snapshot.Points(l.dir)
+	var lost []error
+	all, err := snapshot.Points(l.dir, func(format string, args ...any) { lost = append(lost, fmt.Errorf(format, args...)) })
+	l.pointsErr = errors.Join(append(lost, err)...)
 	l.points = make(map[string][]*snapshot.Snapshot)
 	for _, s := range all {
 		if s.Valid {
@@ -295,6 +297,9 @@ func (l *List) json() listJSON {
 	}
 	for _, d := range l.Damaged {
 		j.Damaged = append(j.Damaged, d.Err.Error())
+	}
+	if l.pointsErr != nil {
+		j.Damaged = append(j.Damaged, l.pointsErr.Error())
 	}
 	return j
 }

@@ -127,11 +127,14 @@ func findFile(path string, dir state.Dir) (*fileSnapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, err := fileSnapshots(dir)
+	files, bad, err := fileSnapshots(dir)
 	for _, s := range files {
 		if s.Snapshot == real {
 			return s, nil
 		}
+	}
+	if err := (&inventory{damaged: bad}).damagedOf(real); err != nil && isFileName(real) {
+		return nil, err
 	}
 	return nil, errors.Join(err, exit.Fail(exit.Usage, "%s is not a snapshot that xb-snap took", path))
 }

@@ -73,11 +73,11 @@ func (r *rooms) check(sources map[string]string, volumes *lvm.Volumes, dir state
 
 // known returns all snapshots that are known without asking LVM. A record that can't be read is somebody else's error.
 func known(volumes *lvm.Volumes, dir state.Dir) []*Snapshot {
-	all, _ := takenFiles(dir)
+	found, _ := takenFiles(dir)
 	if volumes != nil {
-		all = append(all, takenVolumes(volumes, dir)...)
+		found.all = append(found.all, takenVolumes(volumes, dir)...)
 	}
-	return all
+	return found.all
 }
 
 // addHeld counts a disk that has a snapshot, where it shares a room with the sources.

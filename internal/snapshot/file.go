@@ -63,12 +63,8 @@ func newFile(source *os.File, run string, number int, order Order) (*fileSnapsho
 	if strings.ContainsFunc(origin, unicode.IsControl) || !utf8.ValidString(origin) {
 		return nil, exit.Fail(exit.Config, "%q: no snapshots of files with such a name", origin)
 	}
-	suffix := ".xb-snap-" + run
-	name := filepath.Base(origin)
-	name = name[:min(len(name), nameMax-1-len(suffix))]
-	name = "." + strings.ToValidUTF8(name, "") + suffix // it may be cut in a letter
 	return &fileSnapshot{
-		Snapshot: filepath.Join(filepath.Dir(origin), name),
+		Snapshot: snapshotPath(origin, run),
 		Origin:   origin,
 		Owner:    order.Owner,
 		Created:  time.Now().Truncate(time.Second),
@@ -77,6 +73,14 @@ func newFile(source *os.File, run string, number int, order Order) (*fileSnapsho
 		record:   filepath.Join(recordDir(order.State), fmt.Sprintf("%s-%d.json", run, number)),
 		source:   source,
 	}, nil
+}
+
+// snapshotPath returns the path of a snapshot of a file.
+func snapshotPath(origin, run string) string {
+	suffix := ".xb-snap-" + run
+	name := filepath.Base(origin)
+	name = name[:min(len(name), nameMax-1-len(suffix))]
+	return filepath.Join(filepath.Dir(origin), "."+strings.ToValidUTF8(name, "")+suffix) // it may be cut in a letter
 }
 
 // realPath returns a path without links, and absolute.

@@ -40,7 +40,7 @@ func TestGiveUpOnlyOurs(t *testing.T) {
 		"another file":           func(snap string) error { return os.WriteFile(snap, []byte("precious"), 0o600) },
 	} {
 		snap := take(t, records, nobody, a)[0]
-		files, err := fileSnapshots(records)
+		files, _, err := fileSnapshots(records)
 		if err != nil || len(files) != 1 {
 			t.Fatal(files, err)
 		}

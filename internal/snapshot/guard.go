@@ -90,12 +90,13 @@ func (g *guardian) find() {
 	if err != nil {
 		g.sayOnce("not all snapshots can be watched: %v", err)
 	}
+	files.warnOfDamaged(g.sayOnce)
 	volumes, err := g.volumes.list()
 	if err != nil {
 		g.sayOnce("not all snapshots can be watched: %v", err)
 	}
 	found := make(map[string]*watched)
-	for _, s := range slices.Concat(files, volumes) {
+	for _, s := range slices.Concat(files.all, volumes) {
 		if s.Valid && (s.Owner == g.owner || s.Owner == nobody || s.Owner.isBase() || s.Owner.isPoint() || s.Owner.dead()) {
 			g.addTo(found, s)
 		}
@@ -250,9 +251,9 @@ func (g *guardian) giveUp(s *Snapshot, room *blockdev.Room) bool {
 // leave removes what the owner has left: nobody would watch it any more. If the owner
 // was killed there may be readers that go on, but nobody will hear of their success.
 func (g *guardian) leave() error {
-	all, _, err := taken(g.dir)
+	found, err := taken(g.dir)
 	errs := []error{err}
-	for _, s := range all {
+	for _, s := range found.all {
 		if s.Owner == g.owner && s.sharesRoom() {
 			errs = append(errs, g.removeLeft(s))
 		}

@@ -15,9 +15,10 @@ import (
 // than limit percent of it is taken: they save time. Where none is left it removes points, the oldest first. It tells the
 // path of each, and says why. When all was looked at, Keep knows for some minutes that bases are looked after.
 func GuardBases(limit int, dir state.Dir, words Words, tell Tell) error {
-	all, _, err := taken(dir)
+	found, err := taken(dir)
+	found.warnOfDamaged(words.Warn)
 	b := &baseGuard{limit: limit, dir: dir, words: words, tell: tell}
-	if err := errors.Join(err, b.look(all), b.lookAtPoints(all)); err != nil {
+	if err := errors.Join(err, b.look(found.all), b.lookAtPoints(found.all)); err != nil {
 		return err
 	}
 	return renewStamp(dir)

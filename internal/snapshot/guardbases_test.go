@@ -71,11 +71,16 @@ func (h *baseHost) order() KeepOrder {
 		Image: stream.Image{BlockSize: 4096, Hash: stream.XXH64, Size: h.size, Sum: stream.Sum{uint64(h.age)}}}
 }
 
+func (h *baseHost) find(snap string) (*Snapshot, error) {
+	found, err := taken(h.records)
+	return found.find(snap, err)
+}
+
 // tryKeep takes a snapshot, made to be older than those that come later, and keeps it if it can be.
 func (h *baseHost) tryKeep(order KeepOrder) (snap string, kept bool) {
 	h.Helper()
 	snap = take(h.T, h.records, deadOwner, h.disk)[0]
-	s, err := findAmong(taken(h.records))(snap)
+	s, err := h.find(snap)
 	if err == nil {
 		f := s.holder.(*fileSnapshot)
 		f.Created = time.Unix(int64(h.age), 0)
@@ -190,7 +195,7 @@ func TestGuardReadBase(t *testing.T) {
 	}
 	reader()
 	h.told = nil
-	if err := PruneBases(Peers{}, h.records, h.tell); err != nil || !slices.Equal(h.told, []string{snap}) {
+	if err := PruneBases(Peers{}, h.records, quiet{t}, h.tell); err != nil || !slices.Equal(h.told, []string{snap}) {
 		t.Errorf("prune: %s, %v", h.told, err)
 	}
 }
@@ -211,7 +216,7 @@ func TestKeepable(t *testing.T) {
 			if words := h.words(); kept || loud != (again == 0) || loud && !strings.Contains(words, want) {
 				t.Errorf("%s: kept %v, said %q, time %d, want %q", what, kept, words, again, want)
 			}
-			s, err := findAmong(taken(h.records))(snap)
+			s, err := h.find(snap)
 			if err != nil || s.Owner != deadOwner {
 				t.Errorf("%s: the owner is %v, %v", what, s, err)
 			}
@@ -249,7 +254,7 @@ func TestSlowClones(t *testing.T) {
 	if kept || !strings.Contains(words, "run xfs_fsr "+h.disk+" while no base is kept") || !strings.Contains(words, "too long for the one before") {
 		t.Errorf("kept %v, said %q", kept, words)
 	}
-	all, err := List(h.records)
+	all, err := List(h.records, quiet{t})
 	i := slices.IndexFunc(all, func(s *Snapshot) bool { return s.Path == snap })
 	if err != nil || i < 0 || all[i].Extents < 1 {
 		t.Errorf("list: %v, %v", all, err)

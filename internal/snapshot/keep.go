@@ -40,8 +40,8 @@ func Keep(path string, order KeepOrder, words Words) (kept bool, err error) {
 		return false, err
 	}
 	defer store.Close()
-	all, volumes, listErr := takenAmong([]string{path}, order.State)
-	s, err := findAmong(all, volumes, listErr)(path)
+	found, listErr := takenAmong([]string{path}, order.State)
+	s, err := found.find(path, listErr)
 	if err != nil {
 		return false, err
 	}
@@ -49,7 +49,7 @@ func Keep(path string, order KeepOrder, words Words) (kept bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if no, err := order.refusal(s, all); err != nil || no != nil {
+	if no, err := order.refusal(s, found.all); err != nil || no != nil {
 		return false, errors.Join(err, order.say(no, store, words))
 	}
 	if err := store.Keep(*record, order.Basis); err != nil || s.Owner.isBase() {

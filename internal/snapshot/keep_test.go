@@ -36,7 +36,8 @@ func TestKilledWhileKept(t *testing.T) {
 	order := keepOrder(t, records, 8, snap)
 
 	// The first step.
-	s, err := findAmong(taken(records))(snap)
+	found, err := taken(records)
+	s, err := found.find(snap, err)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,10 +56,10 @@ func TestKilledWhileKept(t *testing.T) {
 
 	var told []string
 	tell := func(paths ...string) error { told = append(told, paths...); return nil }
-	if err := PruneBases(Peers{}, records, tell); err != nil || told != nil {
+	if err := PruneBases(Peers{}, records, quiet{t}, tell); err != nil || told != nil {
 		t.Errorf("it is no base to be pruned: %v, %s", err, told)
 	}
-	if err := Prune(records, tell); err != nil || strings.Join(told, " ") != snap {
+	if err := Prune(records, quiet{t}, tell); err != nil || strings.Join(told, " ") != snap {
 		t.Errorf("prune: %v, %s", err, told)
 	}
 	var said spoken
@@ -74,7 +75,7 @@ func TestKilledWhileKept(t *testing.T) {
 	if usable, err := Bases(a, "dom0b", records, quiet{t}); err != nil || len(usable) != 1 || usable[0].Snapshot != snap {
 		t.Errorf("bases: %v, %v", usable, err)
 	}
-	if err := Prune(records, tell); err != nil || len(told) != 1 {
+	if err := Prune(records, quiet{t}, tell); err != nil || len(told) != 1 {
 		t.Errorf("prune of bases: %v, %s", err, told)
 	}
 	if err := RemoveUnlessKept([]string{snap}, records); err != nil {

@@ -43,9 +43,11 @@ func (o *KeepOrder) refusal(s *Snapshot, all []*Snapshot) (*refusal, error) {
 		return nil, nil
 	}
 	if s.Kind == file && len(room.Below) > 0 { // where volumes take from, too
-		if all, _, err = taken(o.State); err != nil {
+		found, err := taken(o.State)
+		if err != nil {
 			return nil, err
 		}
+		all = found.all
 	}
 	return o.tooLittleRoom(s, room, all)
 }

@@ -14,9 +14,10 @@ import (
 
 // List returns all snapshots that xb-snap took. Even with an error, those that it
 // returns are there.
-func List(dir state.Dir) ([]*Snapshot, error) {
-	all, _, err := taken(dir)
-	return all, errors.Join(err, addPeers(all, dir))
+func List(dir state.Dir, words Words) ([]*Snapshot, error) {
+	found, err := taken(dir)
+	found.warnOfDamaged(words.Warn)
+	return found.all, errors.Join(err, addPeers(found.all, dir))
 }
 
 // addPeers has the snapshots that are bases know whose.
@@ -34,27 +35,34 @@ func addPeers(all []*Snapshot, dir state.Dir) error {
 	return err
 }
 
-// taken returns all snapshots, and what LVM said, nil on a host without it.
-func taken(dir state.Dir) ([]*Snapshot, *lvm.Volumes, error) {
-	all, fileErr := takenFiles(dir)
-	volumes, err := lvm.List()
-	if errors.Is(err, exec.ErrNotFound) { // a host without LVM
-		return all, nil, fileErr
-	} else if err != nil {
-		return all, nil, errors.Join(fileErr, err)
-	}
-	return append(all, takenVolumes(volumes, dir)...), volumes, fileErr
+// inventory is what xb-snap took. Even with an error, what is in it is there.
+type inventory struct {
+	all     []*Snapshot
+	damaged []*damaged
+	volumes *lvm.Volumes // nil on a host without LVM, or where that was not asked
 }
 
-// takenAmong returns all snapshots that can be among these paths: LVM is not asked for files.
-func takenAmong(paths []string, dir state.Dir) ([]*Snapshot, *lvm.Volumes, error) {
+// taken finds all snapshots.
+func taken(dir state.Dir) (*inventory, error) {
+	found, fileErr := takenFiles(dir)
+	volumes, err := lvm.List()
+	if errors.Is(err, exec.ErrNotFound) { // a host without LVM
+		return found, fileErr
+	} else if err != nil {
+		return found, errors.Join(fileErr, err)
+	}
+	found.all, found.volumes = append(found.all, takenVolumes(volumes, dir)...), volumes
+	return found, fileErr
+}
+
+// takenAmong finds all snapshots that can be among these paths: LVM is not asked for files.
+func takenAmong(paths []string, dir state.Dir) (*inventory, error) {
 	for _, path := range paths {
 		if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() || blockdev.BelowDev(path) {
 			return taken(dir)
 		}
 	}
-	all, err := takenFiles(dir)
-	return all, nil, err
+	return takenFiles(dir)
 }
 
 // Check says in words how full the snapshot at path is. The error's status is BadSnapshot

@@ -142,44 +142,54 @@ func (p *plan) addPoint(i int, n *NewPoint) error {
 	return nil
 }
 
-// Points returns the points of all standbys, of each the oldest first. Even with an error, those that it returns are there.
-func Points(dir state.Dir) ([]*Snapshot, error) {
-	all, _, err := taken(dir)
-	return pointsAmong(all, func(*Snapshot) bool { return true }), err
+// Points returns the points of all standbys, of each the oldest first, and has it said what cannot be read. Even with an
+// error, those that it returns are there.
+func Points(dir state.Dir, warn func(format string, args ...any)) ([]*Snapshot, error) {
+	found, err := taken(dir)
+	found.warnOfDamaged(warn)
+	return pointsAmong(found.all, func(*Snapshot) bool { return true }), err
 }
 
-// PointsOf is Points of some standbys, by their paths.
-func PointsOf(standbys []string, dir state.Dir) ([]*Snapshot, error) {
-	all, volumes, listErr := takenAmong(standbys, dir)
-	var names []string
-	for _, path := range standbys {
-		name, err := nameOf(path, volumes)
-		if err != nil {
-			return nil, errors.Join(listErr, err)
-		}
-		names = append(names, name)
+// PointsOf returns the points of some standbys, by their paths, of each the oldest first. Damaged is of those of them, and
+// only those, that cannot be read.
+func PointsOf(standbys []string, dir state.Dir) (points []*Snapshot, damaged, err error) {
+	found, listErr := takenAmong(standbys, dir)
+	names, damaged, err := found.namesOf(standbys)
+	if err != nil {
+		return nil, damaged, errors.Join(listErr, err)
 	}
-	return pointsAmong(all, func(s *Snapshot) bool { return slices.Contains(names, s.Origin) }), listErr
+	return pointsAmong(found.all, func(s *Snapshot) bool { return slices.Contains(names, s.Origin) }), damaged, listErr
+}
+
+// namesOf returns the names of standbys in records, and what of them cannot be read.
+func (i *inventory) namesOf(standbys []string) (names []string, damaged, err error) {
+	var errs []error
+	for _, path := range standbys {
+		name, err := nameOf(path, i.volumes)
+		if err != nil {
+			return nil, nil, err
+		}
+		names, errs = append(names, name), append(errs, i.damagedOf(name))
+	}
+	return names, errors.Join(errs...), nil
 }
 
 // PointsAt returns a point of each standby, all of the latest time that is not after at and of which all have one, which
 // are of one set.
 func PointsAt(standbys []string, at time.Time, dir state.Dir) ([]*Snapshot, error) {
-	all, volumes, listErr := taken(dir)
-	points := pointsAmong(all, func(s *Snapshot) bool { return s.Valid && !s.Point.Taken.After(at) })
+	found, listErr := taken(dir)
+	names, damaged, err := found.namesOf(standbys)
+	if err != nil || damaged != nil { // it may be what is wanted
+		return nil, errors.Join(err, damaged, listErr)
+	}
+	points := pointsAmong(found.all, func(s *Snapshot) bool { return s.Valid && !s.Point.Taken.After(at) })
 	slices.SortStableFunc(points, func(a, b *Snapshot) int {
 		return cmp.Or(b.Point.Taken.Compare(a.Point.Taken), b.Point.Came.Compare(a.Point.Came))
 	})
-	var names []string
-	for _, path := range standbys {
-		name, err := nameOf(path, volumes)
-		if err != nil {
-			return nil, errors.Join(listErr, err)
-		}
-		if slices.Contains(names, name) {
+	for i, path := range standbys {
+		if slices.Contains(names[:i], names[i]) {
 			return nil, exit.Fail(exit.Usage, "%s is named twice", path)
 		}
-		names = append(names, name)
 	}
 	for _, first := range points {
 		if first.Origin != names[0] {
@@ -239,7 +249,7 @@ func (p *Point) IsOf(image, set string, taken time.Time) bool {
 
 // PrunePoints removes the points of standbys that one of the rules does not keep. One that is being read stays for now.
 func PrunePoints(standbys []string, rules []*state.Keep, now time.Time, dir state.Dir, words Words) error {
-	points, err := PointsOf(standbys, dir)
+	points, _, err := PointsOf(standbys, dir) // whoever makes points has heard of what is damaged
 	errs := []error{err}
 	points = slices.DeleteFunc(points, func(s *Snapshot) bool {
 		if !s.Valid {
@@ -327,9 +337,9 @@ func GuardPoints(standby *blockdev.File, limit int, dir state.Dir, words Words) 
 	if use, _ := room.Use(); use <= float64(limit) {
 		return nil
 	}
-	all, _, err := taken(dir)
+	found, err := taken(dir)
 	b := &baseGuard{limit: limit, dir: dir, words: words, tell: func(...string) error { return nil }}
-	in := slices.DeleteFunc(all, func(s *Snapshot) bool { return !s.liesIn(room) })
+	in := slices.DeleteFunc(found.all, func(s *Snapshot) bool { return !s.liesIn(room) })
 	return errors.Join(err, b.look(in), b.lookAtPoints(in))
 }
 
@@ -339,7 +349,7 @@ func ShareRoom(standby *blockdev.File, dir state.Dir) (bool, error) {
 	if err != nil || room == nil {
 		return false, err
 	}
-	points, err := Points(dir)
+	points, err := Points(dir, func(string, ...any) {}) // what cannot be read gives way to nobody
 	return slices.ContainsFunc(points, func(s *Snapshot) bool { return s.Valid && s.liesIn(room) }), err
 }
 

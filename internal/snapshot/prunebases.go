@@ -27,14 +27,14 @@ func (p *Peers) left(c *base.Chain) bool {
 
 // PruneBases removes the bases that no record names any more, or which have lost their content, and tells the path of
 // each.
-func PruneBases(peers Peers, dir state.Dir, tell Tell) error {
-	damaged, err := prune(peers, false, dir, tell)
+func PruneBases(peers Peers, dir state.Dir, words Words, tell Tell) error {
+	damaged, err := prune(peers, false, dir, words, tell)
 	return errors.Join(damaged, err)
 }
 
 // PruneAll removes leftovers, too. A record that can't be understood is only a warning: the next base takes its place.
 func PruneAll(peers Peers, dir state.Dir, words Words, tell Tell) error {
-	damaged, err := prune(peers, true, dir, tell)
+	damaged, err := prune(peers, true, dir, words, tell)
 	if exit.StatusOf(damaged) == exit.Config {
 		words.Warn("%v", damaged)
 		damaged = nil
@@ -42,7 +42,7 @@ func PruneAll(peers Peers, dir state.Dir, words Words, tell Tell) error {
 	return errors.Join(damaged, err)
 }
 
-func prune(peers Peers, leftovers bool, dir state.Dir, tell Tell) (damaged, err error) {
+func prune(peers Peers, leftovers bool, dir state.Dir, words Words, tell Tell) (damaged, err error) {
 	store, err := base.Open(dir)
 	if err != nil {
 		return nil, err
@@ -58,9 +58,10 @@ func prune(peers Peers, leftovers bool, dir state.Dir, tell Tell) (damaged, err 
 		return left
 	})
 	needed := neededBy(chains, damaged)
-	all, _, err := taken(dir)
+	found, err := taken(dir)
+	found.warnOfDamaged(words.Warn)
 	errs = append(errs, err)
-	for _, s := range all {
+	for _, s := range found.all {
 		if s.Owner.isBase() && !needed(s) || leftovers && s.Dead {
 			errs = append(errs, removeAndTell(s, tell))
 		}

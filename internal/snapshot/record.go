@@ -44,50 +44,47 @@ func (s *fileSnapshot) forget() error {
 	return nil
 }
 
-// takenFiles returns all snapshots of files. Even with an error, those that it returns
-// are there.
-func takenFiles(dir state.Dir) (all []*Snapshot, err error) {
-	files, err := fileSnapshots(dir)
+// takenFiles finds all snapshots of files.
+func takenFiles(dir state.Dir) (*inventory, error) {
+	files, bad, err := fileSnapshots(dir)
+	found := &inventory{damaged: bad}
 	for _, s := range files {
-		all = append(all, s.snapshot())
+		found.all = append(found.all, s.snapshot())
 	}
-	return all, err
+	return found, err
 }
 
-// fileSnapshots reads all records. A record that can't be read is an error, but
-// keeps nobody from the others.
-func fileSnapshots(dir state.Dir) ([]*fileSnapshot, error) {
+// fileSnapshots reads all records. One that can't be used keeps nobody from the others.
+func fileSnapshots(dir state.Dir) (all []*fileSnapshot, bad []*damaged, err error) {
 	entries, err := os.ReadDir(recordDir(dir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, exit.Fail(exit.IOError, "cannot read the records: %w", err)
+		return nil, nil, exit.Fail(exit.IOError, "cannot read the records: %w", err)
 	}
-	var all []*fileSnapshot
-	var errs []error
 	for _, entry := range entries {
 		if !recordName.MatchString(entry.Name()) { // one being written, or a stranger
 			continue
 		}
-		s, err := readRecord(filepath.Join(recordDir(dir), entry.Name()))
-		if err == nil {
+		path := filepath.Join(recordDir(dir), entry.Name())
+		if s, err := readRecord(path); err == nil {
 			all = append(all, s)
-		} else if !errors.Is(err, fs.ErrNotExist) { // else removed just now
-			errs = append(errs, exit.Fail(exit.IOError, "cannot read the record of a snapshot: %w", err))
+		} else if _, gone := os.Lstat(path); gone == nil { // else removed just now
+			bad = append(bad, &damaged{path, exit.Cause(err)})
 		}
 	}
-	return all, errors.Join(errs...)
+	return all, bad, nil
 }
 
 func readRecord(path string) (*fileSnapshot, error) {
-	text, err := os.ReadFile(path)
+	text, err := durable.ReadSmall(path)
 	if err != nil {
 		return nil, err
 	}
 	s := &fileSnapshot{record: path}
 	if err := json.Unmarshal(text, s); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
 	if !isFileName(s.Snapshot) {
-		return nil, fmt.Errorf("%s: %q is no name of a snapshot", path, s.Snapshot)
+		return nil, fmt.Errorf("%q is no name of a snapshot", s.Snapshot)
 	}
 	return s, nil
 }

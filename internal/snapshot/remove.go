@@ -15,10 +15,11 @@ import (
 )
 
 // Prune removes the snapshots whose owner is dead, and tells the path of each.
-func Prune(dir state.Dir, tell Tell) error {
-	all, _, err := taken(dir)
+func Prune(dir state.Dir, words Words, tell Tell) error {
+	found, err := taken(dir)
+	found.warnOfDamaged(words.Warn)
 	errs := []error{err}
-	for _, s := range all {
+	for _, s := range found.all {
 		if s.Dead {
 			errs = append(errs, removeAndTell(s, tell))
 		}
@@ -44,39 +45,39 @@ func RemoveUnlessKept(paths []string, dir state.Dir) error {
 
 // remove removes those that are not to stay, and returns all that can have been among them.
 func remove(paths []string, dir state.Dir, stays func(*Snapshot) bool) ([]*Snapshot, error) {
-	all, volumes, err := takenAmong(paths, dir)
-	look := findAmong(all, volumes, err)
+	found, listErr := takenAmong(paths, dir)
 	var errs []error
 	for _, path := range paths {
-		s, err := look(path)
+		s, err := found.find(path, listErr)
 		if err == nil && !stays(s) {
 			err = s.remove()
 		}
 		errs = append(errs, err)
 	}
-	return all, errors.Join(errs...)
+	return found.all, errors.Join(errs...)
 }
 
-// findAmong returns what finds a snapshot by its path among those that taken has returned.
-func findAmong(all []*Snapshot, volumes *lvm.Volumes, listErr error) func(path string) (*Snapshot, error) {
-	return func(path string) (*Snapshot, error) {
-		s, err := find(path, all, volumes)
-		if err != nil && exit.StatusOf(err) != exit.NotMade {
-			err = errors.Join(listErr, err) // it may be among those that could not be read
-		}
-		return s, err
+// find returns the snapshot at path, if it is one that xb-snap took. What kept others from being found is its error, too,
+// where it may be among these.
+func (i *inventory) find(path string, listErr error) (*Snapshot, error) {
+	s, err := i.at(path)
+	if err != nil && exit.StatusOf(err) != exit.NotMade {
+		err = errors.Join(listErr, err)
 	}
+	return s, err
 }
 
-// find returns the snapshot at path, if it is one that xb-snap took.
-func find(path string, all []*Snapshot, volumes *lvm.Volumes) (*Snapshot, error) {
-	name, err := nameOf(path, volumes)
+func (i *inventory) at(path string) (*Snapshot, error) {
+	name, err := nameOf(path, i.volumes)
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(all, func(s *Snapshot) bool { return s.Path == name })
-	if i >= 0 {
-		return all[i], nil
+	at := slices.IndexFunc(i.all, func(s *Snapshot) bool { return s.Path == name })
+	if at >= 0 {
+		return i.all[at], nil
+	}
+	if err := i.damagedOf(name); err != nil && isFileName(name) {
+		return nil, err
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && !strings.HasPrefix(name, "/dev/") {
 		return nil, exit.Fail(exit.NoInput, "%s: no such snapshot", path)

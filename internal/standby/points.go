@@ -47,9 +47,12 @@ func pointOf(members []*apply) (p pointing, err error) {
 			return p, p.without(err)
 		}
 	}
-	points, err := snapshot.PointsOf(targetsOf(members), m.dir)
+	points, damaged, err := snapshot.PointsOf(targetsOf(members), m.dir)
 	if err != nil {
 		return p, p.without(err)
+	}
+	if damaged != nil { // a point more or less is no reason to have none from now on
+		members[0].user.Warn("a point in time cannot be read: %v", damaged)
 	}
 	p.there = len(points) > 0
 	list := m.missing(points, making)

@@ -60,7 +60,7 @@ func keep(t *testing.T, rule string) *state.Keep {
 // wantPoints demands so many points of the old image.
 func (s *scene) wantPoints(want int) {
 	s.Helper()
-	points, err := snapshot.PointsOf([]string{s.options.Target}, state.Dir(s.options.StateDir))
+	points, _, err := snapshot.PointsOf([]string{s.options.Target}, state.Dir(s.options.StateDir))
 	if err != nil || len(points) != want {
 		s.Fatalf("there are %d points, want %d: %v", len(points), want, err)
 	}

@@ -282,7 +282,7 @@ func (b *wayBack) keepNow() (*snapshot.Snapshot, error) {
 		now.Set = r.Set.ID
 	}
 	find := func() (*snapshot.Snapshot, error) {
-		points, err := snapshot.PointsOf([]string{b.Target}, dir)
+		points, _, err := snapshot.PointsOf([]string{b.Target}, dir)
 		for _, s := range points {
 			if s.Valid && s.Point.IsOf(now.Image, now.Set, now.Taken) {
 				return s, nil

@@ -97,8 +97,8 @@ find_document() {
 take() {
 	local name source peer taken age image='' code=0
 	mkfifo "$work/hold" "$work/said"
-	xb-patch --promote --document "$document" $apart $dry_run "${there[@]}" -- "${disks[@]}" \
-		<"$work/hold" >"$work/said" &
+	xb-patch --promote --document "$document" $apart $dry_run ${at:+${dry_run:+--at "$at"}} "${there[@]}" \
+		-- "${disks[@]}" <"$work/hold" >"$work/said" &
 	keeper=$!
 	exec {hold}>"$work/hold"
 	while IFS=$'\t' read -r name source peer taken age image && [[ $name != ready ]]; do
@@ -160,15 +160,12 @@ conf_dir() {
 	echo "$dir"
 }
 
-# roll_back makes the standbys what they were. The document that is kept is a later one, which is said.
+# roll_back makes the standbys what they were. The document is that of the last copy, which is said.
 roll_back() {
-	local do=(rollback)
-	nobody_runs_it ${dry_run:+--to-be-moved} --confs "$(conf_dir)" ${LOCAL_DOM0:+--local "$LOCAL_DOM0"}
-	[[ -z $dry_run ]] || do=(list --points)
-	xb-snap "${do[@]}" --words --at "$at" -- "${disks[@]#*=}" >"$work/points" ||
+	nobody_runs_it --confs "$(conf_dir)" ${LOCAL_DOM0:+--local "$LOCAL_DOM0"}
+	xb-snap rollback --words --at "$at" -- "${disks[@]#*=}" ||
 		die $? "DomU $DOMU: its standbys cannot become what they were at $at"
-	[[ -n $dry_run ]] || apart=--disks-of-different-times
-	log_mesg info "## DomU $DOMU: ${dry_run:+it would be }as of $at or before; later: xb-snap list --points"
+	apart=--disks-of-different-times
 }
 
 promote() {
@@ -179,8 +176,10 @@ promote() {
 		[[ -n $dry_run ]] || xb-patch --recover "${there[@]}" -- "${disk#*=}" ||
 			die $? "disk $disk cannot be had"
 	done
-	[[ -z $at ]] || roll_back
+	[[ -z $at || -n $dry_run ]] || roll_back
 	take
+	[[ -z $at ]] || log_mesg info "## DomU $DOMU: its disks as of $at or before, its document" \
+		"as of the last copy; later: xb-snap list --points"
 	nobody_runs_it ${dry_run:+--to-be-moved} --confs "$(conf_dir)" ${LOCAL_DOM0:+--local "$LOCAL_DOM0"} \
 		${peers:+--dom0s "${peers[*]}"} {hold}>&-
 	if [[ -n $dry_run ]]; then

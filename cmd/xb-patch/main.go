@@ -36,8 +36,8 @@ const usage = `Usage: xb-patch [OPTION]... DEV|FILE < DELTA
        xb-patch --list --order DOMU...
        xb-patch --list --since TIME
        xb-patch --list --when DOMU/DISK...
-       xb-patch --promote --document FILE [--disks-of-different-times] [--dry-run]
-                DOMU/DISK=DEV|FILE...
+       xb-patch --promote --document FILE [--disks-of-different-times]
+                [--dry-run [--at TIME]] DOMU/DISK=DEV|FILE...
        xb-patch --info [--json] [FILE]
 
 Receive a delta, prove it and the target's content, and only then write: the
@@ -129,6 +129,8 @@ finished it.
       --document FILE    with --promote: the document by which it will be started
       --disks-of-different-times
                          with --promote: also if they are not of one moment
+      --at TIME          with --promote --dry-run: as xb-snap rollback would make
+                         them
       --peer HOST        the other host: what was sent to a third one is newer
                          than what it brings, and not overwritten
       --allow FILE       touch only what FILE, as gate.conf, allows the host of --peer

@@ -140,7 +140,7 @@ func (c *command) modes() []mode {
 		{"--state", c.state, []string{"--state-dir"}},
 		{"--record", c.record, append(c.report.names(), "--disk", "--peer", "--taken", "--dry-run", "--state-dir")},
 		{"--list", c.list, append(c.listing.names(), "--state-dir")},
-		{"--promote", c.promote, []string{"--document", "--disks-of-different-times", "--dry-run", "--toolstack", "--state-dir"}},
+		{"--promote", c.promote, []string{"--document", "--disks-of-different-times", "--at", "--dry-run", "--toolstack", "--state-dir"}},
 		{"--info", c.info, nil},
 	}
 	return slices.DeleteFunc(all, func(m mode) bool { return !m.given })
@@ -169,7 +169,7 @@ func (c *command) checkModes() error {
 	case c.record:
 		return cmp.Or(c.flags.Only("--record", modes[0].allowed...), c.checkRecord())
 	case c.promote:
-		return cmp.Or(c.flags.Only("--promote", modes[0].allowed...), c.start.parse(c.operands))
+		return cmp.Or(c.flags.Only("--promote", modes[0].allowed...), c.start.parse(c.operands, c.dryRun))
 	case c.commit != "" && len(c.operands) == 0:
 		return exit.Fail(exit.Usage, "--commit wants all targets of the set")
 	case c.commit == "" && len(c.operands) != 1:

@@ -13,19 +13,16 @@ import (
 )
 
 // promoteOptions are those of --promote alone.
-type promoteOptions struct {
-	document string
-	apart    bool // the disks may be of different times
-	disks    []standby.Disk
-}
+type promoteOptions struct{ standby.Start }
 
 func (o *promoteOptions) define(f *cli.Flags) {
-	f.Path(&o.document, "document")
-	f.Bool(&o.apart, "disks-of-different-times")
+	f.Path(&o.Document, "document")
+	f.Bool(&o.Apart, "disks-of-different-times")
+	f.Func("at", cli.Time(&o.At))
 }
 
 // parse takes the operands apart, DOMU/DISK=TARGET each.
-func (o *promoteOptions) parse(operands []string) error {
+func (o *promoteOptions) parse(operands []string, dryRun bool) error {
 	for _, operand := range operands {
 		disk, target, _ := strings.Cut(operand, "=")
 		err := cli.Disk(new(string))(disk)
@@ -38,17 +35,21 @@ func (o *promoteOptions) parse(operands []string) error {
 		if err != nil {
 			return exit.Fail(exit.Usage, "%w", err)
 		}
-		o.disks = append(o.disks, standby.Disk{Name: disk, Target: target})
+		o.Disks = append(o.Disks, standby.Disk{Name: disk, Target: target})
 	}
-	if len(o.disks) == 0 || o.document == "" {
+	if len(o.Disks) == 0 || o.Document == "" {
 		return exit.Fail(exit.Usage, "--promote needs --document FILE, and DOMU/DISK=TARGET of each disk")
+	}
+	if !o.At.IsZero() && !dryRun {
+		return exit.Fail(exit.Usage, "--at goes with --promote --dry-run: xb-snap rollback makes standbys what they were")
 	}
 	return nil
 }
 
 // promoteDisks is --promote. Whoever starts the DomU reads the word "ready", and closes our standard input when it runs.
 func (c *command) promoteDisks() error {
-	p, err := standby.Promote(c, c.Options, c.start.disks, c.start.document, c.start.apart, !c.dryRun)
+	c.start.Locked = !c.dryRun
+	p, err := standby.Promote(c, c.Options, c.start.Start)
 	if err != nil {
 		return err
 	}

@@ -114,6 +114,13 @@ func TestRollbackOfSets(t *testing.T) {
 		holds(n)
 		commits(n).silent(t)
 	}
+	h.must("echo \"<domain type='kvm'><name>domu1</name></domain>\" >document")
+	would := "xb-patch --promote --dry-run --document document --at " + hour(1) + " domu1/root=$PWD/xfs/root "
+	h.sh(would).fails(t, 64, "name all standbys of its set")
+	if r := h.sh(would + "domu1/data=$PWD/xfs/data"); r.status != 0 || strings.Count(r.out, "\tdom0a\t"+hour(1)+"\t") != 2 ||
+		!strings.Contains(r.err, "the document is not of the same time as the disks") {
+		t.Errorf("what it would be: %+v", r)
+	}
 	h.sh("xb-snap rollback --at "+hour(1)+" xfs/root").fails(t, 64, "name all standbys of its set")
 	want(3)
 	h.sh("xb-snap rollback --at " + hour(1) + " xfs/root xfs/data").silent(t)

@@ -1,6 +1,7 @@
 package standby
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"xen-backup/internal/domain"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/snapshot"
 	"xen-backup/internal/state"
 	"xen-backup/internal/text"
 )
@@ -20,34 +22,48 @@ type Disk struct{ Name, Target string }
 // Promotion are the standbys of all disks of a DomU, which can be started from them. As long as it is not closed, no
 // run gets at them.
 type Promotion struct {
-	disks []*target
-	now   time.Time
+	disks  []*target
+	points []*snapshot.Snapshot // that the disks would become first; nil: they stay what they are
+	now    time.Time
+}
+
+// Start is what is to be started: the DomU of a document in a file, from the standbys of all its disks.
+type Start struct {
+	Document string
+	Disks    []Disk
+	Apart    bool      // whatever their times are
+	At       time.Time // as Rollback would make them, which has not been done; zero: as they are
+	Locked   bool      // and no run gets at them until the promotion is closed
 }
 
 // Promote demands that the standbys of all disks of a DomU can become its disks: each is there, whole, unused, as the last
-// copy left it, and needs no other file of this host; and all are of one set, which is that of the document in a file; with
-// apart, whatever their times are. All that is wrong is in the error. With locked, it is so until Close.
-func Promote(user User, o Options, disks []Disk, document string, apart, locked bool) (*Promotion, error) {
+// copy left it, and needs no other file of this host; and all are of one set, which is that of the document. All that is
+// wrong is in the error.
+func Promote(user User, o Options, s Start) (*Promotion, error) {
 	p := &Promotion{now: time.Now()}
-	stored, err := os.ReadFile(document)
+	stored, err := os.ReadFile(s.Document)
 	if err != nil {
 		return nil, exit.OpenFailed(err)
 	}
 	var wrong error
 	images := make(map[string]string)
-	for _, d := range disks {
+	for _, d := range s.Disks {
 		o.Target, o.Disk = d.Target, d.Name
 		_, name, _ := strings.Cut(d.Name, "/")
 		images[name] = d.Target
-		if err := p.add(user, o, locked); err != nil {
+		if err := p.add(user, o, s); err != nil {
 			wrong = worst(wrong, exit.Fail(exit.StatusOf(err), "%s: %w", d.Name, err))
 		}
+	}
+	set := domain.SetOf(stored).Name
+	if wrong == nil && !s.At.IsZero() {
+		wrong = p.pointAt(s, set, images)
 	}
 	if wrong == nil {
 		wrong = domain.CheckImages(stored, images)
 	}
-	if wrong == nil {
-		wrong = p.checkSet(state.Dir(o.StateDir), domain.SetOf(stored).Name, apart)
+	if wrong == nil && p.points == nil {
+		wrong = p.checkSet(state.Dir(o.StateDir), set, s.Apart)
 	}
 	if wrong != nil {
 		p.Close()
@@ -68,7 +84,7 @@ func worst(a, b error) error {
 	return exit.Fail(status, "%w\n%w", a, b)
 }
 
-func (p *Promotion) add(user User, o Options, locked bool) error {
+func (p *Promotion) add(user User, o Options, s Start) error {
 	t, err := find(user, o)
 	if err == nil && t.missing() {
 		err = exit.Fail(exit.NoInput, "%s is not there, though its copy is not finished", t.Target)
@@ -77,7 +93,7 @@ func (p *Promotion) add(user User, o Options, locked bool) error {
 		return err
 	}
 	p.disks = append(p.disks, t)
-	if locked {
+	if s.Locked {
 		// The peer's name lets this run take over from one of the same copy whose host is dead.
 		if r, err := t.device.Load(); err == nil {
 			t.Peer = r.Peer
@@ -89,7 +105,9 @@ func (p *Promotion) add(user User, o Options, locked bool) error {
 	if err := t.look(); err != nil {
 		return err
 	}
-	err = t.checkPromotable()
+	if err = t.checkRecord(); err == nil && s.At.IsZero() {
+		err = t.checkPromotable()
+	}
 	t.file.Close() // whoever starts the DomU shall not find a user of its disks
 	t.file = nil
 	return err
@@ -97,9 +115,6 @@ func (p *Promotion) add(user User, o Options, locked bool) error {
 
 func (t *target) checkPromotable() error {
 	r := t.before
-	if err := t.checkRecord(); err != nil {
-		return err
-	}
 	switch {
 	case r.Disk != t.Disk:
 		return exit.Fail(exit.NotBasis, "%s is not its standby, as far as this host knows, but that of %s", t.Target,
@@ -165,13 +180,13 @@ func (t *target) of() time.Time {
 // image.
 func (p *Promotion) Rows() string {
 	var b strings.Builder
-	for _, t := range p.disks {
-		peer := t.before.Peer
-		if peer == "" {
-			peer = "-"
+	for i, t := range p.disks {
+		of, image := t.of(), t.before.Image.Text()
+		if p.points != nil {
+			of, image = p.points[i].Point.Taken, p.points[i].Point.Image
 		}
-		fmt.Fprintf(&b, "%s\t%s\t%s\t%s\t%s\t%s\n", t.Disk, text.Operand(t.Target), peer, t.of().UTC().Format(time.RFC3339),
-			text.FormatAge(max(0, p.now.Sub(t.of()))), t.before.Image.Text())
+		fmt.Fprintf(&b, "%s\t%s\t%s\t%s\t%s\t%s\n", t.Disk, text.Operand(t.Target), cmp.Or(t.before.Peer, "-"),
+			of.UTC().Format(time.RFC3339), text.FormatAge(max(0, p.now.Sub(of))), image)
 	}
 	return b.String()
 }

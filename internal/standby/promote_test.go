@@ -24,7 +24,7 @@ func (m *machine) promote(set string, apart bool, disks ...*scene) error {
 	for _, s := range disks {
 		named = append(named, Disk{s.options.Disk, s.options.Target})
 	}
-	p, err := Promote(new(quiet), m.options, named, document, apart, true)
+	p, err := Promote(new(quiet), m.options, Start{Document: document, Disks: named, Apart: apart, Locked: true})
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func TestPromoteKeepsRunsAway(t *testing.T) {
 	document := filepath.Join(t.TempDir(), "domu1.cfg")
 	m.must(os.WriteFile(document, []byte("# xen-backup: set "+setB+", taken 2026-11-26T23:47:28Z\nname = 'domu1'\n"), 0o600))
 	disks := []Disk{{s.options.Disk, s.options.Target}}
-	p, err := Promote(new(quiet), m.options, disks, document, false, true)
+	p, err := Promote(new(quiet), m.options, Start{Document: document, Disks: disks, Locked: true})
 	m.must(err)
 	_, err = Patch(s.user, s.options, s.deltaTo(s.source()))
 	testkit.WantStatus(t, "a run meanwhile", err, exit.Busy)

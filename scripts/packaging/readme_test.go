@@ -99,6 +99,13 @@ func TestReadmeJa(t *testing.T) {
 			t.Errorf("there is no %s", page)
 		}
 	}
+	// What an operator has to know of, it leaves out nothing.
+	for _, words := range []string{"| `VERIFY_EVERY` |", "| `KEEP` |", "xen-failover promote domu1 --at ", "xen-failover test domu1 --at ",
+		"xen-failover move domu1 ", "--with-memory"} {
+		if !strings.Contains(ja, words) {
+			t.Errorf("it says nothing of %q", words)
+		}
+	}
 	defaults, known := tableRows(en, "`[A-Z0-9_]+`"), settingsOf(page(t, "xen-backup.conf.5"))
 	settings := tableRows(ja, "`[A-Z0-9_]+`")
 	if len(settings) < 5 {

@@ -26,9 +26,10 @@ make_keys() {
 # make_host makes the directories of a Dom0, which outlive its power cuts.
 make_host() { # DOM0 SIZE: of /srv
 	local h=$dir/$1
-	mkdir -p "$h"/{root/.ssh,run,srv,lib,log,cache,sbin}
+	local GLOBIGNORE='/etc/alternatives:/etc/ssl:/etc/systemd:/etc/rc?.d:/etc/apt:/etc/X11:/etc/fonts:/etc/xml:/etc/java*'
+	mkdir -p "$h"/{root/.ssh,run,srv,lib,log,cache,sbin,etc/alternatives}
 	chmod 700 "$h/root" "$h/root/.ssh"
-	cp -a /etc "$h/etc"
+	cp -a /etc/* "$h/etc" # without what nobody reads here, which is most of it; power_on adds the alternatives
 	rm -f "$h"/etc/{bash.bashrc,profile,environment,ssh/sshrc,ssh/ssh_config}
 	sed -i 's|^root:.*|root:x:0:0:root:/root:/bin/bash|' "$h/etc/passwd"
 	sed -i 's/^root:[^:]*:/root:*:/' "$h/etc/shadow" # else sshd may take root for locked
@@ -54,7 +55,8 @@ power_on() { # DOM0
 		mount -t proc proc /proc
 		hostname "$2"
 		cd "$1/$2"
-		for d in etc root run; do mount --bind "$d" "/$d"; done
+		mount --bind /etc/alternatives etc/alternatives
+		for d in etc root run; do mount --rbind "$d" "/$d"; done
 		for d in lib log cache; do mount --bind "$d" "/var/$d"; done
 		mount --bind sbin /usr/local/sbin
 		mount -t tmpfs tmpfs /run
@@ -94,9 +96,14 @@ address() { # DOM0 ADDRESS
 # cable joins the two Dom0s. A host whose neighbour dies keeps its address, as on a switch,
 # though its end of the cable is gone with the other one.
 cable() {
+	local h
 	ip link add veth0 netns "$(<"$dir/dom0a.pid")" type veth peer name veth0 netns "$(<"$dir/dom0b.pid")"
 	address dom0a 192.0.2.1
 	address dom0b 192.0.2.2
-	await dom0b on dom0a ssh dom0b true
-	await dom0a on dom0b ssh dom0a true
+	for h in dom0a dom0b; do await $h answers $h; done
+}
+
+# answers DOM0: its sshd listens.
+answers() {
+	on "$1" grep -q ':0016 0*:0000 0A ' /proc/net/tcp
 }

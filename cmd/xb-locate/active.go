@@ -8,6 +8,8 @@ import (
 	"xen-backup/internal/cli"
 	"xen-backup/internal/domain"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/move"
+	"xen-backup/internal/state"
 )
 
 // tell says of each domain whether it is active here, or whether this host knows it.
@@ -68,5 +70,12 @@ func tellWhetherMay(_ context.Context, _ *cli.Env, o *options, operands []string
 	if err != nil {
 		return err
 	}
-	return o.allowed.May(allow.Verb(o.may), name)
+	if err := o.allowed.May(allow.Verb(o.may), name); err != nil || o.size == 0 {
+		return err
+	}
+	places, err := state.Find(o.stateDir)
+	if err != nil {
+		return err
+	}
+	return move.CheckRoom(places.Dir, name, o.size)
 }

@@ -37,7 +37,8 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
        xb-locate --store DOMAIN [-c URI] [--format xml|xl] [--map A=B]...
                  [--drop TARGET]... [--set SET --taken TIME] [--state-dir DIR]
                  [--allow FILE --peer HOST]
-       xb-locate --may promote|memory [--allow FILE --peer HOST] DOMAIN
+       xb-locate --may promote|memory [--size N] [--allow FILE --peer HOST]
+                 DOMAIN
        xb-locate --arrival keep|restore|resume|destroy|tell --moving ID [--size N]
                  [--document-file FILE] [-c URI] [--toolstack auto|virsh|xl]
                  [--allow FILE --peer HOST] DOMAIN
@@ -130,7 +131,8 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
                          it by the document in --document-file, paused; let it resume,
                          and remove the memory; destroy what does not run yet, with the
                          memory; or tell how far it is: none, kept, paused, running
-      --size N           with --arrival keep: it has N bytes
+      --size N           with --arrival keep: it has N bytes; with --may memory: 73 if
+                         there is no room for so many
       --moving ID        the move that this is of, which is in nobody's way that is its
                          own (default: $XB_MOVING)
       --allow FILE       with --active, --known, --store: answer only of what FILE,
@@ -314,7 +316,7 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	case o.arrival != "":
 		return "--arrival", slices.Concat(toolstacks, gate, []string{"--moving", "--size", "--document-file"}), arrive
 	case o.may != "":
-		return "--may", gate, tellWhetherMay
+		return "--may", append(gate, "--size"), tellWhetherMay
 	case o.plan:
 		return "--plan", append(toolstacks, "--confs", "--settings", "--disks", "--gate-conf", "--local", "--state-dir"), plan
 	case o.copyAs != "" && o.try:

@@ -171,12 +171,12 @@ func (c *counter) Read(p []byte) (int, error) {
 
 func TestXLCaptured(t *testing.T) {
 	for name, want := range map[string]xlRow{
-		"running-xl-list.out":     {"domu1", "1", "-b----"},
-		"xlcreate-xl-list.out":    {"domu1", "6", "r-----"},
-		"xlcreate-gone.out":       {"domu1", "6", "--ps--"},
-		"paused-xl-list.out":      {"domu1", "1", "--p---"},
-		"startpaused-xl-list.out": {"domu1", "2", "--p---"},
-		"crashed-xl-list.out":     {"domu1", "17", "---sc-"},
+		"running-xl-list.out":     {"domu1", "1", 256, "-b----"},
+		"xlcreate-xl-list.out":    {"domu1", "6", 256, "r-----"},
+		"xlcreate-gone.out":       {"domu1", "6", 256, "--ps--"},
+		"paused-xl-list.out":      {"domu1", "1", 256, "--p---"},
+		"startpaused-xl-list.out": {"domu1", "2", 256, "--p---"},
+		"crashed-xl-list.out":     {"domu1", "17", 256, "---sc-"},
 	} {
 		rows, err := parseXLList(captured(t, name))
 		if err != nil || len(rows) != 2 || rows[1] != want {
@@ -202,8 +202,8 @@ func TestXLListOdd(t *testing.T) {
 	rows, err := parseXLList(header + "my domu 1  2 " +
 		"                              3   256     1     ------      15.4\n" +
 		"(null)                                       4     0     1     --ps-d       2.0\n")
-	if err != nil || len(rows) != 2 || rows[0] != (xlRow{"my domu 1  2", "3", "------"}) || rows[1].Name != "(null)" {
-		t.Errorf("%q, %v", rows, err)
+	if err != nil || len(rows) != 2 || rows[0] != (xlRow{"my domu 1  2", "3", 256, "------"}) || rows[1].Name != "(null)" {
+		t.Errorf("%v, %v", rows, err)
 	}
 	for _, text := range []string{"", "(domain (domid 1))\n", header + "domu1 1\n", header + "libxl: error\n"} {
 		if rows, err := parseXLList(text); err == nil {

@@ -2,7 +2,9 @@ package domain
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +14,8 @@ import (
 
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/program"
+	"xen-backup/internal/text"
 )
 
 // The memory of a domain is saved to a file and restored from it, here or on another host. In the file there is also the
@@ -19,6 +23,42 @@ import (
 
 // memoryLimit is how long saving and restoring may take: a disk writes at least some MB a second.
 const memoryLimit = 6 * time.Hour
+
+// Memory returns how many bytes of memory it has now.
+func (c *Control) Memory(ctx context.Context) (int64, error) {
+	if c.xl != nil {
+		out, err := program.Ask(ctx, c.xl.timeout, "xl", "list")
+		if err != nil {
+			return 0, err
+		}
+		rows, err := parseXLList(string(out))
+		for _, row := range rows {
+			if row.Name == c.name && row.MiB > 0 {
+				return row.MiB << 20, nil
+			}
+		}
+		return 0, exit.Fail(exit.Unavailable, "xl does not tell how much memory %s has: %w", c.name, cmp.Or(err, errors.New("it lists none")))
+	}
+	field, err := c.info(ctx, usedMemory)
+	if err != nil {
+		return 0, err
+	}
+	n, err := parseUsed(field)
+	if err != nil {
+		return 0, exit.Fail(exit.Unavailable, "libvirt does not tell how much memory %s has: %w", c.name, err)
+	}
+	return n, nil
+}
+
+const usedMemory = "Used memory" // of virsh dominfo: "262144 KiB"
+
+func parseUsed(field string) (int64, error) {
+	n, err := text.ParseSize(strings.ReplaceAll(field, " ", ""))
+	if err == nil && n == 0 {
+		err = errors.New("it is 0")
+	}
+	return n, err
+}
 
 // Save stops the domain and saves its memory to a file, which nobody else may read. If that fails it goes on.
 func (c *Control) Save(file string) error {

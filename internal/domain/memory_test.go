@@ -56,3 +56,15 @@ func TestRefit(t *testing.T) {
 		}
 	}
 }
+
+func TestUsedMemory(t *testing.T) {
+	n, err := parseUsed(infoField(captured(t, "shutoff-dominfo.out"), usedMemory))
+	if err != nil || n != 256<<20 {
+		t.Errorf("%d, %v", n, err)
+	}
+	for _, field := range []string{"", "0 KiB", "much"} {
+		if n, err := parseUsed(field); err == nil {
+			t.Errorf("%q: %d", field, n)
+		}
+	}
+}

@@ -13,12 +13,13 @@ import (
 // xlRow is a line of `xl list`.
 type xlRow struct {
 	Name, ID string
+	MiB      int64  // of memory
 	Flags    string // r(unning) b(locked) p(aused) s(hut down) c(rashed) d(ying), or - each
 }
 
 // A name may hold blanks, so the line is read from its end: ID, memory, VCPUs,
 // state, seconds.
-var xlLine = regexp.MustCompile(`^(.+?)\s+(\d+)\s+\d+\s+\d+\s+([r-][b-][p-][s-][c-][d-])\s+[\d.]+\s*$`)
+var xlLine = regexp.MustCompile(`^(.+?)\s+(\d+)\s+(\d+)\s+\d+\s+([r-][b-][p-][s-][c-][d-])\s+[\d.]+\s*$`)
 
 func parseXLList(text string) ([]xlRow, error) {
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
@@ -31,7 +32,11 @@ func parseXLList(text string) ([]xlRow, error) {
 		if m == nil { // it could be the domain that is asked for
 			return nil, fmt.Errorf("xl list prints %.60q", line)
 		}
-		rows = append(rows, xlRow{m[1], m[2], m[3]})
+		mib, err := strconv.ParseInt(m[3], 10, 40)
+		if err != nil {
+			return nil, fmt.Errorf("xl list prints %.60q", line)
+		}
+		rows = append(rows, xlRow{m[1], m[2], mib, m[4]})
 	}
 	return rows, nil
 }

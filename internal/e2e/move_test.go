@@ -371,6 +371,20 @@ xb-locate --arrival destroy --moving "$id" domu1
 	if r := s.move("dom0b", "dom0a --with-memory"); r.status != 0 {
 		t.Errorf("back: status %d, is on %q:\n%s", r.status, s.where(), r.err)
 	}
+	for full, want := range map[string]string{"dom0a": "DomU domu1 still runs here: /var/lib/xen-backup/move has room for",
+		"dom0b": "DomU domu1 still runs here: Dom0 dom0b does not take its memory (status 73)"} {
+		s.runs("dom0a")
+		s.must(full, "mkdir -p /var/lib/xen-backup/move; mount -t tmpfs -o size=400M none /var/lib/xen-backup/move") // it has 256 MiB
+		r := s.move("dom0a", "dom0b --with-memory")
+		if r.status != 73 || !strings.Contains(r.err, want) {
+			t.Errorf("no room on %s: status %d, is on %q:\n%s", full, r.status, s.where(), r.err)
+		}
+		if left := s.on("dom0a", "ls /var/lib/xen-backup/move/*.json"); left.status == 0 {
+			t.Errorf("no room on %s: a move was begun: %s", full, left.out)
+		}
+		s.goesOn("no room on "+full, "dom0a")
+		s.must(full, "umount /var/lib/xen-backup/move")
+	}
 }
 
 // untouchable demands that nothing touches domu1 while its memory is in a file on dom0a.

@@ -2,6 +2,7 @@ package move
 
 import (
 	"context"
+	"errors"
 	"io"
 	"path/filepath"
 
@@ -11,6 +12,7 @@ import (
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
+	"xen-backup/internal/text"
 )
 
 // Arrival is the other side of a move with memory: what the host that the DomU comes from has done here, one thing after the
@@ -33,8 +35,31 @@ const (
 	Running = "running" // the DomU runs here
 )
 
-// room is left in the file system that has the memory.
-const room = 64 << 20
+// In the file system that has the memory something is left; and with what else is saved the memory is larger than that of
+// the guest.
+const (
+	room   = 64 << 20
+	margin = 128 << 20
+)
+
+// CheckRoom demands that a file of so many bytes, the memory of a DomU, has room in a state directory.
+func CheckRoom(dir state.Dir, domu string, size int64) error {
+	at := dir.MoveDir()
+	var fs unix.Statfs_t
+	err := unix.Statfs(at, &fs)
+	for errors.Is(err, unix.ENOENT) && at != "/" { // it will be made
+		at = filepath.Dir(at)
+		err = unix.Statfs(at, &fs)
+	}
+	if err != nil {
+		return exit.Fail(exit.CantCreate, "%s: %w", at, err)
+	}
+	if free := int64(fs.Bavail) * fs.Bsize; size > free-room {
+		return exit.Fail(exit.CantCreate, "%s has room for %s, and the memory of %s takes %s", at, text.FormatSize(max(0, free-room)), domu,
+			text.FormatSize(size))
+	}
+	return nil
+}
 
 // Keep takes the memory, so many bytes: one less, or more, is none.
 func (a *Arrival) Keep(ctx context.Context, in io.Reader, size int64) error {
@@ -54,13 +79,8 @@ func (a *Arrival) Keep(ctx context.Context, in io.Reader, size int64) error {
 	if err := record.Reach(state.MoveArriving); err != nil {
 		return err
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(filepath.Dir(record.File()), &fs); err != nil {
-		return exit.Fail(exit.CantCreate, "%s: %w", filepath.Dir(record.File()), err)
-	}
-	if free := int64(fs.Bavail) * fs.Bsize; size > free-room {
-		return exit.Fail(exit.CantCreate, "%s has room for %d bytes, and the memory of %s has %d", filepath.Dir(record.File()),
-			max(0, free-room), a.DomU, size)
+	if err := CheckRoom(a.State, a.DomU, size); err != nil {
+		return err
 	}
 	p, err := durable.CreatePending(record.File())
 	if err != nil {

@@ -24,6 +24,23 @@ import (
 //
 // and when it was asked and the file is gone, it is there, where it stands still or goes on; any move has it go on.
 
+// checkRoom demands that both hosts have room for the memory. It is looked for again when the memory has come there; by then
+// the guest stands still.
+func (m *mover) checkRoom() error {
+	size, err := m.control.Memory(m.ctx)
+	if err != nil {
+		return err
+	}
+	size += margin
+	if err := CheckRoom(m.State, m.DomU, size); err != nil {
+		return exit.Fail(exit.StatusOf(err), "DomU %s still runs here: %w", m.DomU, err)
+	}
+	if status, _ := m.there(time.Minute, "xb-locate", "--may", "memory", "--size", fmt.Sprint(size), m.DomU); status != exit.OK {
+		return exit.Fail(reached(status), "DomU %s still runs here: Dom0 %s does not take its memory (status %d)", m.DomU, m.To, status)
+	}
+	return nil
+}
+
 // saveMemory saves the DomU. If that fails it goes on, or was never stopped.
 func (m *mover) saveMemory() error {
 	if err := m.begin(); err != nil {

@@ -227,6 +227,11 @@ func (m *mover) prepare() error {
 	if err := m.control.CheckStart(m.ctx); err != nil {
 		return err
 	}
+	if m.Memory {
+		if err := m.checkRoom(); err != nil {
+			return err
+		}
+	}
 	if status := m.copy(); status != exit.OK {
 		return exit.Fail(exit.Partial, "DomU %s still runs here: its standby on %s cannot be brought up to date (status %d)",
 			m.DomU, m.To, status)

@@ -54,8 +54,11 @@ func (d Dir) NewMove(domu, peer string) *Move {
 	return &Move{Version: version, ID: strings.ToLower(rand.Text()), DomU: domu, Peer: peer, dir: d}
 }
 
+// MoveDir is where what is remembered of moves is, and the memory.
+func (d Dir) MoveDir() string { return filepath.Join(string(d), "move") }
+
 func (d Dir) moveFile(domu, suffix string) string {
-	return filepath.Join(string(d), "move", url.PathEscape(domu)+suffix)
+	return filepath.Join(d.MoveDir(), url.PathEscape(domu)+suffix)
 }
 
 // LockMove lets nobody else move a DomU from here or to here, until it is released or the process ends.

@@ -40,6 +40,11 @@ func listPoints(env *cli.Env, standbys []string, at time.Time, dir state.Dir, as
 		}
 	}
 	points, err := find(dir)
+	strays, strayErr := snapshot.Strays(standbys, dir)
+	for _, path := range strays {
+		env.Warn("%s may be a point that this host has no record of (any more): see RUNBOOK in xen-backup(8)", path)
+	}
+	err = errors.Join(err, strayErr)
 	all, lines := []pointJSON{}, strings.Builder{}
 	for _, s := range points {
 		p := s.Point

@@ -97,9 +97,20 @@ func TestPoints(t *testing.T) {
 			fails(t, 78, "made by xb-snap", "point in time")
 		h.wantPoints(target, hour(2), hour(4))
 
-		// What is remembered of the standby is lost: they are not.
+		// What is remembered of the standby is lost: they are not. But where nothing is left, only the files tell.
 		h.must("rm " + h.state + "/*.json")
 		h.wantPoints("", hour(2), hour(4))
+		all = h.points(target)
+		h.must("mv " + h.state + "/snapshots away")
+		h.wantPoints("")
+		lost := h.sh("xb-snap list --points " + target)
+		if lost.fails(t, 0, all[0].path, all[1].path, "RUNBOOK in xen-backup(8)"); lost.out != "" || strings.Count(lost.err, "\n") != 2 {
+			t.Errorf("without records: %+v", lost)
+		}
+		h.sh("xb-snap list --points --at "+hour(9)+" "+target).fails(t, 69, all[0].path, "no point of")
+		h.sh("xb-snap remove "+all[0].path).fails(t, 79)
+		h.must("rm -rf " + h.state + "/snapshots; mv away " + h.state + "/snapshots")
+		h.sh("xb-snap list --points " + target).silent(t)
 		h.must("xb-snap remove " + all[0].path)
 		h.wantPoints("", hour(4))
 	})

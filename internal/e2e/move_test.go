@@ -371,6 +371,29 @@ xb-locate --arrival destroy --moving "$id" domu1
 	if r := s.move("dom0b", "dom0a --with-memory"); r.status != 0 {
 		t.Errorf("back: status %d, is on %q:\n%s", r.status, s.where(), r.err)
 	}
+}
+
+// TestMemoryRefused: nothing is saved where there is no room for it, and what another host asks for at the wrong time is not
+// done.
+func TestMemoryRefused(t *testing.T) {
+	s := newMove(t, newSite(t))
+	s.must("dom0a", `ask() { xb-locate --arrival "$@" --moving abcdefghijklmnopqrstuvwxyz domu1; }
+wants() { local status=$? && [[ $status = "$1" ]] || { echo "status $status, not $1" >&2; exit 1; }; }
+id=zyxwvutsrqponmlkjihgfedcba
+set +e
+xb-locate --arrival destroy --moving "$id" domu1; wants 81
+echo memory | ask keep --size 7; wants 81
+rm /run/xl/domu1
+printf memor | ask keep --size 7; wants 65
+printf memories | ask keep --size 7; wants 65
+ask resume; wants 69
+[[ ! -e /var/lib/xen-backup/move/domu1.memory ]]; wants 0
+echo memory | ask keep --size 7; wants 0
+xb-locate --arrival destroy --moving "$id" domu1; wants 75
+[[ -e /var/lib/xen-backup/move/domu1.memory ]]; wants 0
+xb-locate --arrival resume --moving "$id" domu1; wants 75
+ask destroy; wants 0
+[[ ! -e /var/lib/xen-backup/move/domu1.memory ]]; wants 0`)
 	for full, want := range map[string]string{"dom0a": "DomU domu1 still runs here: /var/lib/xen-backup/move has room for",
 		"dom0b": "DomU domu1 still runs here: Dom0 dom0b does not take its memory (status 73)"} {
 		s.runs("dom0a")

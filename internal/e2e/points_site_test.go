@@ -134,4 +134,14 @@ func TestWrapperPoints(t *testing.T) {
 		t.Errorf("the sets of %v", points)
 	}
 	s.nothingLeft("dom0a")
+
+	// Where it is too full after a run, points give way at once.
+	s.must("dom0b", "mkdir -p /etc/xen-backup; echo POOL_LIMIT=1 >/etc/xen-backup/host.conf")
+	s.image("dom0a", "/srv/a", 1<<20)
+	if r := s.backup("dom0a"); r.status != 0 {
+		t.Fatalf("status %d\n%s", r.status, s.log("dom0a"))
+	}
+	if points := s.pointsOn("dom0b"); len(points) != 0 {
+		t.Errorf("above POOL_LIMIT there are the points %v", points)
+	}
 }

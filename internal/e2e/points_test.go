@@ -2,8 +2,11 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
+
+	"xen-backup/internal/blockdev"
 )
 
 // point is a line of xb-snap list --points.
@@ -81,8 +84,26 @@ func TestPoints(t *testing.T) {
 		// Without a change nothing is overwritten, and no point is needed.
 		h.auto("source", target, "--keep 2 --taken "+hour(4)).silent(t)
 		h.wantPoints(target, hour(1), hour(2))
+		// One that is being read stays until it is not, and one that was given up does not.
+		reader, err := os.Open(h.points(target)[0].path)
+		if err != nil {
+			t.Fatal(err)
+		}
 		h.copies(5, target, "--keep 2").silent(t)
-		h.wantPoints(target, hour(2), hour(4))
+		h.wantPoints(target, hour(1), hour(2), hour(4))
+		given := h.points(target)[1].path
+		h.must("truncate -s 0 " + given)
+		reader.Close()
+		h.copies(6, target, "--keep 3").silent(t)
+		h.wantPoints(target, hour(1), hour(4), hour(5))
+		h.must("[ ! -e " + given + " ]")
+		h.must("xb-snap remove " + h.points(target)[0].path)
+
+		// What somebody has written to since is no image that its source took.
+		h.change(target, 3, 99)
+		h.must("xb-patch --discard-changes --peer dom0a --disk domu1/xvda " + target)
+		h.copies(7, target, "--keep 3").fails(t, 0, "has diverged")
+		h.wantPoints(target, hour(4), hour(5))
 
 		// Nobody else takes them for his.
 		if got := h.must("xb-snap prune; xb-snap prune --bases --peers ''"); got != "" {
@@ -95,11 +116,11 @@ func TestPoints(t *testing.T) {
 		h.sh("xb-snap keep --for dom0b --disk domu1/xvda --summary s1 --taken "+hour(1)+" "+all[0].path).fails(t, 64, "is a point in time")
 		h.pipe("xb-sig "+all[0].path, "xb-delta source", "xb-patch --auto --peer dom0a --disk domu1/xvda "+all[0].path).
 			fails(t, 78, "made by xb-snap", "point in time")
-		h.wantPoints(target, hour(2), hour(4))
+		h.wantPoints(target, hour(4), hour(5))
 
 		// What is remembered of the standby is lost: they are not. But where nothing is left, only the files tell.
 		h.must("rm " + h.state + "/*.json")
-		h.wantPoints("", hour(2), hour(4))
+		h.wantPoints("", hour(4), hour(5))
 		all = h.points(target)
 		h.must("mv " + h.state + "/snapshots away")
 		h.wantPoints("")
@@ -112,7 +133,7 @@ func TestPoints(t *testing.T) {
 		h.must("rm -rf " + h.state + "/snapshots; mv away " + h.state + "/snapshots")
 		h.sh("xb-snap list --points " + target).silent(t)
 		h.must("xb-snap remove " + all[0].path)
-		h.wantPoints("", hour(4))
+		h.wantPoints("", hour(5))
 	})
 }
 
@@ -128,8 +149,11 @@ func TestPointsOfSets(t *testing.T) {
 				h.change(disk, n, uint64(n+2))
 				h.must(fmt.Sprintf("cp %s %[1]s%d", disk, n))
 				target := fmt.Sprintf("%s/d%d", dir, i)
-				h.pipe("xb-sig --missing-ok "+target, "xb-delta "+disk, fmt.Sprintf("xb-patch --auto --peer dom0a --disk domu1/d%d "+
-					"--hold %s --taken %s --keep 3 %s", i, set(n), hour(n), target)).silent(t)
+				r := h.pipe("xb-sig --missing-ok "+target, "xb-delta "+disk, fmt.Sprintf("xb-patch --auto --peer dom0a --disk domu1/d%d "+
+					"--hold %s --taken %s --keep 3 %s", i, set(n), hour(n), target))
+				if r.fails(t, 0); n < 8 {
+					r.silent(t)
+				}
 			}
 		}
 		commits := func(n int) result {
@@ -158,6 +182,14 @@ func TestPointsOfSets(t *testing.T) {
 		h.wantPoints(dir+"/d0", hour(1), hour(2))
 		holds(7)
 		commits(7).silent(t)
+		h.wantPoints(dir+"/d0", hour(1), hour(2), hour(6))
+		h.wantPoints(dir+"/d1", hour(1), hour(2), hour(6))
+
+		// Nor are there any of those that are whole where another one is not.
+		h.change(dir+"/d1", 3, 99)
+		h.must("xb-patch --discard-changes --peer dom0a --disk domu1/d1 " + dir + "/d1")
+		holds(8)
+		commits(8).fails(t, 0, "no point in time was made: not all disks hold a whole image")
 		h.wantPoints(dir+"/d0", hour(1), hour(2), hour(6))
 		h.wantPoints(dir+"/d1", hour(1), hour(2), hour(6))
 	})
@@ -199,23 +231,48 @@ func TestPointsTakeRoom(t *testing.T) {
 	})
 }
 
-// TestPointsGiveWay has the guard of bases look after points: where it is too full, the oldest go.
+// TestPointsGiveWay has the guard of bases look after points: where it is too full, the oldest go, with all of their set.
 func TestPointsGiveWay(t *testing.T) {
 	reflinks(t, func(t *testing.T, h *host, dir string) {
-		target := dir + "/target"
-		h.image("source", 100*mib, 2)
-		for n := 1; n <= 3; n++ {
-			h.image("source", 100*mib, uint64(n))
-			h.auto("source", target, "--keep 9 --taken "+hour(n)).silent(t)
+		targets := []string{dir + "/d0", dir + "/d1"}
+		for n := 1; n <= 4; n++ {
+			set := strings.Repeat(string(rune('a'+n)), 26)
+			for i, target := range targets {
+				h.image("source", 40*mib, uint64(2*n+i))
+				h.pipe("xb-sig --missing-ok "+target, "xb-delta source", fmt.Sprintf("xb-patch --auto --peer dom0a --disk domu1/d%d "+
+					"--hold %s --taken %s --keep 9 %s", i, set, hour(n), target)).silent(t)
+			}
+			h.sh("xb-patch --commit " + set + " --peer dom0a " + strings.Join(targets, " ")).silent(t)
 		}
-		h.wantPoints(target, hour(1), hour(2))
+		want := func(times ...string) {
+			t.Helper()
+			for _, target := range targets {
+				h.wantPoints(target, times...)
+			}
+		}
+		want(hour(1), hour(2), hour(3))
 		h.must("sync -f " + dir)
-		full := 100 - int(h.free(dir)*100/1024)
-		r := h.sh(fmt.Sprintf("xb-snap guard --bases --once --pool-limit %d", full-5))
+		room, err := blockdev.FileRoom(h.path(targets[0]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		full, _ := room.Use()
+		limit := int(full) - 2 // one of a disk is 4 %
+		r := h.sh(fmt.Sprintf("xb-snap guard --bases --once --pool-limit %d", limit))
 		r.fails(t, 0, "point "+hour(1), "removed: the file system of", "% full")
-		h.wantPoints(target, hour(2))
-		h.must(fmt.Sprintf("xb-snap guard --bases --once --pool-limit %d", full-5))
-		h.wantPoints(target, hour(2))
+		want(hour(2), hour(3))
+		h.must(fmt.Sprintf("xb-snap guard --bases --once --pool-limit %d", limit))
+		want(hour(2), hour(3))
+
+		// One that is being read stays.
+		reader, err := os.Open(h.points(targets[1])[0].path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reader.Close()
+		h.must("xb-snap guard --bases --once --pool-limit 1")
+		h.wantPoints(targets[0])
+		h.wantPoints(targets[1], hour(2))
 	})
 }
 

@@ -52,10 +52,23 @@ func TestRollback(t *testing.T) {
 			t.Errorf("list --points --at shows %s", got)
 		}
 
+		// What is in a point must be what was proved when it was made.
+		record := strings.TrimSpace(h.must("grep -lF " + h.points(target)[0].path + " " + h.state + "/snapshots/*"))
+		h.must(`cp ` + record + ` record; sed -i -E 's/("image":"[^":]*:[0-9]*:[0-9]*:)[0-9a-f]{8}/\100000000/' ` + record)
+		back(hour(1)).fails(t, 82, "is not what was kept", "nothing was written")
+		h.sameBytes("image2", target)
+		h.must("mv record " + record)
+
 		// The next run is no divergence.
 		h.copies(4, target, "--keep 9").silent(t)
 		h.sameBytes("image4", target)
 		h.wantPoints(target, hour(1), hour(2), hour(3))
+
+		// Between images whose digests cannot be compared there is a way, too.
+		h.must("xb-sig --hash sha256 " + target + " | xb-delta source | xb-patch --auto --peer dom0a --disk domu1/xvda " +
+			"--force-diverged --keep 9 --taken " + hour(5) + " " + target)
+		back(hour(2)).silent(t)
+		h.sameBytes("image2", target)
 
 		// Changes that exist nowhere else are not lost.
 		h.change(target, 2, 77)

@@ -41,7 +41,7 @@ writes() {
 		dd if=/dev/urandom of="$1" bs=4k seek=$((RANDOM % 2040)) count=$((1 + RANDOM % 8)) oflag=direct iflag=fullblock status=none
 	done
 	! chance 25 || blkdiscard -z -o $((RANDOM % 124 * 65536)) -l 131072 "$1"
-	! { [ "$1" = /dev/$vg/thin ] && chance 25; } || blkdiscard -o $((RANDOM % 124 * 65536)) -l 262144 "$1"
+	! { [ "$1" = /dev/$vg/thin ] && chance 50; } || blkdiscard -o $((RANDOM % 124 * 65536)) -l 262144 "$1"
 }
 
 resize() { # MIB: of the thin disk

@@ -101,7 +101,7 @@ func (d *fakeDisk) mapOf(file int) extentMap {
 
 // Whatever moves, no block that differs is missing; and where nothing moves, none is too many.
 func TestCompare(t *testing.T) {
-	moved, rounds := 0, testkit.Rounds(t, 4000)
+	moved, rounds := 0, testkit.Rounds(t, 1000)
 	for seed := range uint64(rounds) {
 		d := newFakeDisk(rand.New(rand.NewPCG(seed, 1)), 8)
 		moves := d.moves

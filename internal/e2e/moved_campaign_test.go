@@ -41,7 +41,7 @@ func TestMovedCampaign(t *testing.T) {
 			stop := m.start(programs)
 			defer stop()
 			n, busy, listed, whole := 0, 0, int64(0), int64(0)
-			for ; n < least || !m.all(programs, 1); n++ {
+			for ; n < least || whole == 0 && n < 20*least || !m.all(programs, 1); n++ {
 				i := r.IntN(len(snaps) - 1)
 				j := i + 1 + r.IntN(len(snaps)-1-i)
 				switch res := h.sh("xb-snap changes --since " + snaps[i] + " " + snaps[j]); {

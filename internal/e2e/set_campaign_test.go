@@ -26,7 +26,8 @@ func TestSetCampaign(t *testing.T) {
 	t.Cleanup(func() {
 		usable, refused := pairs[0].Load(), pairs[1].Load()
 		t.Logf("%d pairs were one instant, %d were refused", usable, refused)
-		if 2*usable < refused {
+		// Few pairs can be refused by chance for the most part.
+		if usable == 0 || usable+refused >= 100 && 2*usable < refused {
 			t.Error("fewer than a third can be used")
 		}
 	})

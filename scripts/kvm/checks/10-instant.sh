@@ -1,7 +1,7 @@
 #!/bin/bash
 # Copies of a guest of two disks that writes all the time are of one instant: the first one and later ones, with a pause
 # and without.
-fresh
+fresh hasty
 for pause in no auto no; do
 	conf dom0a PAUSE=$pause
 	goes_on dom0a

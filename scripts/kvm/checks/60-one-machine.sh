@@ -19,7 +19,7 @@ set_of_standby() {
 	echo "$set"
 }
 
-fresh
+fresh hasty
 backup dom0a
 for disk in data root; do
 	echo "--- $disk"

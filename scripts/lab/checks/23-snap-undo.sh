@@ -6,7 +6,9 @@ thinpool dom0a $vg/pool 40M
 mkthin dom0a $vg/pool thin 8M
 ours() { lvs --noheadings -o lv_name -S 'lv_tags={xen-backup}'; }
 
-for signal in TERM:0.3 INT:0.6 TERM:0.9 HUP:1.2 TERM:1.6 TERM:2.5; do
+moments=(INT:0.6 TERM:0.9 HUP:1.2)
+! campaign || moments+=(TERM:0.3 TERM:1.6 TERM:2.5)
+for signal in "${moments[@]}"; do
 	delay=${signal#*:}
 	signal=${signal%:*}
 	got=0

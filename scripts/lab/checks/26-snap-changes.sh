@@ -87,7 +87,7 @@ status 74 xb-snap changes --since "$s0" "$s1" >/dev/full
 
 echo "--- an overflow while the records are read, which takes the store away under them"
 small=$(xb-snap create --size 4M --owner none /dev/$vg/vm1)
-(write /dev/$vg/vm1 0 4000) &
+(write /dev/$vg/vm1 0 2000) & # twice what the store holds
 for _ in {1..20}; do
 	if xb-snap changes --since "$small" "$s2" >extents 2>words; then
 		covered "$small" "$s2" || true # may be lost before it can be compared

@@ -1,6 +1,6 @@
 #!/bin/bash
 # What must stop a copy stops it, with its status, and leaves the standby as it was: an overflowed snapshot, a standby
-# that is in use or too small, a DomU that runs on both hosts, a toolstack that does not answer, nonsense in a conf file.
+# that is in use or too small or was changed, a DomU that runs on both hosts, a toolstack that does not answer.
 for vm in a b c; do
 	mklv dom0a xblab0/$vm 8M
 	mklv dom0b xblab0/$vm 4M
@@ -50,42 +50,21 @@ logged dom0a '^local3.err ### ERROR 81: DomU web1: it runs on dom0b too: nothing
 equal "$(digest dom0b /dev/xblab0/b)" "$old" "the standby of the DomU that runs twice"
 RUNSTATE=5 testdomain dom0b web1 /dev/xblab0/a /dev/xblab0/b # as it stays from now on
 
-echo "--- too small, cannot ask, nonsense: the others go on"
+echo "--- too small, cannot ask, another's: the others go on"
 conf dom0a 1 DOMU=web1 'DOM0S="dom0a dom0b"' BWLIMIT=20M
 conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"'
 status 3 backup dom0a VIRSH_URI=test:///nowhere web2 # row "virsh domstate failing"
 logged dom0a '### ERROR 69: DomU web2: it is not backed up$'
-conf dom0a 4 DOMU=../web4 'DOM0S="dom0a dom0b"'
-conf dom0a 5 DOMU=web5 'DOM0S="dom0a -oProxyCommand=reboot"'
-conf dom0a 6 'DOMU=web6 DOM0S="dom0a' # no end
-conf dom0a 8 DOMU=web1 'exec true'
-conf dom0a 9 DOMU=web1 'DOM0S="dom0a dom0b"' SPOOL_DIR=/srv # the other host's business
-conf dom0a 7 DOMU=12 'DOM0S="dom0a dom0b"'
-conf dom0a 71 DOMU=web1 'DOM0S="dom0a dom0b"' 'MAP = "dom0b:/dev/xblab0/a=/dev/xblab0/z"' # blanks
-conf dom0a 72 DOMU=web1 'DOMOS="dom0a dom0b"'
-conf dom0a 73 DOMU=web2 'DOM0S="dom0a dom0b"' MAP=dom0b:/dev/xblab0/c=/dev/xblab0/a
-conf dom0a 74 DOMU=web1 'DOM0S="dom0a dom0b"' BLOCK_SIZE=3K
-conf dom0a 75 DOMU=web1 'DOM0S="dom0a dom0b"' CREATE_LV=/dev/xblab0
+conf dom0a 3 DOMU=web2 'DOM0S="dom0a dom0b"' MAP=dom0b:/dev/xblab0/c=/dev/xblab0/a
 status 3 backup dom0a
 logged dom0a '### ERROR 65: DomU web2, disk xvda: dom0b:/dev/xblab0/c cannot be written to$'
 logged dom0a '/dev/xblab0/c is too small: .*; on dom0b: lvextend -L 8388608b /dev/xblab0/c$'
-logged dom0a "### ERROR 78: .*4.conf: bad or missing name in DOMU: '../web4'"
-logged dom0a "### ERROR 78: .*5.conf: bad DOM0S: -oProxyCommand=reboot"
-logged dom0a "### ERROR 78: .*6.conf: "
-logged dom0a "### ERROR 78: .*8.conf: .*it ends the script"
-logged dom0a "### ERROR 78: .*9.conf: "
-logged dom0a "### ERROR 78: .*7.conf: a DomU whose name is a number"
-logged dom0a "71.conf: line 3: MAP: command not found"
-logged dom0a "### ERROR 78: .*71.conf: not a file of shell variables"
-logged dom0a "### ERROR 78: .*72.conf: DOM0S names no Dom0"
 logged dom0a "### ERROR 78: DomU web2: /dev/xblab0/c would overwrite dom0b:/dev/xblab0/a of web1 /dev/xblab0/a$"
 logged dom0a '/dev/xblab0/a belongs to another domain of this host: web1 '
-logged dom0a "### ERROR 78: .*74.conf: bad BLOCK_SIZE: 3K"
-logged dom0a "### ERROR 78: .*75.conf: bad CREATE_LV: /dev/xblab0"
 same /dev/xblab0/a
 same /dev/xblab0/b
 onb "$(sed -n 's/.* on dom0b: //p' mail)"
-rm /etc/xen-backup.d/[3-9].conf /etc/xen-backup.d/7[2-5].conf # 71 is web1's: nobody asks for it below
+rm /etc/xen-backup.d/3.conf
 backup dom0a web2
 same /dev/xblab0/c
 nothing_left
@@ -98,14 +77,6 @@ status 3 backup dom0a web2
 logged dom0a '### ERROR 80: DomU web2, disk xvda: /dev/xblab0/c was not copied'
 equal "$(digest dom0b /dev/xblab0/c)" "$old" "the standby that was changed"
 conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"'
-onb 'mkdir -p /etc/xen-backup; echo SPOOL_DIR=/run/spools >/etc/xen-backup/host.conf'
-status 3 backup dom0a --dry-run --force-diverged web2
-grep -q '^### ERROR 73: DomU web2, disk xvda: dom0b:/dev/xblab0/c cannot be written to$' mail
-conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"' CREATE_LV=nosuch MAP=dom0b:/dev/xblab0/c=/dev/nosuch/c
-status 3 backup dom0a --dry-run web2
-grep -q '^### ERROR 73: DomU web2, disk xvda: dom0b:/dev/nosuch/c cannot be written to$' mail
-conf dom0a 2 DOMU=web2 'DOM0S="dom0a dom0b"'
-onb mkdir /run/spools
 backup dom0a --force-diverged web2
 same /dev/xblab0/c
 nothing_left

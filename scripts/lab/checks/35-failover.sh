@@ -51,6 +51,18 @@ logged dom0b 'xb-patch: .*diverged and may be overwritten all the same'
 same /dev/xblab0/vm1
 equal "$(changed dom0b)" $((2 * 8 * 65536)) "the number of bytes that failback sends"
 
+echo "--- dom0a again, without force; and a failover with nothing unsent needs none"
+runs_on dom0a
+write dom0a 60
+backup dom0a
+same /dev/xblab0/vm1
+runs_on dom0b
+write dom0b 20
+backup dom0b
+same /dev/xblab0/vm1
+equal "$(changed dom0b)" $((8 * 65536)) "the number of bytes that failback sends"
+
+campaign || exit 0 # the tests of xen-backup.sh on images have these, too
 echo "--- a planned move: --final"
 write dom0b 40
 status 3 backup dom0b --final web1
@@ -84,14 +96,3 @@ write dom0b 50
 backup dom0b TOOLSTACK=xl --final web1
 same /dev/xblab0/vm1
 for host in dom0a dom0b; do on $host rm /usr/local/sbin/xl /usr/local/sbin/virsh; done
-
-echo "--- dom0a again, without force; and a failover with nothing unsent needs none"
-runs_on dom0a
-write dom0a 60
-backup dom0a
-same /dev/xblab0/vm1
-runs_on dom0b
-write dom0b 20
-backup dom0b
-same /dev/xblab0/vm1
-equal "$(changed dom0b)" $((8 * 65536)) "the number of bytes that failback sends"

@@ -1,7 +1,6 @@
 #!/bin/bash
 # A standby that became another one without a write: rolled back by merging a snapshot, thick and thin, or given another
 # table. A delta made before is refused after one look at all of it. What does not change its bytes costs no such look.
-# lab: limit 300
 mklv dom0a xblab0/s 8M
 mklv dom0a xblab0/t 8M
 mklv dom0a xblab0/u 8M

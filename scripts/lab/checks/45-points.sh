@@ -1,5 +1,5 @@
 #!/bin/bash
-# lab: udev
+# lab: udev in a campaign
 # Points in time of thin standbys: a set's are made together, before anything is written, and once; what they hold is what
 # was proved. A kill between the snapshots and the record takes nothing away. They give way last, and thick volumes get none.
 # shellcheck disable=SC2016

@@ -24,6 +24,9 @@ onb() { on dom0b "$@"; }
 # equal GOT WANT WHAT
 equal() { [ "$1" = "$2" ] || fail "$3 is '$1', not '$2'"; }
 
+# campaign: this run is to take long, and to try all that there is.
+campaign() { [ -n "${XB_CAMPAIGN-}" ]; }
+
 # status WANT COMMAND...: the command must end with this exit status.
 status() {
 	local want=$1 got=0

@@ -177,6 +177,8 @@ func TestXLCaptured(t *testing.T) {
 		"paused-xl-list.out":      {"domu1", "1", 256, "--p---"},
 		"startpaused-xl-list.out": {"domu1", "2", 256, "--p---"},
 		"crashed-xl-list.out":     {"domu1", "17", 256, "---sc-"},
+		"saving-xl-list.out":      {"domu1", "1", 112, "---ss-"},
+		"saved-xl-list.out":       {"domu1", "1", 112, "--pss-"},
 	} {
 		rows, err := parseXLList(captured(t, name))
 		if err != nil || len(rows) != 2 || rows[1] != want {
@@ -201,8 +203,12 @@ func TestXLListOdd(t *testing.T) {
 	const header = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n"
 	rows, err := parseXLList(header + "my domu 1  2 " +
 		"                              3   256     1     ------      15.4\n" +
-		"(null)                                       4     0     1     --ps-d       2.0\n")
-	if err != nil || len(rows) != 2 || rows[0] != (xlRow{"my domu 1  2", "3", 256, "------"}) || rows[1].Name != "(null)" {
+		"(null)                                       4     0     1     --ps-d       2.0\n" +
+		"preserved                                    5   256     1     ---sr-       2.0\n" +
+		"watched                                      6   256     1     ---sw-       2.0\n" +
+		"reset                                        7   256     1     ---sS-       2.0\n" +
+		"unknown                                      8   256     1     ---s?-       2.0\n")
+	if err != nil || len(rows) != 6 || rows[0] != (xlRow{"my domu 1  2", "3", 256, "------"}) || rows[1].Name != "(null)" {
 		t.Errorf("%v, %v", rows, err)
 	}
 	for _, text := range []string{"", "(domain (domid 1))\n", header + "domu1 1\n", header + "libxl: error\n"} {

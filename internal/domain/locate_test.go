@@ -162,6 +162,8 @@ func TestLocate(t *testing.T) {
 		"cannot tell who uses it": {answers: both(shutOff, xlNone),
 			useErr: exit.Fail(exit.Unavailable, "cannot tell who uses /x"), status: exit.Unavailable,
 			want: "cannot tell who uses /x", looks: 2},
+		"being saved": {answers: both(shutOff, xlSays("@saving-xl-list.out", "@running-xl-list-l-all.out")), status: exit.No,
+			want: "xl: suspended, as it is saved or migrated", looks: 6},
 		"shutting down": {answers: both(virshSays("@shutoff-after-shutdown-domstate-reason.out",
 			"@running-dumpxml.out"), xlSays("@xlcreate-gone.out", "@xlcreate-xl-list-l.out")), status: exit.No,
 			want: "xl: shut down, but still there", looks: 6},

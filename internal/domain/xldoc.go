@@ -14,12 +14,13 @@ import (
 type xlRow struct {
 	Name, ID string
 	MiB      int64  // of memory
-	Flags    string // r(unning) b(locked) p(aused) s(hut down) c(rashed) d(ying), or - each
+	Flags    string // r(unning) b(locked) p(aused) s(hut down), why, d(ying), or - each
 }
 
 // A name may hold blanks, so the line is read from its end: ID, memory, VCPUs,
-// state, seconds.
-var xlLine = regexp.MustCompile(`^(.+?)\s+(\d+)\s+(\d+)\s+\d+\s+([r-][b-][p-][s-][c-][d-])\s+[\d.]+\s*$`)
+// state, seconds. Why it is shut down: - is a power-off, r a reboot, s that it is saved or migrated, c a crash, w its
+// watchdog, S a soft reset, ? what this xl does not know (shutdown_reason_letters in xl_list.c).
+var xlLine = regexp.MustCompile(`^(.+?)\s+(\d+)\s+(\d+)\s+\d+\s+([r-][b-][p-][s-][-rscwS?][d-])\s+[\d.]+\s*$`)
 
 func parseXLList(text string) ([]xlRow, error) {
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
@@ -47,7 +48,7 @@ const nameless = "(null)"
 func (r xlRow) zombie() bool { return r.Name == nameless && strings.Contains(r.Flags, "d") }
 
 // A line of `xl list -v` has after the seconds the UUID.
-var xlUUID = regexp.MustCompile(`^\Q` + nameless + `\E\s+\d+\s+\d+\s+\d+\s+[rbpscd-]{6}\s+[\d.]+\s+([0-9a-f-]{36})\b`)
+var xlUUID = regexp.MustCompile(`^\Q` + nameless + `\E\s+\d+\s+\d+\s+\d+\s+\S{6}\s+[\d.]+\s+([0-9a-f-]{36})\b`)
 
 // zombieUUIDs reads in what `xl list -v` prints the UUIDs of the nameless.
 func zombieUUIDs(text string) (uuids []string) {
@@ -64,13 +65,15 @@ func zombieUUIDs(text string) (uuids []string) {
 // state puts the flags of xl in libvirt's words.
 func (r *xlRow) state() (state string, active bool) {
 	switch {
-	case strings.Contains(r.Flags, "d"):
+	case r.Flags[5] == 'd':
 		return "dying", false
-	case strings.Contains(r.Flags, "c"):
+	case r.Flags[4] == 'c':
 		return "crashed", false
-	case strings.Contains(r.Flags, "s"):
+	case r.Flags[4] == 's':
+		return "suspended, as it is saved or migrated", false
+	case r.Flags[3] == 's':
 		return "shut down, but still there", false
-	case strings.Contains(r.Flags, "p"):
+	case r.Flags[2] == 'p':
 		return "paused", true
 	}
 	return "running", true // "b", "r", or for a moment neither

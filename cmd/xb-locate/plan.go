@@ -85,6 +85,11 @@ func readPlan(ctx context.Context, o *options, names []string, words runWords) (
 		}
 		all = append(all, &planned{conf: c, name: c.DomU(), active: "unknown", known: "unknown"})
 	}
+	if o.settings != "" && len(confs) > 0 {
+		if err := conf.WriteExcluded(o.settings, confs); err != nil {
+			return nil, err
+		}
+	}
 	return all, lost
 }
 

@@ -57,7 +57,7 @@ esac`})
 			t.Errorf("%s: %+v\nwant %s", c.options, r, c.want)
 		}
 	}
-	if names := testkit.Names(t, settings); names != "1 2 4 5" {
+	if names := testkit.Names(t, settings); names != "1 2 4 5 excluded" {
 		t.Errorf("settings of %s", names)
 	}
 	if text := testkit.Read(t, settings+"/5"); !strings.HasPrefix(text, "DOMU='none'\nDOM0S='dom0b'\n") ||

@@ -279,3 +279,28 @@ func TestHangs(t *testing.T) {
 		t.Errorf("its child is left: %s", state)
 	}
 }
+
+// TestExcluded: of several conf files for one DomU each knows what the others copy.
+func TestExcluded(t *testing.T) {
+	dir := t.TempDir()
+	conf := func(domu, dom0s, exclude string) *Conf {
+		return newConf(1, map[string][]string{"DOMU": {domu}, "DOM0S": {dom0s}, "EXCLUDE": {exclude}})
+	}
+	if IsCopied(dir, "domu1", "dom0b", "xvda") {
+		t.Error("nobody has said so")
+	}
+	all := []*Conf{conf("domu1", "dom0a dom0b", "xvdb xvdc"), conf("domu1", "dom0a dom0c", "xvda  xvdc"), conf("domu2", "dom0a dom0b", "")}
+	if err := WriteExcluded(dir, all); err != nil {
+		t.Fatal(err)
+	}
+	for row, want := range map[string]bool{
+		"domu1 dom0b xvda": true, "domu1 dom0b xvdb": false, "domu1 dom0b xvdc": false, "domu1 dom0c xvda": false,
+		"domu1 dom0c xvdb": true, "domu1 dom0d xvda": false, "domu2 dom0b xvdc": true, "domu3 dom0b xvda": false,
+	} {
+		w := strings.Fields(row)
+		if got := IsCopied(dir, w[0], w[1], w[2]); got != want {
+			t.Errorf("%s: %v", row, got)
+		}
+	}
+	testkit.WantStatus(t, "in no directory", WriteExcluded(dir+"/none", all), exit.CantCreate)
+}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"xen-backup/internal/base"
+	"xen-backup/internal/conf"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/extent"
 	"xen-backup/internal/runs"
@@ -242,11 +243,17 @@ func (c *copied) forgetBases() {
 	}
 }
 
-// forgetOthers lets go the bases of disks that the DomU has no more, or of which no copies are wanted any more.
+// forgetOthers lets go the bases of disks that the DomU has no more, or of which no copies are wanted any more, by no
+// conf file.
 func (d *delivery) forgetOthers() {
 	var disks []string
 	for _, row := range d.rows {
 		disks = append(disks, d.DomU+"/"+row.Disk)
+	}
+	for _, disk := range d.Exclude {
+		if conf.IsCopied(d.Run, d.DomU, d.dom0.name, disk) {
+			disks = append(disks, d.DomU+"/"+disk)
+		}
 	}
 	if err := base.DropOthers(d.State, d.DomU, d.dom0.name, disks); err != nil {
 		d.say(warningLevel, "### "+d.about()+": bases of other disks are not forgotten: "+err.Error())

@@ -16,6 +16,9 @@ import (
 // DefaultSize is what a disk's guest is expected to write while it has a snapshot.
 const DefaultSize = 1 << 30
 
+// runLength is how many characters tell a run's snapshots from others.
+const runLength = 8
+
 // Order is what somebody wants of snapshots.
 type Order struct {
 	Size     int64 // bytes that may be written to a disk while it has a snapshot
@@ -31,6 +34,9 @@ type Order struct {
 func Create(sources []string, order Order, words Words, tell Tell) error {
 	if order.Still == nil {
 		order.Still = restless{}
+	}
+	if !order.DryRun {
+		removeLost(sources, order.State, words)
 	}
 	p, err := newPlan(sources, order)
 	for exit.StatusOf(err) == exit.CantCreate && !order.DryRun && p.takeFromBases(err, words) {
@@ -75,7 +81,7 @@ type plan struct {
 // newPlan returns a plan. Even with an error, its files are open.
 func newPlan(sources []string, order Order) (*plan, error) {
 	p := &plan{
-		Order: order, run: strings.ToLower(rand.Text()[:8]), members: make([]member, len(sources)),
+		Order: order, run: strings.ToLower(rand.Text()[:runLength]), members: make([]member, len(sources)),
 		sources: make(map[string]string), rooms: newRooms(order.Size),
 	}
 	for i, source := range sources {
@@ -177,7 +183,7 @@ func (p *plan) orderVolumes() error {
 	if len(p.origins) == 0 {
 		return nil
 	}
-	orders, err := p.volumes.Order(p.origins, p.Size, p.run, []string{tag, ownerTag + string(p.Owner)})
+	orders, err := p.volumes.Order(p.origins, p.Size, p.run, []string{tag, ownerTag + string(p.Owner), placeTag + placeOf(p.State)})
 	if err != nil {
 		return err
 	}

@@ -112,6 +112,7 @@ func (s *fileSnapshot) prepare() error {
 	if err != nil {
 		return exit.Fail(exit.CantCreate, "cannot create the snapshot: %w", err)
 	}
+	s.mark()
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -86,5 +87,70 @@ func TestKilledWhileKept(t *testing.T) {
 	}
 	if err := Remove([]string{snap}, records); exit.StatusOf(err) != exit.NoInput {
 		t.Errorf("removed twice: %v", err)
+	}
+}
+
+// TestStateLost has nothing name snapshots any more that are there. Those that runs of this host have taken go with the
+// next one; what anybody else has taken stays, and so does what somebody wants to keep, or is using.
+func TestStateLost(t *testing.T) {
+	for _, mkfs := range [][]string{{"mkfs.xfs", "-q", "-m", "reflink=1"}, {"mkfs.btrfs", "-q"}} {
+		t.Run(mkfs[0], func(t *testing.T) {
+			dir, records, others := testkit.Mount(t, mkfs...), state.Dir(t.TempDir()), state.Dir(t.TempDir())
+			a := filepath.Join(dir, strings.Repeat("ä", 120)) // of which the name is cut, in a letter
+			testkit.Write(t, a, "precious")
+			b := filepath.Join(dir, "b")
+			testkit.Write(t, b, "another")
+			keep := func(records state.Dir) string {
+				snap := take(t, records, deadOwner, a)[0]
+				order := keepOrder(t, records, 8, snap)
+				if kept, err := Keep(snap, order, quiet{t}); err != nil || !kept {
+					t.Fatal(kept, err)
+				}
+				return snap
+			}
+			alive, err := FindOwner("")
+			if err != nil {
+				t.Fatal(err)
+			}
+			base, leftover := keep(records), take(t, records, deadOwner, a)[0]
+			stay := []string{keep(others), take(t, others, deadOwner, a)[0], take(t, records, nobody, a)[0], take(t, records, alive, a)[0],
+				take(t, records, deadOwner, b)[0], snapshotPath(a, "abcdefgh")}
+			testkit.Write(t, stay[5], "somebody's own")
+			for _, name := range []string{"bases", "snapshots"} {
+				if err := os.RemoveAll(filepath.Join(string(records), name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var said spoken
+			err = Create([]string{a}, Order{Size: DefaultSize, Owner: deadOwner, State: records}, &said,
+				func(paths ...string) error { stay = append(stay, paths...); return nil })
+			if err != nil || len(said) != 2 {
+				t.Fatal(said, err)
+			}
+			for i, snap := range []string{base, leftover} {
+				if _, err := os.Lstat(snap); err == nil {
+					t.Errorf("%d: %s is still there", i, snap)
+				}
+			}
+			for i, snap := range stay {
+				if _, err := os.Lstat(snap); err != nil {
+					t.Errorf("%d: %v", i, err)
+				}
+			}
+			// What has a record stays, also under another name of its directory.
+			was, now := stay[6], filepath.Join(dir, "moved")
+			if err := os.Mkdir(now, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for _, path := range []string{a, was} {
+				if err := os.Rename(path, filepath.Join(now, filepath.Base(path))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			take(t, records, deadOwner, filepath.Join(now, filepath.Base(a)))
+			if _, err := os.Lstat(filepath.Join(now, filepath.Base(was))); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

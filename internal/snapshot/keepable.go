@@ -88,11 +88,7 @@ var runDir = "/run"
 
 // guardStamp is a file that is as old as the last look of a guard at all bases of a state directory.
 func guardStamp(dir state.Dir) string {
-	path := string(dir)
-	if absolute, err := filepath.Abs(path); err == nil {
-		path = absolute
-	}
-	return filepath.Join(runDir, fmt.Sprintf("xb-snap-guard.%.8x", sha256.Sum256([]byte(path))))
+	return filepath.Join(runDir, fmt.Sprintf("xb-snap-guard.%.8x", sha256.Sum256([]byte(absolute(dir)))))
 }
 
 // guardInterval is how old the stamp may be: a guard that runs every minute may be late once.

@@ -14,7 +14,7 @@ import (
 
 // What tells a snapshot of ours from anybody else's: a logical volume has two tags and a
 // name, a file has a record in the state directory (record.go) and a name. Nothing that
-// lacks one of them is ever removed or emptied.
+// lacks one of them is ever removed or emptied. But a record may be lost: see place.go.
 
 // The tags of a logical volume that xb-snap made. Only a snapshot that has both
 // and a name as lvm.Order gives it is ever removed.

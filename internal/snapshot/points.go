@@ -83,7 +83,7 @@ type NewPoint struct {
 // with status Config.
 func MakePoints(list []NewPoint, dir state.Dir, words Words) (undo func() error, err error) {
 	p := &plan{
-		Order: Order{State: dir, Owner: pointOf(list[0].Set)}, run: strings.ToLower(rand.Text()[:8]),
+		Order: Order{State: dir, Owner: pointOf(list[0].Set)}, run: strings.ToLower(rand.Text()[:runLength]),
 		members: make([]member, len(list)), sources: make(map[string]string),
 	}
 	defer p.close()

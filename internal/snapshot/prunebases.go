@@ -62,7 +62,7 @@ func prune(peers Peers, leftovers bool, dir state.Dir, words Words, tell Tell) (
 	found.warnOfDamaged(words.Warn)
 	errs = append(errs, err)
 	for _, s := range found.all {
-		if s.Owner.isBase() && !needed(s) || leftovers && s.Dead {
+		if !s.foreign && (s.Owner.isBase() && !needed(s) || leftovers && s.Dead) {
 			errs = append(errs, removeAndTell(s, tell))
 		}
 	}
@@ -93,7 +93,7 @@ func removeReplaced(all []*Snapshot, origins []string, dir state.Dir) error {
 	needed := neededBy(base.All(dir))
 	var errs []error
 	for _, s := range all {
-		if s.Owner.isBase() && slices.Contains(origins, s.Origin) && !needed(s) {
+		if !s.foreign && s.Owner.isBase() && slices.Contains(origins, s.Origin) && !needed(s) {
 			errs = append(errs, removeAndTell(s, func(...string) error { return nil }))
 		}
 	}

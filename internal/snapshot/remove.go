@@ -20,7 +20,7 @@ func Prune(dir state.Dir, words Words, tell Tell) error {
 	found.warnOfDamaged(words.Warn)
 	errs := []error{err}
 	for _, s := range found.all {
-		if s.Dead {
+		if s.Dead && !s.foreign {
 			errs = append(errs, removeAndTell(s, tell))
 		}
 	}

@@ -76,6 +76,7 @@ type Snapshot struct {
 
 	holder
 	givenUp bool
+	foreign bool // another host, or state directory, has it: it is not ours to say that nobody needs it
 }
 
 // holder is what holds a snapshot's image: a file, or a volume. That a snapshot is gone
@@ -111,6 +112,9 @@ func (s *Snapshot) String() string {
 	owner := s.Owner.String()
 	if len(s.Peers) > 0 {
 		owner = "base of " + strings.Join(s.Peers, ", ")
+	}
+	if s.foreign {
+		owner += " of another host or state directory"
 	}
 	if s.Point != nil {
 		owner = "point of " + s.Point.Taken.UTC().Format(time.RFC3339)

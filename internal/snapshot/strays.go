@@ -10,7 +10,8 @@ import (
 )
 
 // Strays returns what has the name of a snapshot of one of these files, and no record: what was remembered here is lost.
-// Whether xb-snap made it nobody can tell any more, so it is listed nowhere and removed by nobody.
+// A run's own go with the next one (removeLost). Whether xb-snap made the others nobody can tell any more, so they are
+// listed nowhere and removed by nobody.
 func Strays(standbys []string, dir state.Dir) (strays []string, err error) {
 	for _, path := range standbys {
 		if !blockdev.BelowDev(path) {
@@ -37,7 +38,7 @@ func lookalikes(path string) (all []string) {
 	entries, _ := os.ReadDir(filepath.Dir(path))
 	for _, entry := range entries {
 		name := entry.Name()
-		if found := filepath.Join(filepath.Dir(path), name); isFileName(found) && found == snapshotPath(path, name[len(name)-8:]) {
+		if found := filepath.Join(filepath.Dir(path), name); isFileName(found) && found == snapshotPath(path, runOf(name)) {
 			all = append(all, found)
 		}
 	}

@@ -77,5 +77,6 @@ func (v volume) snapshot() *Snapshot {
 		s.Point = pointOfTags(v.Tags)
 	}
 	s.Dead = s.Owner.dead()
+	s.foreign = isForeign(v.Tags, v.dir)
 	return s
 }

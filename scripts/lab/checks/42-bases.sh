@@ -101,6 +101,21 @@ K
 	equal "$(base $disk)" "pending $snap $image" "what is offered after the next run"
 done
 
+echo "--- those of another state directory or host stay, and those that a lost record named go"
+for kind in thin thick; do
+	kept dom0b /dev/$vg/$kind
+	equal "$(xb-snap prune --bases --peers "" --state-dir "$PWD/other")" "" "what is pruned by another state directory"
+	xb-snap list --state-dir "$PWD/other" | grep -P "^$snap\t.*\tbase of another host or state directory$"
+	[ -e /etc/machine-id ] || : >/etc/machine-id
+	echo another >machine-id
+	unshare -m sh -c 'mount --bind machine-id /etc/machine-id && exec xb-snap prune --bases --peers ""' >pruned
+	equal "$(cat pruned)" "" "what is pruned by another host"
+	rm -r "/var/lib/xen-backup/bases/vm%2F$kind"
+	xb-snap prune --bases >pruned
+	grep -qxF "$snap" pruned || fail "not pruned when its record is lost: $(cat pruned)"
+	xb-snap list | { ! grep -P "/dev/$vg/$kind\t.*\tbase"; }
+done
+
 echo "--- one that was written to, and of which nobody can see it any more"
 for kind in thin thick; do
 	kept dom0b /dev/$vg/$kind

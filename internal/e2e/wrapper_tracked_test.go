@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -400,4 +401,127 @@ func TestWrapperTrackSettings(t *testing.T) {
 	says("full: no snapshot is kept here of the image that is there")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "TRACK=maybe")
 	s.backup("dom0a").fails(t, 3, "### ERROR 78: ", "bad TRACK: maybe")
+}
+
+// TestWrapperTwoConfs has two conf files copy a DomU, each one of its disks, and one of them to another Dom0, too: neither
+// forgets the bases of the other one, and what none of them copies any more is forgotten.
+func TestWrapperTwoConfs(t *testing.T) {
+	s := newSite(t)
+	s.bootThird()
+	s.domu1(xvda, xvdb)
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "EXCLUDE=xvdb")
+	s.conf("dom0a", "other", "DOMU=domu1", `DOM0S="dom0a dom0b dom0c"`, "EXCLUDE=xvda")
+	run := func(tracked string) {
+		t.Helper()
+		s.scatter(xvda, 3)
+		s.scatter(xvdb, 4)
+		s.backup("dom0a").silent(t)
+		var of []string
+		for _, l := range append(s.lastCopies("dom0b"), s.lastCopies("dom0c")...) {
+			of = append(of, fmt.Sprint(l.Disk, " on ", l.Peer, ": ", l.Tracked))
+		}
+		if got := strings.Join(of, ", "); got != tracked {
+			t.Errorf("tracked are %s, want %s", got, tracked)
+		}
+	}
+	run("xvda on dom0b: false, xvdb on dom0b: false, xvdb on dom0c: false")
+	run("xvda on dom0b: true, xvdb on dom0b: true, xvdb on dom0c: true")
+	run("xvda on dom0b: true, xvdb on dom0b: true, xvdb on dom0c: true")
+	s.same(xvda, xvda)
+	s.same(xvdb, xvdb)
+	s.conf("dom0a", "other", "DOMU=domu1", `DOM0S="dom0a dom0b dom0c"`, `EXCLUDE="xvda xvdb"`)
+	s.backup("dom0a").fails(t, 3, "EXCLUDE names them all")
+	s.must("dom0a", "rm /etc/xen-backup.d/other.conf")
+	s.backup("dom0a").silent(t)
+	s.backup("dom0a").silent(t)
+	if kept := s.bases(); len(kept) != 1 || !strings.Contains(kept[0], "a.img") {
+		t.Errorf("bases: %q", kept)
+	}
+}
+
+// big has domu1 have a disk of which more changes than any pipe or connection takes at once.
+func (s *site) big() {
+	s.Helper()
+	s.domu1(xvda)
+	s.image("dom0a", xvda, 16*mib)
+	s.backup("dom0a").silent(s.T)
+}
+
+func (s *site) changeMuch() {
+	s.Helper()
+	s.must("dom0a", "head -c 6M /dev/urandom | dd of=/srv/a.img bs=1M seek=$((RANDOM % 10)) conv=notrunc status=none")
+}
+
+// TestWrapperBaseGivesWay has the guard take the base away while it is read: the disk is compared in full in the same run,
+// and the log says why.
+func TestWrapperBaseGivesWay(t *testing.T) {
+	s := newSite(t)
+	s.big()
+	s.changeMuch()
+	base := s.bases()[0]
+	s.around(`if [[ " $* " = *" --auto "* ]]; then until [[ -e /run/go ]]; do sleep 0.1; done; fi`)
+	run := s.begin("dom0a", cron())
+	eventually(s, "the base is read", func() bool {
+		return s.on("dom0a", "for p in $(pgrep -x xb-delta); do ls -l /proc/$p/fd; done | grep -qF "+base).status == 0
+	})
+	s.must("dom0a", "xb-snap guard --bases --once --pool-limit 1 2>/run/guard")
+	says(t, s.must("dom0a", "cat /run/guard"), "base "+base+" removed: ", "% full")
+	s.must("dom0b", "touch /run/go")
+	r := run.end()
+	r.fails(t, 0, "#### dom0b:/srv/a.img: compared in full: xb-delta: ", base, "given up")
+	s.ran(false, xvda)
+	s.must("dom0b", "rm /usr/local/sbin/xb-patch")
+	s.changeMuch()
+	s.backup("dom0a").silent(t)
+	s.ran(true, xvda)
+	if kept := s.bases(); len(kept) != 1 {
+		t.Errorf("bases: %q", kept)
+	}
+}
+
+// TestWrapperTrackedBroken breaks tracked copies, or slows them down: no base is lost by that, none stays behind, and the
+// next run is tracked and right.
+func TestWrapperTrackedBroken(t *testing.T) {
+	s := newSite(t)
+	s.big()
+	for _, c := range []struct {
+		name, script string
+		settings     []string
+		status, told int // of the run, and of --status after it
+	}{
+		{"BWLIMIT", ``, []string{"BWLIMIT=3M"}, 0, 0},
+		{"TERM", `touch /run/begun; until [[ -e /run/go ]]; do sleep 0.1; done; exit 1`, nil, 143, 0},
+		{"a stall", `kill -STOP $$`, []string{"STALL=14"}, 3, 2},
+		{"a cut", `head -c 100000 >/dev/null; kill -9 $PPID; sleep 1; exit 1`, nil, 3, 2},
+	} {
+		t.Log(c.name)
+		s.changeMuch()
+		if c.script != "" {
+			s.around(`if [[ " $* " = *" --auto "* ]]; then ` + c.script + `; fi`)
+		}
+		was := s.bases()
+		s.conf("dom0a", "domu1", append([]string{"DOMU=domu1", twoDom0s}, c.settings...)...)
+		run := s.begin("dom0a", cron())
+		if c.name == "TERM" {
+			eventually(s, "the copy", func() bool { return s.on("dom0b", "rm /run/begun").status == 0 })
+			s.must("dom0a", "read -r pid _ </run/xen-backup.lock; kill -TERM $pid")
+			s.must("dom0b", "touch /run/go")
+		}
+		if r := run.end(); r.status != c.status {
+			t.Errorf("%s: status %d\n%s", c.name, r.status, r.err)
+		}
+		s.nothingLeft("dom0a")
+		if kept := s.bases(); c.status != 0 && !slices.Equal(kept, was) {
+			t.Errorf("%s: bases are %q, and were %q", c.name, kept, was)
+		}
+		s.status("dom0a", c.told)
+		s.must("dom0b", "rm -f /usr/local/sbin/xb-patch; pkill -KILL -x xb-patch || :")
+		s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s)
+		s.backup("dom0a").silent(t)
+		s.ran(true, xvda)
+		if kept := s.bases(); len(kept) != 1 {
+			t.Errorf("%s: bases: %q", c.name, kept)
+		}
+		s.status("dom0a", 0)
+	}
 }

@@ -39,7 +39,7 @@ func arrive(ctx context.Context, env *cli.Env, o *options, operands []string) er
 	case "destroy":
 		return a.Destroy(ctx)
 	}
-	word, _, _, err := a.Tell(ctx)
+	word, err := a.Tell(ctx)
 	if err != nil {
 		return err
 	}

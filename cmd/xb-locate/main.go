@@ -130,7 +130,8 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
                          --size N bytes on stdin, in STATE-DIR/move; restore DOMAIN from
                          it by the document in --document-file, paused; let it resume,
                          and remove the memory; destroy what does not run yet, with the
-                         memory; or tell how far it is: none, kept, paused, running
+                         memory; or tell how far it is: none, kept, half (it may
+                         be half restored), paused, running
       --size N           with --arrival keep: it has N bytes; with --may memory: 73 if
                          there is no room for so many
       --moving ID        the move that this is of, which is in nobody's way that is its

@@ -45,6 +45,11 @@ save)
 restore)
 	[[ $2 = -p && ! -e /run/xl/domu1 ]] || exit 1
 	[[ $(stat -c %a "${!#}") = 600 ]] || exit 1
+	! is "restore is killed" || { echo half >/run/xl/domu1; kill -9 $$; }
+	if is "restore waits"; then
+		echo half >/run/xl/domu1
+		until [[ -e /run/go ]]; do sleep 0.1; done
+	fi
 	! is "restore fails" || { echo "another CPU" >&2; exit 1; }
 	echo paused >/run/xl/domu1
 	cp "${!#}" /run/memory ;;
@@ -53,7 +58,8 @@ unpause)
 	! grep -qs "asked\|stop\|back" /var/lib/xen-backup/move/domu1.json || [[ ! -e /var/lib/xen-backup/move/domu1.memory ]] || exit 1 # from one memory twice
 	: >/run/xl/domu1 ;;
 destroy)
-	rm "/run/xl/$2" /run/memory ;;
+	rm "/run/xl/$2"
+	rm -f /run/memory ;;
 esac
 `
 
@@ -305,6 +311,7 @@ func TestMoveWithMemory(t *testing.T) {
 		{"dom0a", "cut before keep", 69, "runs here again", "dom0a", ""},
 		{"dom0a", "cut after keep", 69, "runs here again", "dom0a", ""},
 		{"dom0b", "restore fails", 69, "runs here again", "dom0a", ""},
+		{"dom0b", "restore is killed", 69, "runs here again", "dom0a", ""},
 		{"dom0a", "cut before promote", 69, "runs here again", "dom0a", ""},
 		{"dom0a", "cut after promote", 69, "runs here again", "dom0a", ""},
 		{"dom0a", "cut after promote\ncut before destroy", 75, "to go on here: xen-failover move domu1 dom0b --undo", "", "--undo dom0a"},
@@ -408,6 +415,44 @@ ask destroy; wants 0
 		s.goesOn("no room on "+full, "dom0a")
 		s.must(full, "umount /var/lib/xen-backup/move")
 	}
+}
+
+// TestMoveHalfRestored: a move is interrupted while domu1 is restored, which a toolstack lists as paused from the first
+// moment on. Nothing goes on from half a memory, and none is removed before another host has restored it to its end.
+func TestMoveHalfRestored(t *testing.T) {
+	s := newMove(t, newSite(t))
+	move := func(what, words string, status int) {
+		s.Helper()
+		if r := s.move("dom0a", "dom0b "+words); r.status != status {
+			s.Errorf("%s: status %d, is on %q:\n%s", what, r.status, s.where(), r.err)
+		}
+	}
+	s.runs("dom0a")
+	s.must("dom0a", `printf 'cut after promote\ncut before destroy\n' >/run/doom`)
+	s.must("dom0b", "echo restore is killed >/run/doom")
+	move("killed there", "--with-memory", 75)
+	move("killed there, and finished", "--finish", 0)
+	s.goesOn("killed there", "dom0b")
+
+	s.runs("dom0a")
+	s.must("dom0a", `printf 'cut before promote\ncut before destroy\n' >/run/doom`)
+	move("at work there", "--with-memory", 75)
+	s.must("dom0b", `echo restore waits >/run/doom
+id=$(sed -n 's/.*"id": "\(.*\)",/\1/p' /var/lib/xen-backup/move/domu1.json)
+xen-failover promote domu1 --restore "$id" >/run/restore.log 2>&1 </dev/null &
+echo $! >/run/restore.pid
+until [[ -e /run/xl/domu1 ]]; do kill -0 $! || { cat /run/restore.log; exit 1; }; sleep 0.1; done`)
+	move("at work there, and finished", "--finish", 75)
+	s.must("dom0a", "[[ -e /var/lib/xen-backup/move/domu1.memory ]]")
+	s.must("dom0b", "touch /run/go; while kill -0 $(</run/restore.pid); do sleep 0.1; done 2>/dev/null")
+	move("it is restored there, and finished", "--finish", 0)
+	s.goesOn("at work there", "dom0b")
+
+	s.runs("dom0a")
+	s.must("dom0a", `printf 'final fails\nrestore is killed\n' >/run/doom`)
+	move("killed here", "--with-memory", 3)
+	move("killed here, and undone", "--undo", 0)
+	s.goesOn("killed here", "dom0a")
 }
 
 // untouchable demands that nothing touches domu1 while its memory is in a file on dom0a.

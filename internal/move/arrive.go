@@ -31,6 +31,7 @@ type Arrival struct {
 const (
 	None    = "none"    // no memory of this move is here
 	Kept    = "kept"    // it is here, in a file
+	Half    = "half"    // the same, and what stands still may be half restored: that never ended, or was not written down
 	Paused  = "paused"  // it was restored, and the DomU stands still
 	Running = "running" // the DomU runs here
 )
@@ -107,8 +108,16 @@ func (a *Arrival) record() (*state.Move, bool, error) {
 	return record, has, err
 }
 
-// Tell says how far it has come. The record is nil if nothing of the move is known here.
-func (a *Arrival) Tell(ctx context.Context) (word string, record *state.Move, control *domain.Control, err error) {
+// Tell says how far it has come, unless that changes just now.
+func (a *Arrival) Tell(ctx context.Context) (told string, err error) {
+	return told, a.alone(ctx, func(word string, _ *state.Move, _ *domain.Control) error {
+		told = word
+		return nil
+	})
+}
+
+// look finds out how far it has come. The record is nil if nothing of the move is known here.
+func (a *Arrival) look(ctx context.Context) (word string, record *state.Move, control *domain.Control, err error) {
 	record, has, err := a.record()
 	if err != nil {
 		return "", nil, nil, err
@@ -125,10 +134,13 @@ func (a *Arrival) Tell(ctx context.Context) (word string, record *state.Move, co
 	if control, err = domain.NewControl(answer.Toolstack, a.DomU, a.URI, ""); err != nil {
 		return "", nil, nil, err
 	}
-	if has && answer.IsPaused() {
-		return Paused, record, control, nil
+	switch {
+	case !has || !answer.IsPaused():
+		return Running, record, control, nil
+	case !record.Restored: // toolstacks list what they restore as paused, from the first moment on
+		return Half, record, control, nil
 	}
-	return Running, record, control, nil
+	return Paused, record, control, nil
 }
 
 // alone calls do with how far it has come, which nobody else changes meanwhile.
@@ -138,7 +150,7 @@ func (a *Arrival) alone(ctx context.Context, do func(word string, record *state.
 		return err
 	}
 	defer release()
-	word, record, control, err := a.Tell(ctx)
+	word, record, control, err := a.look(ctx)
 	if err != nil {
 		return err
 	}
@@ -159,14 +171,21 @@ func (a *Arrival) Restore(ctx context.Context, document string) error {
 		if err != nil {
 			return err
 		}
+		if err := reachRestored(record, false); err != nil {
+			return err
+		}
 		if err := control.RestoreFrom(ctx, record.File(), document); err != nil {
+			return err
+		}
+		if err := reachRestored(record, true); err != nil {
 			return err
 		}
 		return a.mustBe(ctx, Paused, exit.Unavailable, "restored")
 	})
 }
 
-// Resume lets the DomU go on, and removes the memory. Once done, it may be asked for again.
+// Resume lets the DomU go on, and removes the memory. Once done, it may be asked for again. What was not restored to its end
+// is destroyed, and can be restored again.
 func (a *Arrival) Resume(ctx context.Context) error {
 	return a.alone(ctx, func(word string, record *state.Move, control *domain.Control) error {
 		switch word {
@@ -175,6 +194,12 @@ func (a *Arrival) Resume(ctx context.Context) error {
 				return err
 			}
 		case Running:
+		case Half:
+			if err := a.destroy(ctx, control); err != nil {
+				return err
+			}
+			return exit.Fail(exit.Unavailable, "%[1]s was not restored to its end, and is destroyed; from its memory, which is still "+
+				"here: xen-failover promote --restore %[2]s %[1]s", a.DomU, a.ID)
 		default:
 			return exit.Fail(exit.Unavailable, "%s cannot go on here: %s", a.DomU, word)
 		}
@@ -189,11 +214,8 @@ func (a *Arrival) Destroy(ctx context.Context) error {
 		switch word {
 		case Running:
 			return exit.Fail(exit.Elsewhere, "%s runs here", a.DomU)
-		case Paused:
-			if err := control.Destroy(); err != nil {
-				return err
-			}
-			if err := a.mustBe(ctx, Kept, exit.Busy, "destroyed"); err != nil {
+		case Paused, Half:
+			if err := a.destroy(ctx, control); err != nil {
 				return err
 			}
 		}
@@ -201,9 +223,26 @@ func (a *Arrival) Destroy(ctx context.Context) error {
 	})
 }
 
+// destroy ends what stands still, so that there is nothing of it but its memory.
+func (a *Arrival) destroy(ctx context.Context, control *domain.Control) error {
+	if err := control.Destroy(); err != nil {
+		return err
+	}
+	return a.mustBe(ctx, Kept, exit.Busy, "destroyed")
+}
+
+// reachRestored writes down whether what stands still was restored to its end.
+func reachRestored(record *state.Move, restored bool) error {
+	if record.Restored == restored {
+		return nil
+	}
+	record.Restored = restored
+	return record.Reach(record.Phase)
+}
+
 // mustBe demands that the toolstack has done what it says it did.
 func (a *Arrival) mustBe(ctx context.Context, want string, status int, done string) error {
-	word, _, _, err := a.Tell(ctx)
+	word, _, _, err := a.look(ctx)
 	if err == nil && word != want {
 		err = exit.Fail(status, "%s was %s, and yet it is %s", a.DomU, done, word)
 	}

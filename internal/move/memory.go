@@ -218,7 +218,11 @@ func (m *mover) goOnDecided(answer domain.Answer, active, has bool) error {
 	case !has:
 		return m.resumeThere()
 	case m.Undo && active && (phase == state.MoveBack || phase == state.MoveStopped) && answer.IsPaused():
-		return m.goOnRestored()
+		// Toolstacks list what they restore as paused, from the first moment on: it may be half restored, or not for much longer.
+		if err := m.control.Destroy(); err != nil {
+			return err
+		}
+		return m.undo()
 	case m.Undo && active && phase == state.MoveStopping && !answer.IsPaused(): // it was never saved
 		if err := m.record.RemoveFile(); err != nil {
 			return err
@@ -232,23 +236,24 @@ func (m *mover) goOnDecided(answer domain.Answer, active, has bool) error {
 			return exit.Fail(exit.Busy, "Dom0 %s does not say that DomU %s is not there. Where that is off, and what it has of it is "+
 				"removed before it comes back: xen-failover move %s %s --undo --the-other-host-is-off", m.To, m.DomU, m.DomU, m.To)
 		}
-		if err := m.restoreHere(); err != nil {
-			return err
-		}
-		m.say(infoLevel, "## DomU %s goes on here", m.DomU)
-		return nil
+		return m.undo()
 	}
 	return m.finish()
+}
+
+func (m *mover) undo() error {
+	if err := m.restoreHere(); err != nil {
+		return err
+	}
+	m.say(infoLevel, "## DomU %s goes on here", m.DomU)
+	return nil
 }
 
 // finish goes on with a move whose memory is here.
 func (m *mover) finish() error {
 	m.onSignalDo(m.sayChoice)
 	if m.record.Phase != state.MoveAsked {
-		if !m.destroyThere() { // what may have come there would be in the way of the last copy
-			return m.choose("Dom0 " + m.To + " does not give up what it has of the move")
-		}
-		return m.handOverMemory()
+		return m.handOverAgain()
 	}
 	switch status, answer := m.there(time.Minute, m.memoryWords("tell")...); {
 	case status != exit.OK:
@@ -259,8 +264,18 @@ func (m *mover) finish() error {
 		return m.restoreThere()
 	case answer == None+"\n":
 		return m.handOverMemory()
+	case answer == Half+"\n":
+		return m.handOverAgain()
 	}
 	return m.choose(fmt.Sprintf("it runs on %s, as that says", m.To))
+}
+
+// handOverAgain hands over what may have come there in part, which would be in the way of the last copy.
+func (m *mover) handOverAgain() error {
+	if !m.destroyThere() {
+		return m.choose("Dom0 " + m.To + " does not give up what it has of the move")
+	}
+	return m.handOverMemory()
 }
 
 // forgetSaved ends what is remembered of a move that has no memory here any more: it came to nothing, or was undone.

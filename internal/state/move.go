@@ -27,7 +27,8 @@ type Move struct {
 	Toolstack string    `json:"toolstack,omitempty"` // that it ran by
 	Autostart bool      `json:"autostart,omitempty"` // this host started it when it was booted
 
-	Memory bool `json:"memory,omitempty"` // it was not shut down: its memory is saved
+	Memory   bool `json:"memory,omitempty"`   // it was not shut down: its memory is saved
+	Restored bool `json:"restored,omitempty"` // on the other host: what stands still there was restored to its end
 
 	dir Dir
 }

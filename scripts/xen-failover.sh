@@ -48,8 +48,8 @@ log() {
 	local line level
 	trap '' TERM INT HUP
 	while IFS= read -r line || [[ -n $line ]]; do
-		level=${line%% *}
-		[[ $line != 'info xb-'* ]] || continue # is for a log of more words
+		level=${line%% *} level=${level:-warning} # a line may begin with a blank
+		[[ -n $line && $line != 'info xb-'* ]] || continue # is for a log of more words
 		[[ -z ${priority[$level]:-} ]] && level=warning || line=${line#* }
 		line=${line//[^[:print:]]/?}
 		[[ -n $dry_run ]] || echo "<${priority[$level]}>$line" |

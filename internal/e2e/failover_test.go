@@ -74,6 +74,17 @@ func failover(words string) string {
 	return "env -i TOOLSTACK=xl CONNECT_TIMEOUT=2 /usr/local/sbin/xen-failover " + words
 }
 
+// TestFailoverLog demands that whatever a program says, as virsh does with empty
+// lines, the log goes on.
+func TestFailoverLog(t *testing.T) {
+	out, err := exec.Command("bash", "-euo", "pipefail", "-c", `dry_run=yes
+		eval "$(sed -n '/^log() {/,/^}/p' ../../scripts/xen-failover.sh)"
+		printf '%s\n' 'err one' '' ' two' 'info xb-any' three | log`).CombinedOutput()
+	if want := "one\ntwo\nthree\n"; err != nil || string(out) != want {
+		t.Errorf("got %v and %q, want %q", err, out, want)
+	}
+}
+
 // TestPromoteOtherFiles: a standby that would have QEMU open another file of this host is no disk to start from, whoever
 // trusts the document.
 func TestPromoteOtherFiles(t *testing.T) {

@@ -192,6 +192,12 @@ func TestPointsOfSets(t *testing.T) {
 		commits(8).fails(t, 0, "no point in time was made: not all disks hold a whole image")
 		h.wantPoints(dir+"/d0", hour(1), hour(2), hour(6))
 		h.wantPoints(dir+"/d1", hour(1), hour(2), hour(6))
+
+		// Nor where the DomU has lost a disk: with that it was one machine.
+		h.pipe("xb-sig "+dir+"/d0", "xb-delta other", fmt.Sprintf("xb-patch --auto --peer dom0a --disk domu1/d0 --hold %s --taken %s "+
+			"--keep 3 %s/d0", set(9), hour(9), dir)).silent(t)
+		h.sh("xb-patch --commit "+set(9)+" --peer dom0a "+dir+"/d0").fails(t, 0, "no point in time was made: the disks are not of one moment")
+		h.wantPoints(dir+"/d0", hour(1), hour(2), hour(6))
 	})
 }
 

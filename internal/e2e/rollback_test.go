@@ -73,6 +73,8 @@ func TestRollback(t *testing.T) {
 		// Changes that exist nowhere else are not lost.
 		h.change(target, 2, 77)
 		h.must("cp " + target + " changed")
+		h.must("echo \"<domain type='kvm'><name>domu1</name></domain>\" >document")
+		h.sh("xb-patch --promote --dry-run --document document --at "+hour(1)+" domu1/xvda=$PWD/"+target).fails(t, 80, "has diverged")
 		back(hour(1)).fails(t, 80, "has diverged", "--discard-changes")
 		back(hour(9)).fails(t, 80, "has diverged", "--discard-changes")
 		h.sameBytes("changed", target)

@@ -266,27 +266,32 @@ func TestLoopOver(t *testing.T) {
 
 // Two loop devices over one file are one disk with two names.
 func TestLoopBeside(t *testing.T) {
-	device, file := testkit.LoopDevice(t, 1<<20)
-	beside := testkit.Command(t, "", "losetup", "--find", "--show", file)
-	detach := func() { testkit.Command(t, "", "losetup", "--detach", beside) }
+	_, other := testkit.LoopDevice(t, 4096) // or the test is skipped
+	file := filepath.Join(filepath.Dir(other), "beside")
+	testkit.Write(t, file, strings.Repeat("\x00", 1<<20))
+	attach := func(options ...string) string {
+		return testkit.Command(t, "", "losetup", append(options, "--find", "--show", file)...)
+	}
+	detach := func(device string) { testkit.Command(t, "", "losetup", "--detach", device) }
+
+	device, beside := attach(), attach()
 	wantBusy(t, device, "its file backs "+beside, true)
 	wantBusy(t, beside, "its file backs "+device, true)
-	detach()
+	detach(beside)
 	wantUnused(t, device)
 
 	pid, stop := hold(t, "dd", file, strconv.Itoa(os.O_RDWR))
 	wantBusy(t, device, fmt.Sprintf(`process %d \(dd\) has it open`, pid), false)
 	stop()
 
-	half := testkit.Command(t, "", "losetup", "--find", "--show", "--offset", "512K", file)
-	wantBusy(t, device, "its file backs "+half, true)
-	other := testkit.Command(t, "", "losetup", "--find", "--show", "--sizelimit", "512K", file)
-	defer testkit.Command(t, "", "losetup", "--detach", other)
-	testkit.Command(t, "", "losetup", "--detach", device)
-	wantUnused(t, half)
-	wantUnused(t, other)
-	testkit.Command(t, "", "losetup", device, file)
-	testkit.Command(t, "", "losetup", "--detach", half)
+	second := attach("--offset", "512K")
+	wantBusy(t, device, "its file backs "+second, true)
+	first := attach("--sizelimit", "512K")
+	detach(device) // and anybody may have its number from now on
+	wantUnused(t, first)
+	wantUnused(t, second)
+	detach(first)
+	detach(second)
 }
 
 func TestOpenByProcess(t *testing.T) {

@@ -61,7 +61,7 @@ stays() { # STATUS
 	local boots
 	boots=$(grep -c BOOTED "$(console dom0a)" || :)
 	status "$1" failover dom0a move domu1 dom0b --with-memory
-	grep 'domu1 runs here again' said
+	grep -E 'domu1 (runs here again|still runs here)' said
 	runs_on $'yes\nno'
 	goes_on dom0a
 	[[ $(grep -c BOOTED "$(console dom0a)" || :) = "$boots" ]]

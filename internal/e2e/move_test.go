@@ -417,8 +417,9 @@ ask destroy; wants 0
 	}
 }
 
-// TestMoveHalfRestored: a move is interrupted while domu1 is restored, which a toolstack lists as paused from the first
-// moment on. Nothing goes on from half a memory, and none is removed before another host has restored it to its end.
+// TestMoveHalfRestored: a move is interrupted while domu1 is restored, which libvirt lists as paused from the first moment
+// on; of xl, whose long list leaves it out until the end, this stands for one that was ended late. Nothing goes on from half
+// a memory, and none is removed before another host has restored it to its end.
 func TestMoveHalfRestored(t *testing.T) {
 	s := newMove(t, newSite(t))
 	move := func(what, words string, status int) {

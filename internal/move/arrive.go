@@ -137,7 +137,7 @@ func (a *Arrival) look(ctx context.Context) (word string, record *state.Move, co
 	switch {
 	case !has || !answer.IsPaused():
 		return Running, record, control, nil
-	case !record.Restored: // toolstacks list what they restore as paused, from the first moment on
+	case !record.Restored: // libvirt lists what it restores as paused, from the first moment on
 		return Half, record, control, nil
 	}
 	return Paused, record, control, nil

@@ -218,7 +218,7 @@ func (m *mover) goOnDecided(answer domain.Answer, active, has bool) error {
 	case !has:
 		return m.resumeThere()
 	case m.Undo && active && (phase == state.MoveBack || phase == state.MoveStopped) && answer.IsPaused():
-		// Toolstacks list what they restore as paused, from the first moment on: it may be half restored, or not for much longer.
+		// libvirt lists what it restores as paused, from the first moment on: it may be half restored, or not for much longer.
 		if err := m.control.Destroy(); err != nil {
 			return err
 		}

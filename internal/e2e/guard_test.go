@@ -77,6 +77,13 @@ func (h *snapHost) startGuard() {
 	h.guard = h.start(nil, fmt.Sprintf("xb-snap guard --owner %d", h.owner.Process.Pid), "tee -a guarded")
 }
 
+// awaitGuard waits until the guard has looked around once more.
+func (h *snapHost) awaitGuard() {
+	h.Helper()
+	before := h.guard.slept(0)
+	eventually(h.T, "the guard looks around", func() bool { return h.guard.slept(0) > before+50 })
+}
+
 // create takes snapshots and returns their names.
 func (h *snapHost) create(sources ...string) []string {
 	h.Helper()
@@ -242,8 +249,7 @@ func TestNextDisk(t *testing.T) {
 	h.image("srv/disk", 8*mib, 1)
 	h.startGuard()
 	first := h.create("srv/disk")[0]
-	before := h.guard.slept(0)
-	eventually(t, "the guard has looked around", func() bool { return h.guard.slept(0) > before+50 })
+	h.awaitGuard()
 	second := h.create("srv/disk")[0]
 	h.must("xb-snap remove " + first)
 	h.leave("srv", floor-10)
@@ -278,6 +284,7 @@ func TestOwnerKilled(t *testing.T) {
 	snap := h.create("srv/disk")[0]
 	in, out := pipeIn(t)
 	reader := h.start(in, "xb-delta "+snap)
+	h.awaitGuard() // it does not begin where there is no owner
 	h.owner.Process.Kill()
 	h.owner.Wait()
 	if got := h.guard.wait()[0]; got != 0 || !strings.Contains(h.guard.said(0), "its owner is gone") {

@@ -85,7 +85,7 @@ func TestWrapperTracked(t *testing.T) {
 			a, b := "/srv/vm/a.img", "/srv/vm/b.img"
 			for _, disks := range [][]string{{a}, {a, b}} {
 				s.domu1(disks...)
-				s.must("dom0a", "rm -rf /var/lib/xen-backup/*; xb-snap prune --bases --peers ''")
+				s.must("dom0a", "xb-snap prune --bases --peers ''; rm -rf /var/lib/xen-backup/*")
 				s.must("dom0b", "rm -rf /var/lib/xen-backup/* /srv/vm/*")
 				s.backup("dom0a").silent(t)
 				s.ran(false, disks...)

@@ -68,7 +68,11 @@ func (o *KeepOrder) tooLittleRoom(s *Snapshot, room *blockdev.Room, all []*Snaps
 			counted, need = append(counted, other.Origin), need+size
 		}
 		if part.Takes() <= need {
-			return &refusal{"no room", fmt.Sprintf("%s has only %s free, and with bases its guests may take %s: make room there, or have "+
+			has := "only %s free"
+			if part.Takes() < part.Free { // who looks at what is free in the pool would not believe it
+				has = "metadata for only %s more"
+			}
+			return &refusal{"no room", fmt.Sprintf("%s has "+has+", and with bases its guests may take %s: make room there, or have "+
 				"\"xb-snap guard --bases --once\" run every minute, which removes bases in time", part.Name,
 				text.FormatSize(part.Takes()), text.FormatSize(need))}, nil
 		}

@@ -50,11 +50,11 @@ build_kernel() {
 		setarch -R chroot "$kernel" /usr/bin/linux.uml --version >/dev/null
 }
 
-# build_systemd_tree: a root tree with systemd, as a host has it on which the packages are to be installed.
+# build_systemd_tree [PACKAGE...]: a root tree with systemd and these, as a host has it on which ours are to be installed.
 build_systemd_tree() {
 	local packages=(
 		systemd-sysv dbus udev kmod procps iproute2 bash lvm2 dmsetup dmeventd thin-provisioning-tools
-		openssh-server openssh-client libvirt-clients bsdutils
+		openssh-server openssh-client libvirt-clients bsdutils "$@"
 	)
 	tree=$cache/units-$({ echo "$suite ${packages[*]}"; declare -f bootstrap; cat scripts/lab/guest/boot; } | sha256sum | cut -c1-16)
 	# shellcheck disable=SC2016 # as above

@@ -27,7 +27,7 @@ keeps /dev/$vg/t1
 record /dev/$vg/t1
 first=$snap
 status 1 keeps /dev/$vg/big 2>said
-grep "no base of vm/big is kept for dom0b: thin pool $vg-pool has only .* with bases its guests may take 340.0 MiB" said
+grep "no base of vm/big is kept for dom0b: thin pool $vg-pool has metadata for only .* with bases its guests may take 340.0 MiB" said
 status 1 keeps /dev/$vg/big 2>said
 equal "$(cat said)" "" "what is said the second time"
 thin_guard 80

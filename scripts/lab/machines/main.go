@@ -5,7 +5,7 @@
 // It runs where / is the kernel's own folder (see ../run).
 //
 // Checks switch dom0b's power by a file WORK/power-dom0b holding "off" or "on"; the file is removed when
-// that has been done.
+// that has been done. With -led-by dom0b it is that host which prints the status, and dom0a's power is switched.
 package main
 
 import (
@@ -161,7 +161,7 @@ func cable() (a, b *os.File, err error) {
 	return os.NewFile(uintptr(ends[0]), "cable a"), os.NewFile(uintptr(ends[1]), "cable b"), nil
 }
 
-// watch waits for dom0a's result and serves dom0b's power file meanwhile. However slow the machines are, they are
+// watch waits for a's result and serves b's power file meanwhile. However slow the machines are, they are
 // stopped only when nothing was written to their consoles and logs for the time idle.
 func watch(ctx context.Context, a, b *machine, idle time.Duration) (status int, err error) {
 	tick := time.NewTicker(poll)
@@ -172,13 +172,13 @@ func watch(ctx context.Context, a, b *machine, idle time.Duration) (status int, 
 		case e := <-a.ended:
 			a.ended = nil
 			if e.status == statusNone {
-				return 0, fmt.Errorf("dom0a died: %s", e.last)
+				return 0, fmt.Errorf("%s died: %s", a.name, e.last)
 			}
 			return e.status, nil
 		case e := <-b.ended:
 			b.ended = nil
 			if _, err := os.Stat(filepath.Join(b.work, "poweroff")); err != nil {
-				return 0, fmt.Errorf("dom0b died: %s", e.last)
+				return 0, fmt.Errorf("%s died: %s", b.name, e.last)
 			}
 		case <-ctx.Done():
 			return 0, fmt.Errorf("machines stopped: %w", context.Cause(ctx))
@@ -211,6 +211,7 @@ func run() (status int, err error) {
 	tree := flag.String("tree", "", "root tree of both machines")
 	work := flag.String("work", "", "folder with disks, programs and checks, which both see as /lab")
 	memory := flag.String("memory", "512M", "memory of each machine")
+	leader := flag.String("led-by", "dom0a", "the host that prints the result")
 	idle := flag.Duration("idle", 10*time.Minute, "how long nothing may be written to consoles and logs")
 	flag.Parse()
 
@@ -234,6 +235,9 @@ func run() (status int, err error) {
 			return 0, err
 		}
 		defer m.cut()
+	}
+	if *leader == b.name {
+		a, b = b, a
 	}
 	return watch(ctx, a, b, *idle)
 }

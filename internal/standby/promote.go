@@ -116,6 +116,8 @@ func (p *Promotion) add(user User, o Options, s Start) error {
 func (t *target) checkPromotable() error {
 	r := t.before
 	switch {
+	case r.Phase == state.None:
+		return exit.Fail(exit.NotBasis, "%s is no standby that this host knows: it remembers no copy to it", t.Target)
 	case r.Disk != t.Disk:
 		return exit.Fail(exit.NotBasis, "%s is not its standby, as far as this host knows, but that of %s", t.Target,
 			ownerName(r.Disk, r.UUID))

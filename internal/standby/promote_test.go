@@ -51,7 +51,11 @@ func TestPromote(t *testing.T) {
 	unknown := *first
 	unknown.options.Target = filepath.Join(t.TempDir(), "unknown")
 	m.must(os.WriteFile(unknown.options.Target, first.old, 0o600))
-	testkit.WantStatus(t, "no standby", m.promote(setB, true, &unknown, second), exit.NotBasis)
+	none := m.promote(setB, true, &unknown, second)
+	testkit.WantStatus(t, "no standby", none, exit.NotBasis)
+	if !strings.Contains(none.Error(), "remembers no copy") {
+		t.Error(none)
+	}
 	unknown.options.Target += "-none"
 	testkit.WantStatus(t, "no such file", m.promote(setB, true, &unknown, second), exit.NoInput)
 

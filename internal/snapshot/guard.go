@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
@@ -108,7 +110,8 @@ func (g *guardian) find() {
 func (g *guardian) addTo(found map[string]*watched, s *Snapshot) {
 	room, err := s.room()
 	switch {
-	case exit.StatusOf(err) == exit.NoInput || errors.Is(err, fs.ErrNotExist): // removed just now
+	// Removed just now; device-mapper says of a device that has gone since it was found: ENXIO.
+	case exit.StatusOf(err) == exit.NoInput || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO):
 		return
 	case err != nil:
 		g.sayOnce("snapshot %s can't be watched: %v", s.Path, err)

@@ -32,10 +32,8 @@ func (c *Control) Memory(ctx context.Context) (int64, error) {
 			return 0, err
 		}
 		rows, err := parseXLList(string(out))
-		for _, row := range rows {
-			if row.Name == c.name && row.MiB > 0 {
-				return row.MiB << 20, nil
-			}
+		if row := findRow(rows, nil, c.name); row != nil && row.MiB > 0 {
+			return row.MiB << 20, nil
 		}
 		return 0, exit.Fail(exit.Unavailable, "xl does not tell how much memory %s has: %w", c.name, cmp.Or(err, errors.New("it lists none")))
 	}

@@ -69,8 +69,8 @@ func (r *xlRow) state() (state string, active bool) {
 		return "dying", false
 	case r.Flags[4] == 'c':
 		return "crashed", false
-	case r.Flags[4] == 's':
-		return "suspended, as it is saved or migrated", false
+	case r.Flags[4] == 's': // where that fails, and for xl save --checkpoint, it goes on here
+		return "paused (being saved or migrated)", true
 	case r.Flags[3] == 's':
 		return "shut down, but still there", false
 	case r.Flags[2] == 'p':

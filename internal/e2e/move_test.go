@@ -24,7 +24,8 @@ list)
 	fi
 	printf 'Name                                        ID   Mem VCPUs\tState\tTime(s)\n'
 	for d in $(ls /run/xl); do
-		printf '%-40s     1   256     1     %s      15.4\n' "$d" "$([[ -s /run/xl/$d ]] && echo --p--- || echo -b----)"
+		case $(</run/xl/$d) in '') flags=-b---- ;; suspended) flags=--pss- ;; *) flags=--p--- ;; esac
+		printf '%-40s     1   256     1     %s      15.4\n' "$d" $flags
 	done ;;
 shutdown)
 	doomed "before shutdown"
@@ -40,6 +41,7 @@ save)
 	! is "save fails" || { echo "no room for it" >&2; exit 1; }
 	[[ -e /run/xl/$2 && ! -s /run/xl/$2 ]] || exit 1
 	cp /run/memory "$3"
+	! is "save is killed" || { echo suspended >"/run/xl/$2"; kill -9 $$; }
 	rm "/run/xl/$2"
 	doomed "after save" ;;
 restore)
@@ -454,6 +456,14 @@ until [[ -e /run/xl/domu1 ]]; do kill -0 $! || { cat /run/restore.log; exit 1; }
 	move("killed here", "--with-memory", 3)
 	move("killed here, and undone", "--undo", 0)
 	s.goesOn("killed here", "dom0a")
+
+	s.runs("dom0a")
+	s.must("dom0a", "echo save is killed >/run/doom")
+	move("killed while it is saved", "--with-memory", 75)
+	move("killed while it is saved, and undone", "--undo", 75)
+	s.must("dom0a", "[[ -e /var/lib/xen-backup/move/domu1.memory ]]; xl destroy domu1")
+	move("destroyed, and undone", "--undo", 0)
+	s.goesOn("killed while it is saved", "dom0a")
 }
 
 // untouchable demands that nothing touches domu1 while its memory is in a file on dom0a.

@@ -51,9 +51,9 @@ func (m *mover) saveMemory() error {
 		m.user.Say(errLevel, fmt.Sprintf("DomU %s: interrupted while its memory is saved, which goes on\n%s", m.DomU, m.record.Choice()))
 	})
 	if cause := m.control.Save(m.record.File()); cause != nil {
-		active, err := m.Locator.IsActive(m.ctx, m.DomU)
-		if err != nil || !active {
-			return m.choose(fmt.Sprintf("its memory cannot be saved: %v; and it does not run here (%v)", cause, err))
+		answer, active, err := m.Locator.Stands(m.ctx, m.DomU)
+		if err != nil || !active || answer.IsPaused() { // that stands still: nobody knows whether the file is whole by now
+			return m.choose(fmt.Sprintf("its memory cannot be saved: %v; and it does not run here (%s, %v)", cause, answer.String(), err))
 		}
 		if err = m.record.RemoveFile(); err == nil {
 			err = m.record.Forget()

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -189,4 +190,20 @@ func TestRollbackOfSets(t *testing.T) {
 	h.must("cp note " + note) // as if killed before it was removed
 	h.sh("xb-snap rollback --at " + hour(3) + " xfs/root xfs/data").silent(t)
 	want(3)
+
+	// A delta that mends the image of a set must not be lost: its commit would take the set for done.
+	holds(6)
+	h.must("cp " + note + " note")
+	var held map[string]any
+	decode(h, string(h.read("note")), &held)
+	commits(6).silent(t)
+	held["before"] = held["source"]
+	mending, err := json.Marshal(held)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.write("note", mending)
+	h.must("cp note " + note)
+	h.sh("xb-snap rollback --at "+hour(3)+" xfs/root xfs/data").fails(t, 75, "a delta is held for it that mends what it is")
+	h.must("rm " + note)
 }

@@ -50,11 +50,8 @@ func (p *Promotion) pointAt(s Start, set string, images map[string]string) error
 func (p *Promotion) alreadyAt(at time.Time, latest *snapshot.Point) bool {
 	first := p.disks[0].before.Set
 	for _, t := range p.disks {
-		r := t.before
-		together := r.Set == nil && len(p.disks) == 1 ||
-			r.Set != nil && first != nil && r.Set.ID == first.ID && len(r.Set.Members) == len(p.disks)
-		changed := t.changedSince(r)
-		if !together || changed == nil || *changed || r.Of().After(at) || r.Of().Before(latest.Taken) || r.Time.Before(latest.Came) {
+		changed := t.changedSince(t.before)
+		if changed == nil || *changed || !isOf(t.before, first, len(p.disks), at, latest) {
 			return false
 		}
 	}

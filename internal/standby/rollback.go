@@ -59,13 +59,18 @@ func alreadyOf(user User, o Options, at time.Time, latest *snapshot.Point, stand
 		if i == 0 {
 			first, of = r.Set, r.Of()
 		}
-		together := r.Set == nil && len(standbys) == 1 ||
-			r.Set != nil && first != nil && r.Set.ID == first.ID && len(r.Set.Members) == len(standbys)
-		if !together || r.Of().After(at) || r.Of().Before(latest.Taken) || r.Time.Before(latest.Came) {
+		if !isOf(r, first, len(standbys), at, latest) {
 			return time.Time{}, nil
 		}
 	}
 	return of, nil
+}
+
+// isOf reports whether a record is of an image as of at, no older than the latest point, and of the set, if there is one,
+// of so many disks.
+func isOf(r *state.Record, set *state.Set, disks int, at time.Time, latest *snapshot.Point) bool {
+	together := r.Set == nil && disks == 1 || r.Set != nil && set != nil && r.Set.ID == set.ID && len(r.Set.Members) == disks
+	return together && !r.Of().After(at) && !r.Of().Before(latest.Taken) && !r.Time.Before(latest.Came)
 }
 
 // wholeRecord returns what is remembered of a standby that certainly is that image; of others nil.
@@ -129,17 +134,22 @@ func rollBack(user User, o Options, point *snapshot.Snapshot) (peer string, err 
 }
 
 // takePlace refuses what checkRecord does. What is held gives way, as it does to the next run: its host may be dead, and
-// if it is not, the commit of its set finds that another has come between.
+// if it is not, the commit of its set finds that another has come between. It would not if the standby is of that set, and
+// only has to become right: that is waited for.
 func (t *target) takePlace() error {
 	h, err := t.device.Held()
 	if err != nil && !state.IsUnusable(err) {
 		return err
 	}
+	again := h != nil && t.before.Set != nil && t.before.Set.ID == h.Set
+	if again && h.Before == t.before.Image && h.Basis != h.Source { // else it is what the end of a killed run has left
+		return exit.Fail(exit.Busy, "%s: a delta is held for it that mends what it is, set %s: wait for the end of that run, or of the "+
+			"next one", t.Target, h.Set)
+	}
 	if err := t.admit(); err != nil {
 		return err
 	}
-	applied := h != nil && t.before.Set != nil && t.before.Set.ID == h.Set // what the end of a killed run has left
-	if h != nil && h.Set != t.Set && !applied {
+	if h != nil && h.Set != t.Set && !again {
 		t.user.Warn("%s: a delta of %s was held for it, of set %s from %s: that is given up", t.Target,
 			h.Taken.UTC().Format(time.RFC3339), h.Set, h.Peer)
 	}

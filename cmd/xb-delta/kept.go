@@ -25,8 +25,6 @@ type kept struct {
 	identity string
 	image    stream.Image // what the snapshot holds, and the target
 	list     *extent.Reader
-	pair     string   // what a list of the two is known by
-	unknown  error    // why that cannot be told
 	file     *os.File // of the list; nil: standard input
 }
 
@@ -127,20 +125,8 @@ func (k *kept) openList(env *cli.Env, name string) (err error) {
 		}
 		in = k.file
 	}
-	newer, err := snapshot.Identity(k.src.file.Path())
-	k.pair, k.unknown = snapshot.Pair(k.identity, newer), err
 	k.list = extent.NewReader(in)
-	k.list.Pair = k.checkPair
 	return nil
-}
-
-// checkPair demands that the list is of these two snapshots: that of another pair leaves out what has changed in this one.
-func (k *kept) checkPair(pair string) error {
-	if k.unknown == nil && pair != k.pair {
-		return exit.Fail(exit.NotBasis, "the list of extents is not of %s and %s, but of another pair of snapshots", k.since.Path(),
-			k.src.file.Path())
-	}
-	return k.unknown
 }
 
 func (k *kept) header() stream.Header {

@@ -12,7 +12,6 @@ import (
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/exit"
-	"xen-backup/internal/extent"
 	"xen-backup/internal/pause"
 	"xen-backup/internal/snapshot"
 	"xen-backup/internal/state"
@@ -353,13 +352,6 @@ func changes(env *cli.Env, args []string) error {
 	extents, err := snapshot.Changes(since, operands[0], places.Dir)
 	if err != nil {
 		return err
-	}
-	older, err1 := snapshot.Identity(since)
-	newer, err2 := snapshot.Identity(operands[0])
-	if err1 == nil && err2 == nil { // else nobody can tell another pair from this one
-		if err := extent.WritePair(env.Out(), snapshot.Pair(older, newer)); err != nil {
-			return err
-		}
 	}
 	return extents.WriteText(env.Out())
 }

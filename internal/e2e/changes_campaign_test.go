@@ -242,10 +242,7 @@ func readExtents(t testing.TB, text string) (list [][2]int64) {
 	t.Helper()
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	end, total := int64(-1), int64(0)
-	for i, line := range lines[:len(lines)-1] {
-		if i == 0 && strings.HasPrefix(line, "of ") {
-			continue
-		}
+	for _, line := range lines[:len(lines)-1] {
 		var x [2]int64
 		if _, err := fmt.Sscanf(line, "%d %d", &x[0], &x[1]); err != nil || x[0] <= end || x[1] <= 0 {
 			t.Fatalf("bad line %q behind byte %d: %v", line, end, err)

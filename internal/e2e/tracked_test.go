@@ -179,10 +179,6 @@ func TestTrackedRefused(t *testing.T) {
 		h.write("bad", []byte(text))
 		refused(text, badStream, word, command(h.snap, "base", "bad"))
 	}
-	h.must("xb-snap changes --since " + h.snap + " " + older + " >another")
-	refused("the list of another pair", notBasis, "of another pair of snapshots", command(h.snap, "base", "another"))
-	h.must("(sed -n 1p list; cat list) >twice")
-	refused("two first lines", badStream, "is not OFFSET LENGTH", command(h.snap, "base", "twice"))
 	refused("no such list", noInput, "nowhere", command(h.snap, "base", "nowhere"))
 
 	// The base.
@@ -208,9 +204,7 @@ func TestTrackedRefused(t *testing.T) {
 
 	// Renamed and back it has another time, and is known to be another one; so it comes last.
 	h.record("base", h.snap, h.image)
-	refused("renamed", notBasis, "of another pair of snapshots", command(h.snap, "base", "list"))
-	h.must("sed 1d list >byhand")
-	h.must(command(h.snap, "base", "byhand") + " >delta && chmod 600 " + h.snap + " && printf x | dd of=" + h.snap +
+	h.must(command(h.snap, "base", "list") + " >delta && chmod 600 " + h.snap + " && printf x | dd of=" + h.snap +
 		" conv=notrunc,fsync status=none && chmod 400 " + h.snap)
 	refused("written to", notBasis, "not what it was", command(h.snap, "base", "list"))
 	h.must("chmod 600 " + h.snap)
@@ -290,7 +284,7 @@ func TestTrackedMissed(t *testing.T) {
 	h := newTracked(t, "xfs", 3*mib)
 	h.must("printf x | dd of=fs/disk bs=1 seek=1000000 conv=notrunc status=none; printf x | dd of=fs/disk bs=1 seek=2000000 conv=notrunc,fsync status=none")
 	snap := h.take()
-	h.must("xb-snap changes --since " + h.snap + " " + snap + " >list; sed -n 1,2p list >missing; printf 'end 1 4096\n' >>missing")
+	h.must("xb-snap changes --since " + h.snap + " " + snap + " >list; sed -n 1p list >missing; printf 'end 1 4096\n' >>missing")
 	stages := h.stages(snap, "--extents missing", "")
 	h.pipe(stages[1], stages[2]).silent(t)
 	if h.sh("cmp -s "+snap+" target").status == 0 {

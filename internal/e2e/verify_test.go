@@ -11,7 +11,7 @@ func (s *site) forgetful() {
 	s.Helper()
 	s.write("dom0a/sbin/xb-snap", `#!/bin/bash
 [[ $1 = changes && -e /run/forgetful ]] || exec /usr/local/bin/xb-snap "$@"
-/usr/local/bin/xb-snap "$@" | awk '/^of/ { print; next } /^end/ { print $1, $2 - (gone > 0), $3 - gone; next } !gone { gone = $2; next } { print }'
+/usr/local/bin/xb-snap "$@" | awk '/^end/ { print $1, $2 - (gone > 0), $3 - gone; next } NR == 1 { gone = $2; next } { print }'
 exit "${PIPESTATUS[0]}"
 `, 0o755)
 	s.must("dom0a", "touch /run/forgetful")

@@ -18,8 +18,6 @@ const maxLine = 64
 // memory. What it does not find whole, in order and as it is counted at the end is an error
 // (status BadStream), because an extent that is lost on the way is a change that nobody copies.
 type Reader struct {
-	Pair func(pair string) error // asked about that of which the list says to be, if it says so; nil: that is not heeded
-
 	in             *bufio.Reader
 	lines          int
 	extents, bytes int64
@@ -37,15 +35,6 @@ func (r *Reader) Next() (off, n int64, err error) {
 		return 0, 0, err
 	}
 	first, rest, _ := strings.Cut(line, " ")
-	if first == "of" && r.lines == 1 {
-		if r.Pair != nil {
-			err = r.Pair(rest)
-		}
-		if err != nil {
-			return 0, 0, err
-		}
-		return r.Next()
-	}
 	if first == "end" {
 		return 0, 0, r.finish(rest)
 	}

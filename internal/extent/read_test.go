@@ -94,32 +94,3 @@ func TestReadBad(t *testing.T) {
 		t.Errorf("%v, %v", list, err)
 	}
 }
-
-// TestReadPair: a list may say first of what it is, and is read with that or without.
-func TestReadPair(t *testing.T) {
-	for text, want := range map[string]string{"of x y\n0 4096\nend 1 4096\n": "x y", "0 4096\nend 1 4096\n": "", "of x\nend 0 0\n": "x"} {
-		var pair string
-		r := NewReader(strings.NewReader(text))
-		r.Pair = func(word string) error { pair = word; return nil }
-		var err error
-		for err == nil {
-			_, _, err = r.Next()
-		}
-		if err != io.EOF || pair != want {
-			t.Errorf("%q: of %q, %v", text, pair, err)
-		}
-		if _, err := readAll(strings.NewReader(text)); err != nil {
-			t.Errorf("%q: not heeded: %v", text, err)
-		}
-	}
-	r := NewReader(strings.NewReader("of x\nend 0 0\n"))
-	r.Pair = func(string) error { return io.ErrNoProgress }
-	if _, _, err := r.Next(); err != io.ErrNoProgress {
-		t.Error(err)
-	}
-	for _, text := range []string{"of x\n", "of x", "0 1\nof x\nend 1 1\n", "of x\nof x\nend 0 0\n"} {
-		if _, err := readAll(strings.NewReader(text)); exit.StatusOf(err) != exit.BadStream {
-			t.Errorf("%q: %v", text, err)
-		}
-	}
-}

@@ -6,12 +6,6 @@ import (
 	"io"
 )
 
-// WritePair writes a first line that says of which pair the list is that follows, in a word. A list need not have one.
-func WritePair(w io.Writer, pair string) error {
-	_, err := fmt.Fprintln(w, "of", pair)
-	return err
-}
-
 // WriteText writes the text form of a set: offset and length of each extent, in bytes as
 // decimal numbers with a space between them, one extent a line, in ascending order; and at
 // last a line "end EXTENTS BYTES" with how many there were and their length together, by

@@ -23,8 +23,8 @@ func IsDue(dir state.Dir, disk, peer string, every time.Duration, now time.Time)
 
 func (c *Copy) isDue(every time.Duration, now time.Time) bool {
 	last := c.Verified
-	switch {
-	case c.Missed != nil && !last.After(c.Missed.Time):
+	switch m := c.Missed; {
+	case m != nil && (m.Unmended || m.Unproved || last.Before(m.Time)):
 		return true
 	case last.IsZero():
 		last = c.Since // of all that was there before there was this question not everything is due at once

@@ -58,10 +58,12 @@ func TestIsDueAgain(t *testing.T) {
 	is("just compared", false, now.Add(time.Minute))
 	is("after the next week", true, now.Add(week))
 	is("the clock was set back by a year", true, now.Add(-52*week))
-	c.Missed = &Missed{Time: now}
+	c.Missed = &Missed{Time: now, Unproved: true}
 	is("something was missed", true, now.Add(time.Minute))
-	c.Verified = now.Add(2 * time.Minute)
-	is("it is right again", false, now.Add(3*time.Minute))
+	c.verify(now, now) // in the same second
+	is("it is right again", false, now.Add(time.Minute))
+	c.Missed = &Missed{Time: now.Add(time.Minute)} // by an older version, which tells by the time alone
+	is("something was missed before an update", true, now.Add(2*time.Minute))
 	other := &Copy{Disk: c.Disk, Peer: "dom0c"}
 	if c.span(now, week) == other.span(now, week) && c.span(now.Add(week/2), week) == other.span(now.Add(week/2), week) {
 		t.Log("two peers may be due at once, but not these")

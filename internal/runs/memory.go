@@ -59,6 +59,7 @@ type Missed struct {
 	Time     time.Time `json:"time"`        // when it was mended, or found and not mended yet
 	Of       time.Time `json:"of,omitzero"` // of when the source was by which it was found; zero: an older version found it
 	Unmended bool      `json:"unmended,omitempty"`
+	Unproved bool      `json:"unproved,omitempty"` // it was not compared and found right since it was mended
 	Words    string    `json:"words"`
 }
 

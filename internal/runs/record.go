@@ -214,9 +214,10 @@ func (c *Copy) succeed(r *Report, now time.Time) (mended bool) {
 		mended = c.compared(r.of(now), now)
 	}
 	if r.Missed == "" {
+		c.proved(r.Verified)
 		return mended
 	}
-	c.Missed = &Missed{Time: now, Of: r.of(now), Words: bounded(r.Missed, maxRemembered)}
+	c.Missed = &Missed{Time: now, Of: r.of(now), Unproved: true, Words: bounded(r.Missed, maxRemembered)}
 	return false // who has found it tells
 }
 
@@ -224,14 +225,22 @@ func (c *Copy) succeed(r *Report, now time.Time) (mended bool) {
 func (c *Copy) compared(of, now time.Time) (mended bool) {
 	c.Compared = of
 	if mended = c.Missed != nil && c.Missed.Unmended; mended {
-		c.Missed.Time, c.Missed.Unmended = now, false
+		c.Missed.Time, c.Missed.Unmended, c.Missed.Unproved = now, false, true
 	}
 	return mended
+}
+
+// proved remembers that a comparison has found nothing, if there was one.
+func (c *Copy) proved(verified bool) {
+	if verified && c.Missed != nil {
+		c.Missed.Unproved = false
+	}
 }
 
 func (c *Copy) verify(of, now time.Time) (mended bool) {
 	c.Verified = now
 	mended = c.compared(of, now)
+	c.proved(true)
 	if c.Attempt.Step == Verify { // that it differed is over; a copy that failed is not
 		c.Failures = 0
 		c.Attempt = Attempt{Time: now, Step: Verify}

@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 
@@ -50,9 +49,4 @@ func fileIdentity(path string) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("%s file %s, %d bytes of %s, changed %s", id.FileSystem, id.Handle, id.Size, id.Modified, id.Changed), nil
-}
-
-// Pair tells two snapshots, by their identities, from all other pairs in a word.
-func Pair(older, newer string) string {
-	return fmt.Sprintf("%.16x", sha256.Sum256([]byte(older+"\n"+newer)))
 }

@@ -50,8 +50,8 @@ refused() {
 # are.
 lists() {
 	local end
-	end=$(awk '$1 != "end" && $1 != "of" { n++; bytes += $2 } END { printf "end %d %d\n", n, bytes }' extents)
-	equal "$(sed '1{/^of /d;}' extents | xargs)" "${1:+$1 }$end" "$2"
+	end=$(awk '$1 != "end" { n++; bytes += $2 } END { printf "end %d %d\n", n, bytes }' extents)
+	equal "$(xargs <extents)" "${1:+$1 }$end" "$2"
 }
 
 # --- storage: HOST is dom0a or dom0b; what is made here is removed after the check ---

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -85,9 +86,10 @@ func (f *File) rangeIoctl(request uint, off, n int64) error {
 	return dm.Ioctl(f.f, request, &[2]uint64{uint64(off), uint64(n)}) // block/ioctl.c, blk_ioctl_zeroout and _discard
 }
 
-var zeroes = Buffer(1 << 20)
+var zeroes = sync.OnceValue(func() []byte { return Buffer(1 << 20) })
 
 func (f *File) writeZeroes(off, n int64) error {
+	zeroes := zeroes()
 	for n > 0 {
 		done, err := f.WriteAt(zeroes[:min(n, int64(len(zeroes)))], off)
 		if err != nil {
@@ -122,7 +124,7 @@ func (f *File) discardRange(off, n int64) (done bool, err error) {
 		if got, err := f.ReadAt(buf, off); got < len(buf) {
 			return false, err
 		}
-		if !bytes.Equal(buf, zeroes[:len(buf)]) {
+		if !bytes.Equal(buf, zeroes()[:len(buf)]) {
 			return false, nil
 		}
 	}

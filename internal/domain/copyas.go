@@ -205,7 +205,7 @@ func (w *xmlCopy) copies(t xml.StartElement) bool {
 	switch {
 	case len(w.path) == 1:
 		return true
-	case t.Name.Space != "" || !xmlCopied.allows(where):
+	case t.Name.Space != "" || !xmlCopied().allows(where):
 		return false
 	case where == "devices/interface":
 		return !w.xen // whose cards have no link that could be down

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"xen-backup/internal/text"
 )
@@ -85,16 +86,20 @@ type xmlRules struct {
 	values   map[string]*regexp.Regexp
 }
 
-func newXMLRules(rules string) *xmlRules {
-	r := &xmlRules{make(map[string]bool), make(map[string]*regexp.Regexp)}
-	for _, word := range strings.Fields(rules) {
-		if where, form, isValue := strings.Cut(word, "="); isValue {
-			r.values[where] = regexp.MustCompile("^(?:" + form + ")$")
-		} else {
-			r.elements[word] = true
+// newXMLRules reads rules when they are first asked for: they would be most of what a program does at its start, and few
+// judge a document.
+func newXMLRules(rules string) func() *xmlRules {
+	return sync.OnceValue(func() *xmlRules {
+		r := &xmlRules{make(map[string]bool), make(map[string]*regexp.Regexp)}
+		for _, word := range strings.Fields(rules) {
+			if where, form, isValue := strings.Cut(word, "="); isValue {
+				r.values[where] = regexp.MustCompile("^(?:" + form + ")$")
+			} else {
+				r.elements[word] = true
+			}
 		}
-	}
-	return r
+		return r
+	})
 }
 
 // allows reports whether an element may be there.
@@ -155,7 +160,7 @@ func (f *xmlForm) strange() (found []string) {
 		case xml.StartElement:
 			words.Reset()
 			names = append(names, t.Name.Local)
-			if t.Name.Space == "" && (len(names) == 1 || xmlAllowed.allows(where())) && where() != "metadata" {
+			if t.Name.Space == "" && (len(names) == 1 || xmlAllowed().allows(where())) && where() != "metadata" {
 				f.strangeValues(where(), t.Attr, refuse)
 				continue
 			}
@@ -172,7 +177,7 @@ func (f *xmlForm) strange() (found []string) {
 		case xml.CharData:
 			words.Write(t)
 		case xml.EndElement:
-			if value := strings.TrimSpace(words.String()); !xmlAllowed.allowsValue(where(), value) {
+			if value := strings.TrimSpace(words.String()); !xmlAllowed().allowsValue(where(), value) {
 				refuse("%s %s", where(), value)
 			}
 			words.Reset()
@@ -186,7 +191,7 @@ func (f *xmlForm) strangeValues(where string, attributes []xml.Attr, refuse func
 		name := a.Name.Local
 		switch {
 		case a.Name.Space == "xmlns" || a.Name.Space == "" && name == "xmlns":
-		case a.Name.Space != "" || !xmlAllowed.allowsValue(where+"@"+name, a.Value):
+		case a.Name.Space != "" || !xmlAllowed().allowsValue(where+"@"+name, a.Value):
 			refuse("%s %s=%s", where, name, a.Value)
 		}
 	}
@@ -229,16 +234,19 @@ var xlAllowed = newXLRules(`
 var xlVif = regexp.MustCompile(`^(mac=[0-9A-Fa-f:]+|bridge=[\w.-]+|model=[\w-]+|type=\w+|vifname=[\w.-]+|rate=[\w/@]+|mtu=\d+|` +
 	`devid=\d+|trusted=\d|script=(/etc/xen/scripts/)?vif-(bridge|route|nat|openvswitch))$`)
 
-func newXLRules(rules string) map[string]*regexp.Regexp {
-	values := make(map[string]*regexp.Regexp)
-	for _, word := range strings.Fields(rules) {
-		name, form, isValue := strings.Cut(word, "=")
-		if !isValue {
-			form = "[^/].*|" // no path
+// newXLRules is newXMLRules for those of xl.
+func newXLRules(rules string) func() map[string]*regexp.Regexp {
+	return sync.OnceValue(func() map[string]*regexp.Regexp {
+		values := make(map[string]*regexp.Regexp)
+		for _, word := range strings.Fields(rules) {
+			name, form, isValue := strings.Cut(word, "=")
+			if !isValue {
+				form = "[^/].*|" // no path
+			}
+			values[name] = regexp.MustCompile("(?s)^(?:" + form + ")$")
 		}
-		values[name] = regexp.MustCompile("(?s)^(?:" + form + ")$")
-	}
-	return values
+		return values
+	})
 }
 
 func (f *xlForm) strange() (found []string) {
@@ -247,7 +255,7 @@ func (f *xlForm) strange() (found []string) {
 			continue
 		}
 		for _, value := range f.settings[name].words() {
-			if form := xlAllowed[name]; form == nil || !form.MatchString(value) || strings.Contains(value, "/../") ||
+			if form := xlAllowed()[name]; form == nil || !form.MatchString(value) || strings.Contains(value, "/../") ||
 				name == "vif" && !allowedVif(value) {
 				found = append(found, name+" = "+value)
 			}

@@ -3,6 +3,8 @@ package e2e
 import (
 	"fmt"
 	"testing"
+
+	"xen-backup/internal/testkit"
 )
 
 const (
@@ -71,13 +73,9 @@ func TestHeldAndMissing(t *testing.T) {
 // TestDamagedNote damages the note of what is held. It is worth nothing then, and in nobody's way: the old images are
 // what they were, and the next run holds a new one.
 func TestDamagedNote(t *testing.T) {
-	for name, damage := range map[string]string{
-		"cut":             "truncate -s 100",
-		"empty":           "truncate -s 0",
-		"another version": `sed -i 's/"version": 1/"version": 2/'`,
-		"unknown hash":    `sed -i 's/"hash": "/&x/'`,
-	} {
-		t.Run(name, func(t *testing.T) {
+	for _, damage := range testkit.Some(t, 2, "truncate -s 100", `sed -i 's/"version": 1/"version": 2/'`, "truncate -s 0",
+		`sed -i 's/"hash": "/&x/'`) {
+		t.Run(damage, func(t *testing.T) {
 			h := twoDisks(t)
 			h.must(damage + " " + h.state + "/*data.held")
 			h.wantPair("old-", oldSet)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"xen-backup/internal/testkit"
 )
 
 // twoDom0s is what most conf files below have.
@@ -113,8 +115,8 @@ func TestWrapperDeadDom0s(t *testing.T) {
 // TestWrapperLatePause has a toolstack that carries a pause out when nobody waits for it
 // any more, and one whose client never returns.
 func TestWrapperLatePause(t *testing.T) {
-	for name, client := range map[string]string{"returns": "wait", "fails": "sleep 1; exit 1", "hangs": "sleep 1000"} {
-		t.Run(name, func(t *testing.T) {
+	for _, client := range testkit.Some(t, 1, "sleep 1000", "sleep 1; exit 1", "wait") {
+		t.Run(client, func(t *testing.T) {
 			s := newSite(t)
 			s.domu1("/srv/a.img", "/srv/b.img")
 			s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "PAUSE=auto")
@@ -269,18 +271,18 @@ func TestWrapperLog(t *testing.T) {
 // TestWrapperShells has login shells on the other Dom0 that are no sh, that speak, and
 // that are none.
 func TestWrapperShells(t *testing.T) {
-	for _, c := range []struct {
+	for _, c := range testkit.Some(t, 3, []struct {
 		name, shell, setup string
 		works              bool
 		words              string
 	}{
+		{name: "words on stdout", shell: "bash", setup: "echo 'printf glued' >/root/.bashrc", words: "glued"},
 		{name: "fish", shell: "fish", works: true},
+		{name: "nologin", shell: "nologin", words: "This account is currently not available."},
+		{name: "words on stderr", shell: "bash", setup: "echo 'printf glued >&2' >/root/.bashrc", works: true},
 		{name: "csh", shell: "tcsh", works: true},
 		{name: "dash", shell: "dash", works: true},
-		{name: "words on stderr", shell: "bash", setup: "echo 'printf glued >&2' >/root/.bashrc", works: true},
-		{name: "words on stdout", shell: "bash", setup: "echo 'printf glued' >/root/.bashrc", words: "glued"},
-		{name: "nologin", shell: "nologin", words: "This account is currently not available."},
-	} {
+	}...) {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSite(t)
 			shell := strings.TrimSpace(s.must("dom0b", "command -v "+c.shell+" || :"))

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"xen-backup/internal/testkit"
 )
 
 // last is what dom0a remembers of its last good copy of a disk to a peer.
@@ -74,7 +76,7 @@ func (s *site) scatter(file string, blocks int) {
 
 // TestWrapperTracked has each run after the first read only what has changed: on XFS and btrfs, of one disk and of two.
 func TestWrapperTracked(t *testing.T) {
-	for _, fs := range []string{"xfs", "btrfs"} {
+	for _, fs := range testkit.Some(t, 1, "btrfs", "xfs") {
 		t.Run(fs, func(t *testing.T) {
 			s := newSite(t)
 			if fs == "btrfs" {
@@ -117,18 +119,18 @@ func TestWrapperBaseLost(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	s.backup("dom0a").silent(t)
-	for _, c := range []struct{ name, spoil, heal, why string }{
+	for _, c := range testkit.Some(t, 4, []struct{ name, spoil, heal, why string }{
 		{"removed", "xb-snap remove $base", "", "no such snapshot"},
+		{"stale", "mv $base /srv/aside; cp --reflink=always /srv/older $base; chmod 400 $base", "rm /srv/aside", "is not what it was"},
+		{"no record", "rm /var/lib/xen-backup/bases/*/*", "", "no snapshot is kept here"},
+		{"another disk", "cp /srv/a.img /srv/new; mv /srv/new /srv/a.img", "", "it is of what was called /srv/a.img before"},
 		{"given up", "truncate -s 0 $base", "", "no such snapshot"},
 		{"foreign", "mv $base /srv/aside; cp /srv/a.img $base; chmod 400 $base", "rm /srv/aside", "is not what it was"},
-		{"stale", "mv $base /srv/aside; cp --reflink=always /srv/older $base; chmod 400 $base", "rm /srv/aside", "is not what it was"},
 		{"written to", "chmod 600 $base; printf x | dd of=$base conv=notrunc status=none; chmod 400 $base", "", "is not what it was"},
 		{"writable", "chmod 600 $base", "", "can be written to"},
-		{"no record", "rm /var/lib/xen-backup/bases/*/*", "", "no snapshot is kept here"},
 		{"a record of nothing", "for f in /var/lib/xen-backup/bases/*/*; do echo x >$f; done", "", "cannot be used"},
 		{"half of it", "head -c 600K /dev/urandom | dd of=/srv/a.img conv=notrunc status=none", "", "more than half of it is listed as changed"},
-		{"another disk", "cp /srv/a.img /srv/new; mv /srv/new /srv/a.img", "", "it is of what was called /srv/a.img before"},
-	} {
+	}...) {
 		t.Log(c.name)
 		s.must("dom0a", "cp --reflink=always /srv/a.img /srv/older")
 		s.scatter(xvda, 7)
@@ -158,13 +160,14 @@ func TestWrapperBaseSpoiled(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	s.backup("dom0a").silent(t)
-	for name, script := range map[string]string{
-		"the list is cut":       `[[ $1 != changes ]] || { $real "$@" | head -c 9; exit 0; }`,
-		"no list":               `[[ $1 != changes ]] || { echo 'xb-snap: its extents move' >&2; exit 75; }`,
-		"the list takes long":   `[[ $1 != changes ]] || kill -STOP $$`,
-		"gone while it is read": `[[ $1 != changes ]] || { $real "$@" && $real remove "$5"; exit; }`,
-	} {
-		s.write("dom0a/sbin/xb-snap", "#!/bin/bash\nreal=/usr/local/bin/xb-snap\n[[ $* != *b.img* ]] || exec $real \"$@\"\n"+script+"\nexec $real \"$@\"\n", 0o755)
+	for _, c := range testkit.Some(t, 2, []struct{ name, changes string }{
+		{"the list is cut", `{ $real "$@" | head -c 9; exit 0; }`},
+		{"gone while it is read", `{ $real "$@" && $real remove "$5"; exit; }`},
+		{"no list", `{ echo 'xb-snap: its extents move' >&2; exit 75; }`},
+		{"the list takes long", `kill -STOP $$`},
+	}...) {
+		s.write("dom0a/sbin/xb-snap", "#!/bin/bash\nreal=/usr/local/bin/xb-snap\n[[ $1 = changes && $* != *b.img* ]] || exec $real \"$@\"\n"+
+			c.changes+"\nexec $real \"$@\"\n", 0o755)
 		s.scatter(xvda, 7)
 		s.scatter(xvdb, 7)
 		s.backup("dom0a", "STALL=14").fails(t, 0, "#### dom0b:/srv/a.img: compared in full: ")
@@ -173,7 +176,7 @@ func TestWrapperBaseSpoiled(t *testing.T) {
 		s.same(xvdb, xvdb)
 		for _, l := range s.lastCopies("dom0b") {
 			if l.Tracked != (l.Disk == "xvdb") {
-				t.Errorf("%s: %+v", name, l)
+				t.Errorf("%s: %+v", c.name, l)
 			}
 		}
 		s.backup("dom0a").silent(t)
@@ -484,16 +487,16 @@ func TestWrapperBaseGivesWay(t *testing.T) {
 func TestWrapperTrackedBroken(t *testing.T) {
 	s := newSite(t)
 	s.big()
-	for _, c := range []struct {
+	for _, c := range testkit.Some(t, 2, []struct {
 		name, script string
 		settings     []string
 		status, told int // of the run, and of --status after it
 	}{
-		{"BWLIMIT", ``, []string{"BWLIMIT=3M"}, 0, 0},
 		{"TERM", `touch /run/begun; until [[ -e /run/go ]]; do sleep 0.1; done; exit 1`, nil, 143, 0},
-		{"a stall", `kill -STOP $$`, []string{"STALL=14"}, 3, 2},
 		{"a cut", `head -c 100000 >/dev/null; kill -9 $PPID; sleep 1; exit 1`, nil, 3, 2},
-	} {
+		{"BWLIMIT", ``, []string{"BWLIMIT=3M"}, 0, 0},
+		{"a stall", `kill -STOP $$`, []string{"STALL=14"}, 3, 2},
+	}...) {
 		t.Log(c.name)
 		s.changeMuch()
 		if c.script != "" {

@@ -13,6 +13,16 @@ func Rounds(t testing.TB, ordinary int) int {
 	return ordinary * setting(t, "XB_CAMPAIGN")
 }
 
+// Some returns the first rows of a table, so many in an ordinary run, and all in a campaign: those that come first differ
+// most from each other.
+func Some[T any](t testing.TB, ordinary int, rows ...T) []T {
+	t.Helper()
+	if setting(t, "XB_CAMPAIGN") > 1 {
+		return rows
+	}
+	return rows[:ordinary]
+}
+
 // Seed makes another campaign of it: XB_CAMPAIGN_SEED.
 func Seed(t testing.TB) uint64 {
 	t.Helper()

@@ -14,7 +14,7 @@ connect=(${VIRSH_URI:+--connect "$VIRSH_URI"}) there=(${TOOLSTACK:+--toolstack "
 
 action='' DOMU='' dry_run='' at='' other_is_off='' apart='' trust='' try=() # what is asked for
 to='' how=() restore='' gate=() may=promote                            # of a move
-work='' keeper='' document='' disks=() peers=() evidence=/var/log/xen-backup # what is found
+work='' keeper='' document='' of='' disks=() peers=() evidence=/var/log/xen-backup # what is found
 
 usage() {
 	cat <<'END'
@@ -83,13 +83,15 @@ leave() { # STATUS: nothing stays behind, whatever happened
 }
 
 # find_document has the document judged, and takes what was judged.
-find_document() {
-	local target source
+find_document() { # [--at-point]
+	local target source when
 	xb-locate --check-document --words --document-file "$work/$DOMU" "${connect[@]}" $trust "${try[@]}" \
-		-- "$DOMU" >"$work/disks" || die $? "DomU $DOMU: it cannot be started here by the document that is kept"
+		${at:+"${1:---at}" "$at"} -- "$DOMU" >"$work/disks" ||
+		die $? "DomU $DOMU: it cannot be started here by the document that is kept"
 	for document in "$work/$DOMU".{xml,cfg}; do [[ ! -e $document ]] || break; done
-	while IFS=$'\t' read -r target source; do disks+=("$DOMU/$target=$source"); done <"$work/disks"
+	while IFS=$'\t' read -r target source when; do disks+=("$DOMU/$target=$source") of=$when; done <"$work/disks"
 	((${#disks[@]})) || die 66 "DomU $DOMU: its document has no disk that is copied"
+	[[ -z $at$of ]] || log_mesg info "## DomU $DOMU: its document as of ${of:-the last copy}"
 }
 
 # take has the standbys judged. Until release no run gets at them: as long as this script has the file $hold, which no
@@ -160,7 +162,7 @@ conf_dir() {
 	echo "$dir"
 }
 
-# roll_back makes the standbys what they were. The document is that of the last copy, which is said.
+# roll_back makes the standbys what they were. Where the document is that of the last copy, which is said, they differ.
 roll_back() {
 	nobody_runs_it --confs "$(conf_dir)" ${LOCAL_DOM0:+--local "$LOCAL_DOM0"}
 	xb-snap rollback --words --at "$at" -- "${disks[@]#*=}" ||
@@ -178,8 +180,7 @@ promote() {
 	done
 	[[ -z $at || -n $dry_run ]] || roll_back
 	take
-	[[ -z $at ]] || log_mesg info "## DomU $DOMU: its disks as of $at or before, its document" \
-		"as of the last copy; later: xb-snap list --points"
+	[[ -z $at ]] || log_mesg info "## DomU $DOMU: its disks as of $at or before; later: xb-snap list --points"
 	nobody_runs_it ${dry_run:+--to-be-moved} --confs "$(conf_dir)" ${LOCAL_DOM0:+--local "$LOCAL_DOM0"} \
 		${peers:+--dom0s "${peers[*]}"} {hold}>&-
 	if [[ -n $dry_run ]]; then
@@ -202,13 +203,13 @@ take_snapshots() { # STANDBY|POINT...
 # test_copy starts a copy, and removes it.
 test_copy() {
 	local i time taken='' point points=() sources=() snapshots=() maps=() code=0
-	find_document
+	find_document --at-point
 	sources=("${disks[@]#*=}")
 	if [[ -n $at ]]; then # whatever the standbys are now
 		xb-snap list --points --words --at "$at" -- "${sources[@]}" >"$work/points" ||
 			die $? "DomU $DOMU: there is nothing to test that was taken at $at"
 		while IFS=$'\t' read -r _ time _ _ point; do points+=("$point") taken=$time; done <"$work/points"
-		log_mesg info "## DomU $DOMU: its disks as of $taken, its document as of now"
+		log_mesg info "## DomU $DOMU: its disks as of $taken"
 		take_snapshots "${points[@]}"
 	else
 		take

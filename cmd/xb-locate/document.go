@@ -4,11 +4,14 @@ import (
 	"cmp"
 	"context"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"xen-backup/internal/cli"
 	"xen-backup/internal/domain"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/program"
+	"xen-backup/internal/standby"
 	"xen-backup/internal/state"
 )
 
@@ -40,9 +43,18 @@ func checkDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	if err != nil {
 		return err
 	}
-	rows, err := domain.NewStore(ctx, places.Dir, o.uri).Release(name, o.kept, o.trust, env)
+	m, err := standby.StartOf(places.Dir, name, o.at, o.ofPoint)
 	if err != nil {
 		return err
+	}
+	store, own := domain.NewStore(ctx, places.Dir, o.uri), false
+	store.Moment, own = m.Document(places.Dir)
+	rows, err := store.Release(name, o.kept, o.trust, env)
+	if err != nil {
+		return err
+	}
+	if own {
+		rows = strings.ReplaceAll(rows, "\n", "\t"+m.Of.UTC().Format(time.RFC3339)+"\n")
 	}
 	return env.Print(rows)
 }

@@ -69,7 +69,7 @@ func (c *TestCopy) Make(file string) error {
 	if err := CheckImages(text, imagesOf(doc.Domain)); err != nil {
 		return err
 	}
-	files := strings.TrimSuffix(file, doc.format().suffix()) + ".files.tar"
+	files := strings.TrimSuffix(file, doc.format().suffix()) + filesSuffix
 	if err := copyVariables(files, nvram, c.variables()); err != nil {
 		return err
 	}

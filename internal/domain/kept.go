@@ -2,6 +2,7 @@ package domain
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -22,11 +23,12 @@ func (s *Store) Release(name, out string, trust bool, words Words) (rows string,
 	if err != nil {
 		return "", err
 	}
-	kept, err := Copy{Document: path}.youngest()
+	base := cmp.Or(s.Moment, path)
+	kept, err := Copy{Document: base}.youngest()
 	if err != nil {
-		return "", exit.Fail(exit.NoInput, "no document of %s is kept here: neither %s.xml nor %s.cfg", name, path, path)
+		return "", exit.Fail(exit.NoInput, "no document of %s is kept here: neither %s.xml nor %s.cfg", name, base, base)
 	}
-	doc, files, err := s.readKept(name, path, kept)
+	doc, files, err := s.readKept(name, base, kept)
 	if err != nil {
 		return "", err
 	}
@@ -42,7 +44,7 @@ func (s *Store) Release(name, out string, trust bool, words Words) (rows string,
 		}
 	}
 	if files != nil {
-		if err := keep(out+".files.tar", files); err != nil {
+		if err := keep(out+filesSuffix, files); err != nil {
 			return "", err
 		}
 	}
@@ -69,7 +71,7 @@ func (s *Store) readKept(name, path, kept string) (doc *Document, files []byte, 
 	if !doc.whole() || doc.Domain.Name != name {
 		return nil, nil, exit.Fail(exit.BadStream, "%s: not a whole document of %s", kept, name)
 	}
-	tar, err := os.Open(path + ".files.tar")
+	tar, err := os.Open(path + filesSuffix)
 	if errors.Is(err, fs.ErrNotExist) {
 		return doc, nil, nil
 	} else if err != nil {
@@ -78,12 +80,13 @@ func (s *Store) readKept(name, path, kept string) (doc *Document, files []byte, 
 	defer tar.Close()
 	var checked bytes.Buffer
 	if err := doc.readFiles(tar, &checked); err != nil {
-		return nil, nil, badDocument(path+".files.tar", err)
+		return nil, nil, badDocument(path+filesSuffix, err)
 	}
 	return doc, checked.Bytes(), nil
 }
 
-// checkTrust refuses a document that says what is strange, unless somebody has trusted just this one, at trust or before.
+// checkTrust refuses a document that says what is strange, unless somebody has trusted just this one, at trust or before:
+// what was trusted is in a file, a line each, for the document of a point in time is an earlier one.
 func (s *Store) checkTrust(doc *Document, path, kept string, trust bool, words Words) error {
 	strange := doc.strange()
 	if len(strange) == 0 {
@@ -94,7 +97,7 @@ func (s *Store) checkTrust(doc *Document, path, kept string, trust bool, words W
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return exit.Fail(exit.IOError, "cannot read what is trusted: %w", err)
-	case string(trusted) == sum:
+	case bytes.Contains(trusted, []byte(sum)):
 		return nil
 	}
 	for _, what := range strange {
@@ -104,7 +107,7 @@ func (s *Store) checkTrust(doc *Document, path, kept string, trust bool, words W
 		return exit.Fail(exit.Refused, "%s came from another host and is not trusted: read it; if this host may do all that it "+
 			"says, once: --trust-document", kept)
 	}
-	return keep(path+".trusted", []byte(sum))
+	return keep(path+".trusted", append(trusted, sum...))
 }
 
 // sum is the checksum of a document without our comments, which each copy of its disks brings with it.

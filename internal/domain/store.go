@@ -25,16 +25,19 @@ type Store struct {
 	Set     Set          // that the document belongs to
 	Format  Format       // that it has to have; "" for any
 	Allow   *allow.Rules // what the document may name; nil: anything
+	Moment  string       // whose document is released, as Moment.Document; "": the one that was stored last
 
 	dir       string
 	hasSecret func(Secret) (bool, error) // reports whether libvirt has it on this host
 }
 
+const filesSuffix = ".files.tar" // of the name of a file with what came in a bundle
+
 // NewStore returns the store in a state directory. uri is libvirt's.
 func NewStore(ctx context.Context, dir state.Dir, uri string) *Store {
 	libvirt := newVirsh(uri)
 	return &Store{
-		dir:       filepath.Join(string(dir), "xml"),
+		dir:       storeDir(dir),
 		hasSecret: func(s Secret) (bool, error) { return libvirt.hasSecret(ctx, s) },
 	}
 }
@@ -52,7 +55,7 @@ func (s *Store) Keep(name string, in io.Reader, words Words) error {
 	if err != nil {
 		return err
 	}
-	files, err := durable.CreatePending(path + ".files.tar")
+	files, err := durable.CreatePending(path + filesSuffix)
 	if err != nil {
 		return err
 	}
@@ -71,7 +74,7 @@ func (s *Store) Keep(name string, in io.Reader, words Words) error {
 	comment := leftOut(left)
 	if carried {
 		comment = append(comment, "Its UEFI variables and TPM are to be put in place before it is defined:",
-			"  tar -C / -xpf "+path+".files.tar")
+			"  tar -C / -xpf "+path+filesSuffix)
 	}
 	doc.forget()
 	if s.Set != (Set{}) {
@@ -88,7 +91,7 @@ func (s *Store) Keep(name string, in io.Reader, words Words) error {
 	if carried {
 		err = files.Commit()
 	} else {
-		err = removeOld(path + ".files.tar")
+		err = removeOld(path + filesSuffix)
 	}
 	if err != nil {
 		return err
@@ -189,7 +192,7 @@ func removeOld(path string) error {
 // HasDocument reports whether a document of a domain is kept below a state directory.
 func HasDocument(dir state.Dir, name string) bool {
 	for _, format := range []Format{XML, XL} {
-		if _, err := os.Stat(filepath.Join(string(dir), "xml", name+format.suffix())); err == nil {
+		if _, err := os.Stat(filepath.Join(storeDir(dir), name+format.suffix())); err == nil {
 			return true
 		}
 	}

@@ -150,7 +150,7 @@ func TestPromoteAt(t *testing.T) {
 	for n := 1; n <= 2; n++ {
 		s.image("dom0b", fmt.Sprintf("/srv/image%d", n), 3<<20)
 		s.must("dom0b", fmt.Sprintf("cd /srv; xb-sig domu1.img | xb-delta image%d | xb-patch --auto --peer dom0a --disk domu1/xvda "+
-			"--toolstack xl --keep 9 --taken %s domu1.img", n, hour(n)))
+			"--toolstack xl --keep 9 --taken %s domu1.img; sed 's/256/%[3]d/' kept | xb-locate --store domu1", n, hour(n), 300+n))
 	}
 	promote := func(words string, status int, want string) {
 		t.Helper()
@@ -159,11 +159,12 @@ func TestPromoteAt(t *testing.T) {
 		}
 	}
 	test := s.on("dom0b", "echo login: >/run/console; "+failover("test domu1 --at 2026-11-26T01:30:00Z"))
-	if test.status != 0 || !strings.Contains(test.err, "DomU domu1: its disks as of 2026-11-26T01:00:00Z") ||
+	if test.status != 0 || !strings.Contains(test.err, "DomU domu1: its disks as of "+hour(1)) ||
+		!strings.Contains(test.err, "DomU domu1: its document as of "+hour(1)) ||
 		!strings.Contains(test.err, "its test copy says: login:") {
 		t.Errorf("test --at: %+v", test)
 	}
-	s.must("dom0b", "cmp /run/created.img /srv/image1; cmp /srv/domu1.img /srv/image2; ls /run/xl; [[ -z $(ls /run/xl) ]]")
+	s.must("dom0b", "grep 'memory = .301' /run/created; cmp /run/created.img /srv/image1; cmp /srv/domu1.img /srv/image2; ls /run/xl; [[ -z $(ls /run/xl) ]]")
 	if r := s.on("dom0b", failover("test domu1 --at 2026-11-26T00:30:00Z")); r.status != 69 {
 		t.Errorf("test of what is not there: %+v", r)
 	}
@@ -172,11 +173,44 @@ func TestPromoteAt(t *testing.T) {
 	promote("--at 2026-11-26T00:30:00Z", 69, "there is no point of /srv/domu1.img")
 	promote("--at 2026-11-26T01:30:00Z --dry-run", 0, "would be started here")
 	promote("--at 2026-11-26T01:30:00Z --dry-run", 0, "/srv/domu1.img is of "+hour(1)+", ")
-	promote("--at 2026-11-26T01:30:00Z --dry-run", 0, "its document as of the last copy")
+	promote("--at 2026-11-26T01:30:00Z --dry-run", 0, "its document as of "+hour(1))
+	promote("--at "+hour(9)+" --dry-run", 0, "its document as of the last copy")
 	promote("--at "+hour(9)+" --dry-run", 0, "/srv/domu1.img is of "+hour(2)+", ")
 	s.must("dom0b", "cmp /srv/domu1.img /srv/image2")
 	promote("--at 2026-11-26T01:30:00Z", 0, "## DomU domu1 runs here")
-	s.must("dom0b", "cmp /srv/domu1.img /srv/image1; xb-snap list --points | grep "+hour(2))
+	s.must("dom0b", "cmp /srv/domu1.img /srv/image1; xb-snap list --points | grep "+hour(2)+"; grep 'memory = 301' /run/created")
+}
+
+// TestPromoteAtDocument: a point is started by its own document, which is judged as any other, and with the disks that the
+// DomU had then; one that an older version has made, by the last one.
+func TestPromoteAtDocument(t *testing.T) {
+	s := newStandby(t)
+	two := strings.NewReplacer("rw\" ]", "rw\", \"/srv/data.img,raw,xvdb,rw\" ]", "= 256", "= 302").Replace(xlGuest)
+	strange := strings.Replace(xlGuest, "bootloader", "device_model_override = \"/tmp/mine\"\nbootloader", 1)
+	s.must("dom0b", "cd /srv; truncate -s 1M data.img; echo login: >/run/console\n")
+	for n, document := range []string{xlGuest, strange, two} {
+		s.image("dom0b", "/srv/image", 3<<20)
+		s.must("dom0b", fmt.Sprintf("cd /srv; xb-sig domu1.img | xb-delta image | xb-patch --auto --peer dom0a --disk domu1/xvda "+
+			"--toolstack xl --keep 9 --taken %s domu1.img\nxb-locate --store domu1 <<'END'\n%sEND\n", hour(n+1), document))
+	}
+	try := func(words string, status int, want ...string) {
+		t.Helper()
+		r := s.on("dom0b", failover(words))
+		for _, want := range want {
+			if r.status != status || !strings.Contains(r.err, want) {
+				t.Errorf("%s: status %d, want %d and %q: %s", words, r.status, status, want, r.err)
+			}
+		}
+	}
+	try("promote domu1 --dry-run --at "+hour(1), 0, "its document as of "+hour(1), "would be started here")
+	try("test domu1 --at "+hour(2), 77, "device_model_override", "--trust-document")
+	try("promote domu1 --at "+hour(2), 77, "device_model_override", "--trust-document")
+	try("test domu1 --trust-document --at "+hour(2), 0, "its document as of "+hour(2), "its test copy says: login:")
+	try("promote domu1 --dry-run --at "+hour(2), 0, "its document as of "+hour(2), "would be started here")
+	s.must("dom0b", "rm /var/lib/xen-backup/xml/at/domu1@"+hour(1)+".cfg")
+	try("promote domu1 --dry-run --at "+hour(1), 69, "its document as of the last copy", "/srv/data.img")
+	try("promote domu1 --at "+hour(2), 0, "its document as of "+hour(2), "## DomU domu1 runs here")
+	s.must("dom0b", "grep /tmp/mine /run/created; ! grep /srv/data.img /run/created; grep data.img /var/lib/xen-backup/xml/domu1.cfg")
 }
 
 // TestPointsOfOtherFiles: what a start from a point would have QEMU open is told by the point, whatever the standby is now.

@@ -25,11 +25,18 @@ func TestGatePoints(t *testing.T) {
 		return s.on("dom0a", fmt.Sprintf("set -o pipefail; ssh dom0b xb-sig --missing-ok /srv/a.img | xb-delta --level 0 %s | "+
 			"ssh dom0b xb-patch --auto --peer dom0a --disk domu1/xvda %s /srv/a.img", source, options))
 	}
+	stores := func(n int) {
+		t.Helper()
+		s.must("dom0a", fmt.Sprintf("printf \"name = 'domu1'\\nmemory = %d\\n# end of the configuration\\n\" | "+
+			"ssh dom0b xb-locate --store domu1 --format xl", n))
+	}
+	const document = "/var/lib/xen-backup/xml/at/domu1@2026-11-26T01:00:00Z.cfg"
 	for n := 1; n <= 2; n++ {
 		s.image("dom0a", fmt.Sprintf("/srv/good%d", n), 16<<20)
 		if r := send(fmt.Sprintf("/srv/good%d", n), fmt.Sprintf("--taken 2026-11-26T0%d:00:00Z --keep 9", n)); r.status != 0 {
 			t.Fatal(r.err)
 		}
+		stores(n)
 	}
 	good := s.pointsOn("dom0b")
 	if len(good) != 1 || good[0].time != "2026-11-26T01:00:00Z" {
@@ -46,6 +53,7 @@ func TestGatePoints(t *testing.T) {
 		if len(now) < 1 || len(now) > 2 || now[0] != good[0] || s.must("dom0b", "sha256sum <"+good[0].path) != sum {
 			t.Fatalf("%s: the points are %v", what, now)
 		}
+		s.must("dom0b", "grep -qx 'memory = 1' "+document)
 		full, err := strconv.Atoi(strings.TrimSpace(s.must("dom0b", "df --output=pcent /srv | tail -1 | tr -d ' %'")))
 		if err != nil || full > 50 {
 			t.Fatalf("%s: /srv is %d %% full: %v", what, full, err)
@@ -54,6 +62,7 @@ func TestGatePoints(t *testing.T) {
 	for _, options := range []string{"", "--keep no", "--keep 1", "--keep 1000", "--keep 1m:1m", "--keep 4w:1h", "--taken 2026-11-26T00:30:00Z",
 		"--taken 2026-11-26T01:00:00Z", "--taken 2099-01-01T00:00:00Z --keep 1000"} {
 		s.image("dom0a", "/srv/bad", 16<<20)
+		stores(666)
 		if r := send("/srv/bad", options); r.status != 0 {
 			t.Fatalf("%q: %s", options, r.err)
 		}
@@ -73,9 +82,11 @@ func TestGatePoints(t *testing.T) {
 		t.Error("the standby was written to")
 	}
 
-	// Nor is a point read, written to or removed by its name.
+	// Nor is a point read, written to or removed by its name, nor is its document.
 	for _, command := range []string{"xb-patch --auto --peer dom0a --disk domu1/xvda " + good[0].path,
 		"xb-patch --recover --peer dom0a --disk domu1/xvda " + good[0].path, "xb-snap remove " + good[0].path, "xb-snap prune",
+		"xb-locate --store at/domu1@2026-11-26T01:00:00Z", "xb-locate --store domu1@2026-11-26T01:00:00Z",
+		"xb-locate --check-document --document-file /srv/a.img domu1",
 		"xb-snap rollback --at 2026-11-26T01:00:00Z /srv/a.img", "xb-patch --auto --keep 1,2 --peer dom0a --disk domu1/xvda /srv/a.img"} {
 		if r := s.on("dom0a", "xb-sig /dev/null | xb-delta /srv/good2 | ssh dom0b "+command); r.status == 0 {
 			t.Errorf("%s is done", command)
@@ -105,7 +116,10 @@ func TestWrapperPoints(t *testing.T) {
 		s.conf("dom0a", domu, "DOMU="+domu, `DOM0S="dom0a dom0b"`, `KEEP="2"`)
 	}
 	var kept []map[string]string
-	for range 4 {
+	memory := func(n int) int { return 65536 + 1024*n }
+	for n := range 4 {
+		s.must("dom0a", fmt.Sprintf("cd /run; sed -i -E 's/<memory>[0-9]+/<memory>%d/' domains/*\n"+
+			"{ echo '<node>'; cat domains/*; echo '</node>'; } >node.xml.new; mv node.xml.new node.xml", memory(n)))
 		images := map[string]string{}
 		for _, files := range disks {
 			for _, file := range files {
@@ -128,6 +142,12 @@ func TestWrapperPoints(t *testing.T) {
 		}
 		if (p.set == "-") != (p.standby == "/srv/a") {
 			t.Errorf("the set of %v", p)
+		}
+		// The document came after the disks of its set, and belongs to no others.
+		domu := map[bool]string{true: "one", false: "two"}[p.set == "-"]
+		document := s.must("dom0b", "cat /var/lib/xen-backup/xml/at/"+domu+"@"+p.time+".xml")
+		if !strings.Contains(document, fmt.Sprintf(">%d</memory>", memory(1+i%2))) || p.set != "-" && !strings.Contains(document, "set "+p.set+",") {
+			t.Errorf("the document of %v is\n%s", p, document)
 		}
 	}
 	if points[2].set != points[4].set || points[3].set != points[5].set || points[2].set == points[3].set {

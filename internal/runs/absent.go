@@ -1,8 +1,6 @@
 package runs
 
 import (
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -48,7 +46,7 @@ func (v *Verdict) judgeShutOff(e *Expected) {
 
 // judgeStandby judges a DomU by the images that this host has got.
 func (v *Verdict) judgeStandby(e *Expected) {
-	document, documentErr := storedDocument(v.list.dir, e.DomU)
+	document, documentErr := standby.NowOf(v.list.Holdings, e.DomU).Domain(v.list.dir)
 	disks := v.heldDisks(e.DomU, document)
 	if documentErr != nil {
 		v.say(e.DomU, Unknown, "whether these are all its disks cannot be told, nor can it be started from them: %v", documentErr)
@@ -63,18 +61,6 @@ func (v *Verdict) judgeStandby(e *Expected) {
 	if len(good) == len(disks) {
 		v.judgeSet(e.DomU, good, documentErr == nil)
 	}
-}
-
-// storedDocument returns what a DomU would be started from here.
-func storedDocument(dir state.Dir, domu string) (*domain.Domain, error) {
-	path := filepath.Join(string(dir), "xml", domu)
-	name := path + ".xml"
-	if _, err := os.Stat(name); err != nil {
-		if _, err := os.Stat(path + ".cfg"); err == nil {
-			name = path + ".cfg"
-		}
-	}
-	return domain.ParseFile(name, nil)
 }
 
 // heldDisks returns the disks that a DomU must have here: those of its document, and those of the set that came last. One

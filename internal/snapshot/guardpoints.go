@@ -15,9 +15,9 @@ func (b *baseGuard) lookAtPoints(all []*Snapshot) error {
 	points := pointsAmong(all, func(s *Snapshot) bool { return s.Valid })
 	slices.SortStableFunc(points, func(a, b *Snapshot) int { return a.Point.compare(b.Point) })
 	var errs []error
-	gone := make(map[*Snapshot]bool)
+	var gone []*Snapshot
 	for _, s := range points {
-		if gone[s] {
+		if slices.Contains(gone, s) {
 			continue
 		}
 		why, err := b.tooFull(s)
@@ -29,12 +29,12 @@ func (b *baseGuard) lookAtPoints(all []*Snapshot) error {
 		}
 		for _, other := range points {
 			if other == s || s.Point.Set != "" && other.Point.Set == s.Point.Set {
-				gone[other] = true
+				gone = append(gone, other)
 				errs = append(errs, b.yieldPoint(other, why))
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, dropDocuments(gone, b.dir))...)
 }
 
 func (b *baseGuard) yieldPoint(s *Snapshot, why string) error {

@@ -76,6 +76,7 @@ func pointOfTags(tags []string) *Point {
 type NewPoint struct {
 	Standby string // its path
 	File    *blockdev.File
+	Mended  bool // by another image of the same moment, whose document has not come yet
 	Point
 }
 
@@ -100,14 +101,21 @@ func MakePoints(list []NewPoint, dir state.Dir, words Words) (undo func() error,
 			v.order.AddTags(list[i].tags()...)
 		}
 	}
+	var made []*Snapshot
+	for i := range list {
+		made = append(made, &Snapshot{Point: &list[i].Point})
+	}
+	if !list[0].Mended {
+		keepDocument(&list[0].Point, dir, words)
+	}
 	if err := allOrNothing(p.members, restless{}, words, func(time.Duration) error { return nil }); err != nil {
-		return nil, err
+		return nil, errors.Join(err, dropDocuments(made, dir))
 	}
 	return func() (err error) {
 		for _, m := range slices.Backward(p.members) {
 			err = errors.Join(err, m.undo())
 		}
-		return err
+		return errors.Join(err, dropDocuments(made, dir))
 	}, nil
 }
 
@@ -183,9 +191,7 @@ func PointsAt(standbys []string, at time.Time, dir state.Dir) ([]*Snapshot, erro
 		return nil, errors.Join(err, damaged, listErr)
 	}
 	points := pointsAmong(found.all, func(s *Snapshot) bool { return s.Valid && !s.Point.Taken.After(at) })
-	slices.SortStableFunc(points, func(a, b *Snapshot) int {
-		return cmp.Or(b.Point.Taken.Compare(a.Point.Taken), b.Point.Came.Compare(a.Point.Came))
-	})
+	slices.SortStableFunc(points, latestFirst)
 	for i, path := range standbys {
 		if slices.Contains(names[:i], names[i]) {
 			return nil, exit.Fail(exit.Usage, "%s is named twice", path)
@@ -215,6 +221,10 @@ func PointsAt(standbys []string, at time.Time, dir state.Dir) ([]*Snapshot, erro
 	}
 	return nil, errors.Join(listErr, exit.Fail(exit.Unavailable, "there is no point of %s of %s or before: see xb-snap list --points",
 		strings.Join(standbys, " and "), at.UTC().Format(time.RFC3339)))
+}
+
+func latestFirst(a, b *Snapshot) int {
+	return cmp.Or(b.Point.Taken.Compare(a.Point.Taken), b.Point.Came.Compare(a.Point.Came))
 }
 
 // isWith reports whether two points are of one set.
@@ -251,9 +261,14 @@ func (p *Point) IsOf(image, set string, taken time.Time) bool {
 func PrunePoints(standbys []string, rules []*state.Keep, now time.Time, dir state.Dir, words Words) error {
 	points, _, err := PointsOf(standbys, dir) // whoever makes points has heard of what is damaged
 	errs := []error{err}
+	var gone []*Snapshot
+	remove := func(s *Snapshot, why string) {
+		gone = append(gone, s)
+		errs = append(errs, s.removePoint(why, words.Info))
+	}
 	points = slices.DeleteFunc(points, func(s *Snapshot) bool {
 		if !s.Valid {
-			errs = append(errs, s.removePoint("it was given up", words.Info))
+			remove(s, "it was given up")
 		}
 		return !s.Valid
 	})
@@ -265,12 +280,12 @@ func PrunePoints(standbys []string, rules []*state.Keep, now time.Time, dir stat
 		}
 		for i, stays := range state.AllKeep(rules, times, now) {
 			if !stays {
-				errs = append(errs, points[i].removePoint("it is no longer kept", words.Info))
+				remove(points[i], "it is no longer kept")
 			}
 		}
 		points = points[n:]
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, dropDocuments(gone, dir))...)
 }
 
 // removePoint removes a point that nobody reads, and says so.

@@ -66,6 +66,9 @@ func prune(peers Peers, leftovers bool, dir state.Dir, words Words, tell Tell) (
 			errs = append(errs, removeAndTell(s, tell))
 		}
 	}
+	if leftovers && err == nil {
+		errs = append(errs, found.pruneDocuments(dir))
+	}
 	return damaged, errors.Join(errs...)
 }
 

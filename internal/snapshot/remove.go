@@ -24,6 +24,9 @@ func Prune(dir state.Dir, words Words, tell Tell) error {
 			errs = append(errs, removeAndTell(s, tell))
 		}
 	}
+	if err == nil {
+		errs = append(errs, found.pruneDocuments(dir))
+	}
 	return errors.Join(errs...)
 }
 
@@ -47,14 +50,18 @@ func RemoveUnlessKept(paths []string, dir state.Dir) error {
 func remove(paths []string, dir state.Dir, stays func(*Snapshot) bool) ([]*Snapshot, error) {
 	found, listErr := takenAmong(paths, dir)
 	var errs []error
+	var points []*Snapshot
 	for _, path := range paths {
 		s, err := found.find(path, listErr)
 		if err == nil && !stays(s) {
 			err = s.remove()
+			if s.Point != nil {
+				points = append(points, s)
+			}
 		}
 		errs = append(errs, err)
 	}
-	return found.all, errors.Join(errs...)
+	return found.all, errors.Join(append(errs, dropDocuments(points, dir))...)
 }
 
 // find returns the snapshot at path, if it is one that xb-snap took. What kept others from being found is its error, too,

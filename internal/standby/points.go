@@ -212,7 +212,11 @@ func (m *moment) missing(points []*snapshot.Snapshot, rules []*state.Keep) (list
 		}) {
 			continue
 		}
-		list = append(list, snapshot.NewPoint{Standby: a.Target, File: a.file,
+		next := a.Taken
+		if a.set != nil {
+			next = a.set.Taken
+		}
+		list = append(list, snapshot.NewPoint{Standby: a.Target, File: a.file, Mended: next.Equal(said),
 			Point: snapshot.Point{Disk: r.Disk, Set: m.set, Taken: taken, Came: m.came, Image: image}})
 	}
 	if len(list) < len(m.members) { // where some are there, a run was killed between them

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"xen-backup/internal/allow"
+	"xen-backup/internal/domain"
+	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/snapshot"
 	"xen-backup/internal/state"
@@ -16,8 +18,9 @@ import (
 )
 
 // TestCrashWithPoints kills an apply after each of its steps: whatever the cure is, there is one point then, of the old
-// image, and never two.
+// image, with the document that was stored, and never two.
 func TestCrashWithPoints(t *testing.T) {
+	testkit.Programs(t, map[string]string{"virsh": "echo"})
 	dir := testkit.Mount(t, "mkfs.xfs", "-q", "-m", "reflink=1")
 	steps := append(names(slices.Concat(arriving, beginning, finishing)), "half received", halfWritten)
 	pointed := slices.Index(steps, "pointed")
@@ -29,7 +32,11 @@ func TestCrashWithPoints(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.options.Target, s.options.Keep = at, keep(t, "9")
+			s.options.Disk, s.options.Toolstack = "domu1/xvda", "virsh"
 			s.synced()
+			if err := durable.WriteFile(filepath.Join(s.options.StateDir, "xml", "domu1.cfg"), []byte("of the old image")); err != nil {
+				t.Fatal(err)
+			}
 			s.kill(doomed{Run: anApply, Options: s.options, Delta: s.delta(), After: after})
 			want := 1
 			if i < pointed || after == "half received" {
@@ -45,6 +52,9 @@ func TestCrashWithPoints(t *testing.T) {
 			}
 			s.wantNew()
 			s.wantPoints(1)
+			if all, err := os.ReadDir(filepath.Join(s.options.StateDir, "xml", "at")); err != nil || len(all) != 1 {
+				t.Errorf("there are the documents %v: %v", all, err)
+			}
 		})
 	}
 }
@@ -67,6 +77,10 @@ func (s *scene) wantPoints(want int) {
 	for _, p := range points {
 		if text, err := os.ReadFile(p.Path); err != nil || !bytes.Equal(text, s.old) {
 			s.Errorf("the point does not hold the old image: %v", err)
+		}
+		path, own := domain.Moment{Name: "domu1", Of: p.Point.Taken}.Document(state.Dir(s.options.StateDir))
+		if !own || testkit.Read(s, path+".cfg") != "of the old image" {
+			s.Errorf("the point has no document")
 		}
 	}
 	found, err := filepath.Glob(filepath.Join(filepath.Dir(s.options.Target), "."+filepath.Base(s.options.Target)+".xb-snap-*"))

@@ -3,7 +3,6 @@ package standby
 import (
 	"cmp"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -82,7 +81,7 @@ func (m *Memory) addSet(dir state.Dir, r *state.Record) error {
 		disk = cmp.Or(disk, m.Held.Disk)
 	}
 	if name, _, _ := strings.Cut(disk, "/"); name != "" {
-		m.DocumentSet = documentSet(dir, name)
+		m.DocumentSet = documentSet(dir, domain.Moment{Name: name, Of: r.Of()})
 	}
 	if r.Set == nil || len(r.Set.Members) == 0 {
 		return nil
@@ -96,9 +95,10 @@ func (m *Memory) addSet(dir state.Dir, r *state.Record) error {
 }
 
 // documentSet returns the set that is named in the document from which a DomU would be started here.
-func documentSet(dir state.Dir, domu string) string {
+func documentSet(dir state.Dir, m domain.Moment) string {
+	path, _ := m.Document(dir)
 	for _, suffix := range []string{".xml", ".cfg"} {
-		text, err := os.ReadFile(filepath.Join(string(dir), "xml", domu+suffix))
+		text, err := os.ReadFile(path + suffix)
 		if err != nil {
 			continue
 		}

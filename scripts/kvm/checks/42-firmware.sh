@@ -1,6 +1,7 @@
 #!/bin/bash
 # The variables of a guest's UEFI firmware and the state of its TPM travel with its document: put in place by the one command
-# that the document names, they are what the guest there starts with. Needs ovmf and swtpm-tools.
+# that the document names, they are what the guest there starts with; with a point in time those of then. Needs ovmf and
+# swtpm-tools.
 for file in /usr/share/OVMF/OVMF_VARS_4M.fd /usr/bin/swtpm_setup; do
 	[ -e $file ] || { echo "passed over: no $file"; exit; }
 done
@@ -38,4 +39,19 @@ on dom0b virsh -q start uefi
 on dom0b grep -q 'a boot entry' $vars
 status 1 on dom0b grep -s manufactur /var/log/swtpm/libvirt/qemu/uefi-swtpm.log # no new TPM
 
-for h in dom0a dom0b; do on $h bash -c 'virsh -q destroy uefi; virsh -q undefine --nvram uefi; rm -f /srv/uefi.img /srv/uefi.xml /srv/bundle' 2>/dev/null || true; done
+echo "--- as they were at a point in time"
+on dom0b bash -c 'virsh -q destroy uefi; virsh -q undefine --nvram uefi'
+copies() { # HOUR
+	on dom0a bash -c "printf 'boot entry $1' | dd of=$vars conv=notrunc bs=1 seek=100000; echo $1 >>/srv/uefi.img" 2>/dev/null
+	on dom0b xb-sig /srv/uefi.img | on dom0a xb-delta /srv/uefi.img |
+		on dom0b xb-patch --auto --peer dom0a --disk uefi/vda --keep 9 --taken "2026-11-26T0$1:00:00Z" /srv/uefi.img
+	on dom0a xb-locate --copy --final --bundle /srv/bundle uefi 2>/dev/null
+	on dom0a cat /srv/bundle | on dom0b xb-locate --store uefi
+}
+for hour in 1 2 3; do copies $hour; done
+on dom0b env -i /usr/local/sbin/xen-failover.sh promote uefi --at 2026-11-26T02:30:00Z --trust-document 2>&1 | tee said
+grep 'its document as of 2026-11-26T02:00:00Z' said
+grep 'DomU uefi runs here' said
+on dom0b grep -q 'boot entry 2' $vars
+
+for h in dom0a dom0b; do on $h bash -c 'virsh -q destroy uefi; virsh -q undefine --nvram uefi; xb-snap list --points | cut -f 5 | xargs -r xb-snap remove; rm -f /srv/uefi.img /srv/uefi.xml /srv/bundle' 2>/dev/null || true; done

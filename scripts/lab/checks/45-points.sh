@@ -17,6 +17,15 @@ holds() { # LETTER HOUR: the images in /run are held for both disks
 			xb-patch --auto --peer dom0b --disk "web/$disk" --hold "$(set_of "$1")" --taken "$(hour "$2")" --keep 3 /dev/$vg/$disk
 	done
 }
+stores() { # LETTER HOUR: the document of both disks, as a run stores it after its commit
+	printf 'name = "web"\nmemory = %d\ndisk = [ "/dev/%s/root,raw,root,rw", "/dev/%s/data,raw,data,rw" ]\n# end of the configuration\n' \
+		"$2" $vg $vg | xb-locate --store web --set "$(set_of "$1")" --taken "$(hour "$2")"
+}
+documents() { # HOUR...: there are those of the points of then, and no others
+	local want='' h
+	for h; do want+="${want:+ }web@$(hour "$h").cfg"; done
+	equal "$(find /var/lib/xen-backup/xml/at -type f -printf '%f\n' | sort | xargs)" "$want" "the documents of points"
+}
 commits() { xb-patch --commit "$(set_of "$1")" --peer dom0b /dev/$vg/root /dev/$vg/data; }
 changes() { # N: some bytes of both disks are others; what they were is kept as /run/DISK.N
 	for disk in root data; do
@@ -33,10 +42,13 @@ holding() { # DISK HOUR N
 echo "--- together, before the first write"
 holds a 1
 commits a 2>&1 | grep -v "first contact" || :
+stores a 1
 changes 1
 holds b 2
 equal "$(points)" "" "points before the commit"
 status 0 commits b
+stores b 2
+documents 1
 equal "$(points /dev/$vg/root) $(points /dev/$vg/data)" "$(hour 1) $(hour 1)" "the points of the first set"
 holding root 1 1
 holding data 1 1
@@ -61,7 +73,10 @@ status 137 env PATH="$PWD/killed:$PATH" xb-patch --commit "$(set_of c)" --peer d
 equal "$(points | wc -w)" 4 "points after the kill"
 equal "$(xb-patch --state /dev/$vg/data | jq -r .phase)" clean "the phase after the kill"
 equal "$(xb-snap prune; xb-snap prune --bases --peers "")" "" "what is pruned"
+documents 1 2
 commits c
+stores c 3
+documents 1 2
 equal "$(points /dev/$vg/root) $(points /dev/$vg/data)" "$(hour 1) $(hour 2) $(hour 1) $(hour 2)" "the points after the next commit"
 for disk in root data; do
 	holding $disk 1 1
@@ -78,7 +93,9 @@ changes 3
 holds d 4
 status 137 env PATH="$PWD/killed:$PATH" xb-patch --commit "$(set_of d)" --peer dom0b /dev/$vg/root /dev/$vg/data
 equal "$(points | wc -w)" 5 "points after the kill"
+documents 1 2 3
 commits d
+stores d 4
 equal "$(points /dev/$vg/root) $(points /dev/$vg/data)" "$(hour 1) $(hour 2) $(hour 3) $(hour 1) $(hour 2) $(hour 3)" "the points then"
 holding root 3 3
 holding data 3 3
@@ -87,6 +104,8 @@ echo "--- pruned by the rule"
 changes 4
 holds e 5
 commits e
+stores e 5
+documents 2 3 4
 equal "$(points /dev/$vg/root) $(points /dev/$vg/data)" "$(hour 2) $(hour 3) $(hour 4) $(hour 2) $(hour 3) $(hour 4)" "the three latest"
 
 echo "--- back, together, whatever kills it, and forward again"
@@ -103,12 +122,19 @@ refused 64 "name all standbys of its set" xb-snap rollback --at "$(hour 3)" /dev
 status 0 xb-snap rollback -v --at "$(hour 3)" /dev/$vg/root /dev/$vg/data
 for disk in root data; do cmp -n 8388608 /dev/$vg/$disk /run/$disk.3 || fail "$disk is not what it was at 3"; done
 equal "$(xb-patch --state /dev/$vg/root | jq -c '[.phase, .whole_set, .changed_since, .taken]')" "[\"clean\",true,false,\"$(hour 3)\"]" "its state"
+documents 2 3 4 5
+started() { xb-locate --check-document --document-file /run/web "$@" web | cut -f 2,3 | xargs; grep memory /run/web.cfg; }
+equal "$(started)" "/dev/$vg/root $(hour 3) /dev/$vg/data $(hour 3)
+memory = 3" "what it would be started by"
+equal "$(started --at-point "$(hour 6)")" "/dev/$vg/root $(hour 5) /dev/$vg/data $(hour 5)
+memory = 5" "what the latest point would be started by"
 equal "$(points /dev/$vg/root) $(points /dev/$vg/data)" \
 	"$(hour 2) $(hour 3) $(hour 4) $(hour 5) $(hour 2) $(hour 3) $(hour 4) $(hour 5)" "what it was is a point, too"
 holding root 5 5
 xb-snap rollback --at "$(hour 5)" /dev/$vg/root /dev/$vg/data
 for disk in root data; do cmp -n 8388608 /dev/$vg/$disk /run/$disk.5 || fail "$disk is not what it was at 5"; done
 xb-snap remove "$(point root 5)" "$(point data 5)"
+documents 2 3 4 5 # the standbys are that
 
 echo "--- they are no standbys, bases or leftovers, and their names fit"
 one=$(point root 2)
@@ -155,3 +181,7 @@ rm /var/lib/xen-backup/*.json
 equal "$(points /dev/$vg/root) $(points /dev/$vg/data)" "$left $left" "what is listed"
 xb-snap list --points | cut -f 5 | xargs xb-snap remove
 equal "$(points)" "" "what is left"
+documents 5
+touch -d '2 hours ago' /var/lib/xen-backup/xml/at/*
+xb-snap prune
+documents

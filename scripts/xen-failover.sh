@@ -143,8 +143,8 @@ start() {
 			"${there[@]}" -- "$DOMU" || die $? "DomU $DOMU: it cannot be restored from its memory"
 	elif [[ $document = *.xml ]]; then
 		"${virsh[@]}" start "$DOMU" || die 69 "DomU $DOMU: it does not start; mend it, then: virsh start $DOMU"
-	else # xl leaves a program behind
-		xl create "$document" 2>&"$terminal" || die 69 "DomU $DOMU: xl does not start it"
+	else # xl leaves a program behind, which may hold no output open that somebody waits for, as ssh
+		xl create "$document" 2>&"$terminal" {terminal}>&- || die 69 "DomU $DOMU: xl does not start it"
 	fi
 }
 

@@ -33,7 +33,8 @@ create)
 	cp "$(sed -n 's/^disk = . "\(.*\),raw,xvda,rw" .$/\1/p' "$2")" /run/created.img
 	name=$(sed -n 's/^name = "\(.*\)"$/\1/p' "$2")
 	sed -n 's/^uuid = "\(.*\)"$/\1/p' "$2" >"$name"
-	setsid sleep 1000 >/dev/null 2>&1 </dev/null & ;;
+	setsid sleep 1000 >/dev/null 2>&1 </dev/null &
+	echo $! >/run/stays ;;
 console)
 	cat /run/console
 	exec cat >/dev/null ;; # until its input ends
@@ -110,7 +111,8 @@ sed s/,raw,/,qcow2,/ kept | xb-locate --store domu1`)
 }
 
 // TestPromoteXL: an apply that was interrupted is finished first, and the DomU is started by what has come. Whatever xl
-// leaves running, runs get at the disk as before.
+// leaves running, runs get at the disk as before, and who waits for the end of the output, as ssh
+// does, sees it.
 func TestPromoteXL(t *testing.T) {
 	s := newStandby(t)
 	s.must("dom0a", "mkdir -p /run/xl; echo x >/run/xl/domu1")
@@ -129,12 +131,13 @@ func TestPromoteXL(t *testing.T) {
 	if r.status != 0 || !strings.Contains(r.err, "xb-patch --recover /srv/domu1.img") || !strings.Contains(r.err, "would be started here") {
 		t.Errorf("status %d: %s", r.status, r.err)
 	}
-	r = s.on("dom0b", failover("promote domu1"))
+	r = s.on("dom0b", "readlink /proc/self/fd/2 >/run/output; exec "+failover("promote domu1"))
 	if r.status != 0 || !strings.Contains(r.err, "## DomU domu1 runs here") {
 		t.Errorf("status %d: %s", r.status, r.err)
 	}
 	s.must("dom0b", "cmp /srv/domu1.img /srv/newer; grep -q xenbr0 /run/created; cmp /run/created /etc/xen/domu1.cfg\n"+
 		"[[ -z $(find /run -maxdepth 1 -name 'xen-failover*') ]]\n"+
+		"[[ $(ls -l /proc/$(</run/stays)/fd) != *\"$(</run/output)\"* ]]\n"+
 		"flock -n /var/lib/xen-backup/%2Fsrv%2Fdomu1.img.lock true")
 	if log := s.log("dom0b"); !strings.Contains(log, "local3.err ### ERROR 81: DomU domu1 runs on dom0a\n") {
 		t.Errorf("logged:\n%s", log)

@@ -124,7 +124,7 @@ func (c *counters) minus(o *counters) *counters {
 // countersOf returns those of the device with this folder in sysfs; nil if it doesn't count.
 func countersOf(sys string) *counters {
 	for _, queue := range []string{"/queue", "/../queue"} { // of a device, of a partition
-		if dm.ReadLine(sys+queue+"/iostats") == "0" {
+		if dm.ReadLine(sys+queue+"/iostats") == "0" && !countsAnyway(sys) {
 			return nil // the counters stand still
 		}
 	}
@@ -137,6 +137,24 @@ func countersOf(sys string) *counters {
 		return nil
 	}
 	return c
+}
+
+// countsAnyway reports whether a device of device-mapper counts though its queue/iostats is 0. In Linux 6.1 and
+// before that is always so, and they count whatever it says; in newer kernels they go by it. Versions do not tell which
+// one this is, where changes are backported, but a read does.
+func countsAnyway(sys string) bool {
+	rdev, err := dm.ParseMajorMinor(dm.ReadLine(sys+"/dev"), 10)
+	if err != nil || !dm.Exists(sys+"/dm") {
+		return false
+	}
+	f, err := Open("/dev/block/" + dm.MajorMinor(rdev))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	before := sectorsRead(rdev)
+	_, err = f.ReadAt(Buffer(4096), 0)
+	return f.Direct() && err == nil && sectorsRead(rdev) > before
 }
 
 // WrittenTo reports whether the kernel has counted a write to a device since that was made, as at each activation of a

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"xen-backup/internal/dm"
 	"xen-backup/internal/testkit"
 )
 
@@ -204,4 +205,23 @@ func TestMultipathWitness(t *testing.T) {
 	testkit.Command(t, paths(other), "dmsetup", "load", name+"-m")
 	testkit.Command(t, "", "dmsetup", "resume", name+"-m")
 	w.want(true, "another path")
+}
+
+// TestMapperCounts: what iostats says of a dm device goes for some kernels and not for others. Where it counts all the
+// same, as in Linux 6.1, there is a witness, and a write shows in it; where it does not, there is none.
+func TestMapperCounts(t *testing.T) {
+	vg := testkit.VolumeGroup(t)
+	lv := testkit.LogicalVolume(t, vg)
+	sys := dm.SysDir(testkit.Number(t, lv))
+	if err := os.WriteFile(sys+"/queue/iostats", []byte("0"), 0); err != nil {
+		t.Fatal(err)
+	}
+	f := openTest(t, lv)
+	stat, witness := dm.ReadLine(sys+"/stat"), f.Witness(-1)
+	write(t, lv, 0)
+	counts := strings.Fields(stat)[6] != strings.Fields(dm.ReadLine(sys + "/stat"))[6]
+	t.Logf("with iostats 0 it counts: %v", counts)
+	if (witness != "") != counts || counts && Untouched(witness, f.Witness(-1)) {
+		t.Errorf("counts: %v; from %q to %q", counts, witness, f.Witness(-1))
+	}
 }

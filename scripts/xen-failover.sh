@@ -85,7 +85,7 @@ leave() { # STATUS: nothing stays behind, whatever happened
 # find_document has the document judged, and takes what was judged.
 find_document() { # [--at-point]
 	local target source when
-	xb-locate --check-document --words --document-file "$work/$DOMU" "${connect[@]}" $trust "${try[@]}" \
+	xb-locate --check-document --words --document-file "$work/$DOMU" "${connect[@]}" $trust $dry_run "${try[@]}" \
 		${at:+"${1:---at}" "$at"} -- "$DOMU" >"$work/disks" ||
 		die $? "DomU $DOMU: it cannot be started here by the document that is kept"
 	for document in "$work/$DOMU".{xml,cfg}; do [[ ! -e $document ]] || break; done

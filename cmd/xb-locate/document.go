@@ -49,6 +49,7 @@ func checkDocument(ctx context.Context, env *cli.Env, o *options, operands []str
 	}
 	store, own := domain.NewStore(ctx, places.Dir, o.uri), false
 	store.Moment, own = m.Document(places.Dir)
+	store.DryRun = o.dryRun
 	rows, err := store.Release(name, o.kept, o.trust, env)
 	if err != nil {
 		return err

@@ -52,8 +52,8 @@ const usage = `usage: xb-locate [-c URI] [--toolstack auto|virsh|xl] [--exclude 
                  [--moving ID]
                  [--connect-timeout SECONDS] DOMAIN
        xb-locate --check-document --document-file FILE [-c URI]
-                 [--trust-document] [--at TIME|--at-point TIME] [--state-dir DIR]
-                 [--for TIME] [--pattern RE] [--memory SIZE] DOMAIN
+                 [--trust-document] [--dry-run] [--at TIME|--at-point TIME]
+                 [--state-dir DIR] [--for TIME] [--pattern RE] [--memory SIZE] DOMAIN
 
 Print the disks of DOMAIN (a name, UUID or id), one TARGET<TAB>SOURCE a line,
 if it is active on this host; else say why not and exit with status 1. Its
@@ -120,6 +120,7 @@ cdrom, floppy, empty, read-only, shareable and transient disks are left out.
       --connect-timeout SECONDS
                          until a host answers (15)
       --trust-document   once: this host may do all that it says
+      --dry-run          do not remember that
       --at TIME          that of then: as kept with what xb-snap rollback would make
                          of the standbys
       --at-point TIME    as kept with the latest point in time not after TIME
@@ -191,6 +192,7 @@ type options struct {
 	size     int64
 	check    bool // the document that is kept
 	trust    bool
+	dryRun   bool
 	at       time.Time // of when it is to be
 	ofPoint  bool      // whatever the standbys are now
 	copyAs   string    // the name of a test copy
@@ -255,6 +257,7 @@ func run(env *cli.Env, args []string) error {
 	f.Func("may", cli.OneOf(&o.may, allow.Verbs...))
 	f.Bool(&o.check, "check-document")
 	f.Bool(&o.trust, "trust-document")
+	f.Bool(&o.dryRun, "dry-run")
 	f.Func("at", cli.Time(&o.at))
 	f.Func("at-point", func(s string) error { o.ofPoint = true; return cli.Time(&o.at)(s) })
 	f.String(&o.copyAs, "copy-as")

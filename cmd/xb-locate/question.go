@@ -41,7 +41,7 @@ func (o *options) question() (option string, allowed []string, answer answerer) 
 	case o.nowhere:
 		return "--nowhere", append(toolstacks, "--confs", "--dom0s", "--local", "--others-are-off", "--to-be-moved", "--moving", "--connect-timeout"), nowhere
 	case o.check:
-		return "--check-document", []string{"-c", "--connect", "--document-file", "--trust-document", "--at", "--at-point", "--state-dir", "--for",
+		return "--check-document", []string{"-c", "--connect", "--document-file", "--trust-document", "--dry-run", "--at", "--at-point", "--state-dir", "--for",
 			"--pattern", "--memory"}, checkDocument
 	case o.still != "":
 		return "--still", append(toolstacks, "--exclude"), tellStill

@@ -25,6 +25,7 @@ type Store struct {
 	Set     Set          // that the document belongs to
 	Format  Format       // that it has to have; "" for any
 	Allow   *allow.Rules // what the document may name; nil: anything
+	DryRun  bool         // what is trusted now is not remembered
 	Moment  string       // whose document is released, as Moment.Document; "": the one that was stored last
 
 	dir       string

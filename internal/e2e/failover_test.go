@@ -207,6 +207,7 @@ func TestPromoteAtDocument(t *testing.T) {
 	}
 	try("promote domu1 --dry-run --at "+hour(1), 0, "its document as of "+hour(1), "would be started here")
 	try("test domu1 --at "+hour(2), 77, "device_model_override", "--trust-document")
+	try("promote domu1 --dry-run --trust-document --at "+hour(2), 0, "would be started here")
 	try("promote domu1 --at "+hour(2), 77, "device_model_override", "--trust-document")
 	try("test domu1 --trust-document --at "+hour(2), 0, "its document as of "+hour(2), "its test copy says: login:")
 	try("promote domu1 --dry-run --at "+hour(2), 0, "its document as of "+hour(2), "would be started here")

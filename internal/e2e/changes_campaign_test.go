@@ -282,6 +282,7 @@ func covered(t testing.TB, a, b []byte, list [][2]int64) (differ, listed int64) 
 
 func content(t testing.TB, path string) []byte {
 	t.Helper()
+	defer noForks()()
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

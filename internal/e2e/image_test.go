@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"xen-backup/internal/testkit"
@@ -76,10 +77,18 @@ func (h *host) read(name string) []byte {
 	return b
 }
 
+// noForks keeps other tests from starting a program until what it returns is called: before such a one runs, it has open
+// what this process has, and a device that is open is in use.
+func noForks() (forks func()) {
+	syscall.ForkLock.RLock()
+	return syscall.ForkLock.RUnlock
+}
+
 // change overwrites n pieces of up to 20000 bytes of a file or device, some with
 // zeroes.
 func (h *host) change(name string, n int, seed uint64) {
 	h.Helper()
+	defer noForks()()
 	f, err := os.OpenFile(h.path(name), os.O_RDWR, 0)
 	if err != nil {
 		h.Fatal(err)
@@ -159,6 +168,7 @@ func (h *host) digest(name string) [32]byte {
 	if !filepath.IsAbs(path) {
 		path = h.path(name)
 	}
+	defer noForks()()
 	f, err := os.Open(path)
 	if err != nil {
 		h.Fatal(err)

@@ -295,7 +295,7 @@ func TestWrittenWhileSigned(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			h, target := proofTarget(t, kind)
-			again := func() {}
+			again := func() { h.must("rm " + h.state + "/*.seen") }
 			h.note(h.notes+"/command", "exec xb-sig "+target+" >sig\n")
 			status, said := h.during([]string{"sh " + h.notes + "/command"}, between(16*mib, 40*mib),
 				func() { h.scribble(target, 5) }, again)

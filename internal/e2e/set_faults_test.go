@@ -221,6 +221,7 @@ func divergeTarget(c *setCampaign, set string) (string, int) {
 // poke changes a byte of a target, or makes it what it was.
 func (c *setCampaign) poke(i int, at int64, to *byte) (old byte) {
 	c.Helper()
+	defer noForks()()
 	f, err := os.OpenFile(filepath.Join(c.dir, c.files[i]), os.O_RDWR, 0)
 	if c.targets[i] != c.files[i] {
 		f, err = os.OpenFile(c.targets[i], os.O_RDWR, 0)

@@ -12,6 +12,7 @@ import (
 const movingXL = `#!/bin/bash
 . /usr/local/sbin/doom
 mkdir -p /run/xl
+stay() { setsid sleep 1000 >/dev/null 2>&1 </dev/null & } # with all other files that it was given, as xl does
 case $1 in
 list)
 	if [[ ${2-} = -l ]]; then
@@ -36,6 +37,7 @@ shutdown)
 create)
 	! is "create fails" || { echo "no room for it" >&2; exit 1; }
 	touch /run/xl/domu1
+	stay
 	echo "create" >>/run/events ;;
 save)
 	! is "save fails" || { echo "no room for it" >&2; exit 1; }
@@ -54,6 +56,7 @@ restore)
 	fi
 	! is "restore fails" || { echo "another CPU" >&2; exit 1; }
 	echo paused >/run/xl/domu1
+	stay
 	cp "${!#}" /run/memory ;;
 unpause)
 	[[ -s /run/xl/$2 ]] || exit 1

@@ -140,7 +140,8 @@ start() {
 	fi
 	if [[ -n $restore ]]; then # by xl, see below
 		xb-locate --arrival restore --words --moving "$restore" --document-file "$document" "${connect[@]}" \
-			"${there[@]}" -- "$DOMU" {terminal}>&- || die $? "DomU $DOMU: it cannot be restored from its memory"
+			"${there[@]}" -- "$DOMU" {terminal}>&- ||
+			die $? "DomU $DOMU: it cannot be restored from its memory"
 	elif [[ $document = *.xml ]]; then
 		"${virsh[@]}" start "$DOMU" || die 69 "DomU $DOMU: it does not start; mend it, then: virsh start $DOMU"
 	else # xl leaves a program behind, which may hold no output open that somebody waits for, as ssh
@@ -229,7 +230,8 @@ test_copy() {
 move() {
 	local code=0 # a signal is answered by what is done, which undoes it
 	xb-copy --move --domu "$DOMU" --to "$to" --confs "$(conf_dir)" "${try[@]}" "${how[@]}" \
-		--connect-timeout "$CONNECT_TIMEOUT" ${VIRSH_URI:+--uri "$VIRSH_URI"} "${there[@]}" </dev/null {terminal}>&- &
+		--connect-timeout "$CONNECT_TIMEOUT" ${VIRSH_URI:+--uri "$VIRSH_URI"} "${there[@]}" \
+		</dev/null {terminal}>&- &
 	wait "$!" || code=$?
 	exit "$code"
 }

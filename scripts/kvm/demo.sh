@@ -77,7 +77,7 @@ root_at dom0b 0 'xen-backup --force-diverged domu1 && xen-backup --status' 'OK|D
 whole dom0a
 
 step 'And it is moved back, with its memory: it is not booted there'
-root_at dom0a 81 'xen-failover promote domu1 --dry-run --trust-document' 'runs on'
+root_at dom0a 0 'xb-locate --check-document --trust-document --document-file /run/judged domu1'
 goes_on dom0b
 left=$(last dom0b)
 rm -f "$(console dom0a)"

@@ -19,7 +19,7 @@ echo "--- its document is not trusted there"
 status 77 failover dom0a move domu1 dom0b
 grep 'not for the guest alone: os/kernel' said
 runs_on $'yes\nno'
-status 81 on dom0b env -i /usr/local/sbin/xen-failover promote --dry-run --trust-document domu1
+on dom0b xb-locate --check-document --trust-document --document-file /run/judged domu1
 
 echo "--- moved"
 on dom0a virsh -q autostart domu1
@@ -34,7 +34,7 @@ went_on dom0a dom0b
 
 echo "--- and back"
 status 77 failover dom0b move domu1 dom0a
-status 81 on dom0a env -i /usr/local/sbin/xen-failover promote --dry-run --trust-document domu1
+on dom0a xb-locate --check-document --trust-document --document-file /run/judged domu1
 rm -f "$(console dom0a)"
 failover dom0b move domu1 dom0a --for 10m
 runs_on $'yes\nno'
@@ -56,7 +56,7 @@ echo "--- a guest that does not hear"
 fresh deaf
 on dom0b rm -f "$(console dom0b)"
 backup dom0a
-on dom0b env -i /usr/local/sbin/xen-failover promote --dry-run --trust-document domu1 || true
+on dom0b xb-locate --check-document --trust-document --document-file /run/judged domu1
 status 75 failover dom0a move domu1 dom0b --for 2s
 grep 'did not shut down within 2s' said
 runs_on $'yes\nno'

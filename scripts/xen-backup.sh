@@ -123,7 +123,7 @@ now() { printf '%(%a %b %e %T %Z %Y)T' -1; }
 
 hook() { # SETTING STATUS: runs a command of the administrator's
 	local code=0 level=info said=$work/hook.$BASHPID
-	[[ -n ${!1:-} && -z $dry_run ]] || return 0
+	[[ -n ${!1:-} && -z $dry_run && ($1 != *_SNAPSHOT || -z $final) ]] || return 0
 	DOMU=$DOMU STATUS=$2 PEER=${remotes[*]} timeout --foreground -k 5 "$HOOK_TIMEOUT" bash -c "${!1}" \
 		</dev/null >"$said" 2>&1 || code=$? level=err
 	tell "## ${DOMU:+DomU $DOMU: }$1: " "$level" <"$said"
@@ -181,8 +181,8 @@ locate() {
 
 take_snapshots() {
 	local i path size how=()
-	[[ $PAUSE != auto ]] || how=(--pause "$DOMU" "${toolstack[@]}")
-	[[ $PAUSE != freeze* ]] || how=("--$PAUSE" "$DOMU" "${toolstack[@]}")
+	[[ $PAUSE != auto || -n $final ]] || how=(--pause "$DOMU" "${toolstack[@]}")
+	[[ $PAUSE != freeze* || -n $final ]] || how=("--$PAUSE" "$DOMU" "${toolstack[@]}")
 	hooked=1
 	hook PRE_SNAPSHOT 0
 	here snapshot "$work/$n.snapshots" xb-snap create --words -v --uri --owner "$run" --size "$SNAPSHOT_SIZE" \
@@ -192,11 +192,10 @@ take_snapshots() {
 	[[ -z $dry_run ]] || return 0
 	for i in "${!sources[@]}"; do
 		read -r path
-		size=" with size $SNAPSHOT_SIZE"
-		[[ $path = /dev/* ]] || size=''
+		[[ $path = /dev/* ]] && size=" with size $SNAPSHOT_SIZE" || size=''
 		log_mesg info "### local Dom0 $local_dom0: take snapshot ${path##*/} for ${sources[i]}$size"
 	done <"$work/$n.snapshots"
-	here still /dev/null xb-locate --words "${toolstack[@]}" "${exclude[@]}" --still "$work/$n.note" "$DOMU"
+	[[ -n $final ]] || here still /dev/null xb-locate --words "${toolstack[@]}" "${exclude[@]}" --still "$work/$n.note" "$DOMU"
 }
 
 leave_domu() { # STATUS: whatever happened, nothing stays behind
@@ -240,8 +239,10 @@ backup_domu() { # NUMBER ACTIVE KNOWN OTHERS REASON
 	xb-copy --prepare "${common[@]}" ${dry_run:+--dry-run} <"$work/$n.rows" >"$work/$n.ready" || code=$?
 	((code != 81)) && [[ -s $work/$n.ready ]] || exit $((code == 81 ? 3 : code))
 	TZ=UTC printf -v taken '%(%FT%TZ)T' -1
-	[[ -n $final ]] || take_snapshots
-	[[ -n $final ]] || common+=(--snapshots "$work/$n.snapshots")
+	if [[ -z $final ]] || grep -q '[[:space:]]basis=' "$work/$n.ready"; then # what is shut off can be read as it is
+		take_snapshots
+		common+=(--snapshots "$work/$n.snapshots")
+	fi
 	[[ -n $dry_run ]] || xb-copy "${common[@]}" --taken "$taken" --bundle "$work/$n.bundle" ${verify:+--verify} \
 		${BWLIMIT:+--bwlimit "$BWLIMIT"} ${READ_LIMIT:+--read-limit "$READ_LIMIT"} ${KEEP:+--keep "$KEEP"} \
 		<"$work/$n.ready" || code=$?

@@ -528,3 +528,41 @@ func TestWrapperTrackedBroken(t *testing.T) {
 		s.status("dom0a", 0)
 	}
 }
+
+// TestFinalTracked has the last copy before a move read only what has changed, of a DomU that is shut off and so is asked
+// nothing. Where somebody else writes to a disk meanwhile, it was not the last one.
+func TestFinalTracked(t *testing.T) {
+	s := newSite(t)
+	s.domu1(xvda, xvdb)
+	s.backup("dom0a").silent(t)
+	s.domain("dom0a", "domu1", 5, xvda, xvdb)
+	final := func(words ...string) result {
+		s.scatter(xvda, 7)
+		s.scatter(xvdb, 7)
+		return s.backup("dom0a", append(words, "PRE_SNAPSHOT=false", "PAUSE=freeze", "--final", "domu1")...)
+	}
+	for range 2 {
+		final().silent(t)
+		if read := s.ran(true, xvda, xvdb); read != 2*2*7*4096 {
+			t.Errorf("%d bytes were read", read)
+		}
+		if r := s.on("dom0a", cron("--status")); r.status != 0 || !strings.Contains(r.out, "nothing was written to it since") {
+			t.Errorf("--status: %d\n%s%s", r.status, r.out, r.err)
+		}
+	}
+	set := s.usable("dom0b", xvda, xvdb)
+	s.write("dom0a/sbin/xb-delta", "#!/bin/bash\n/usr/local/bin/xb-delta \"$@\" || exit\n"+
+		"[[ $* != *.a.img* ]] || printf x | dd of=/srv/a.img conv=notrunc status=none\n", 0o755)
+	r := final()
+	r.fails(t, 3, "### ERROR 75: DomU domu1, disk xvda: ", "/srv/a.img was written to while its last copy was made")
+	s.kept(set, r, "failed: xvda; ", xvda, xvdb)
+	s.must("dom0a", "rm /usr/local/sbin/xb-delta; : >/run/syslog")
+	final().silent(t)
+	s.ran(true, xvda, xvdb)
+	final("TRACK=no").silent(t)
+	s.same(xvda, xvda)
+	s.same(xvdb, xvdb)
+	if log := s.log("dom0a"); strings.Count(log, "take snapshot") != 2 {
+		t.Errorf("one of two copies needs snapshots:\n%s", log)
+	}
+}

@@ -26,6 +26,7 @@ func (c *copied) do() bool {
 	done := c.show()
 	c.ended = c.transfer()
 	done()
+	c.demandLast()
 	if c.set != "" && c.ended.good() {
 		return true // it is kept and recorded when its set is committed
 	}
@@ -106,7 +107,7 @@ func (c *copied) farBackground() []string {
 
 func (c *copied) recordCopy() bool {
 	report := c.reportOf(c.row, runs.CopyStep)
-	report.Final, report.Set, report.Missed, report.Verified = c.Final, c.set, c.missed, c.missed != ""
+	report.Final, report.Witness, report.Set, report.Missed, report.Verified = c.Final, c.row.witness(), c.set, c.missed, c.missed != ""
 	if c.ended.good() {
 		report.Sent, report.Unsent = runs.ReadSent(c.file("summary"))
 	}

@@ -18,6 +18,9 @@ func Prepare(o Options, rows []*Row, user User) (ready []*Row, err error) {
 		return nil, err
 	}
 	defer release()
+	if o.Final {
+		r.snapshots = witness(rows)
+	}
 	all := byDom0(rows)
 	var twice atomic.Bool
 	good := each(all, len(all), func(rows []*Row) bool {

@@ -31,7 +31,8 @@ type Options struct {
 	Force          bool // overwrite what has diverged
 	DryRun         bool
 	Background     bool // guests go first
-	Final, Verify  bool
+	Final          bool // the DomU is shut off, and what is copied is the last that it has written
+	Verify         bool
 	Track          string        // whether only what has changed is read: one of the words of TRACK
 	VerifyEvery    time.Duration // how often a standby is compared in full, if Verify does not tell; 0: never
 	Exclude        []string      // disks that are left out of the document
@@ -77,13 +78,14 @@ const (
 // run is what all parts of a run share.
 type run struct {
 	Options
-	user     User
-	programs *children
-	dom0s    map[string]*dom0
+	user      User
+	programs  *children
+	dom0s     map[string]*dom0
+	snapshots bool // of the sources are what is read
 }
 
 func newRun(o Options, user User) (r *run, release func(), err error) {
-	r = &run{Options: o, user: user}
+	r = &run{Options: o, user: user, snapshots: !o.Final || o.Snapshots != nil}
 	if r.dom0s, err = readDom0s(o.Run); err != nil {
 		return nil, nil, err
 	}

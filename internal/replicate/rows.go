@@ -16,6 +16,7 @@ type Row struct {
 	Disk, Source, Size, Sector, Owner, Mode, UUID string
 	Format                                        string
 	Answer                                        string // of xb-patch --prepare, when it was asked
+	Witness                                       string // of the source at that time, encoded; for a last copy
 }
 
 // none stands in a row for what is not known.
@@ -44,13 +45,13 @@ func ReadRows(in io.Reader, answered bool) (rows []*Row, err error) {
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxRow)
 	for lines.Scan() {
-		r := &Row{}
+		r := &Row{Witness: none}
 		columns, values := r.columns(answered), strings.Split(lines.Text(), "\t")
 		if len(values) != len(columns) {
 			return nil, exit.Fail(exit.Usage, "a row of %d columns, not %d: %q", len(values), len(columns), lines.Text())
 		}
 		for i, value := range values {
-			if *columns[i] = value; columns[i] != &r.Answer && !wordForm.MatchString(value) {
+			if *columns[i] = value; columns[i] != &r.Answer && columns[i] != &r.Witness && !wordForm.MatchString(value) {
 				return nil, exit.Fail(exit.Usage, "a row with a word that may mean something to a shell: %q", value)
 			}
 		}
@@ -71,7 +72,7 @@ func ReadRows(in io.Reader, answered bool) (rows []*Row, err error) {
 func (r *Row) columns(answered bool) []*string {
 	list := []*string{&r.Local, &r.Dom0, &r.Target, &r.Disk, &r.Source, &r.Size, &r.Sector, &r.Owner, &r.Mode, &r.UUID, &r.Format}
 	if answered {
-		list = append(list, &r.Answer)
+		list = append(list, &r.Answer, &r.Witness)
 	}
 	return list
 }

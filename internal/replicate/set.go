@@ -13,9 +13,6 @@ import (
 
 // Copy brings all Dom0s of the rows up to date, which Prepare has returned.
 func Copy(o Options, rows []*Row, user User) error {
-	if o.Final {
-		o.Jobs = 1 // what is no snapshot must have but one reader
-	}
 	var dir string
 	clear, err := durable.Create(func() (remove func(), err error) {
 		dir, err = os.MkdirTemp(o.Run, "copy.")
@@ -31,6 +28,9 @@ func Copy(o Options, rows []*Row, user User) error {
 		return err
 	}
 	defer release()
+	if !r.snapshots {
+		r.Jobs = 1 // what is no snapshot must have but one reader
+	}
 	all, err := r.deliveries(byDom0(rows), dir)
 	if err != nil {
 		return err

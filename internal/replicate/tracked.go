@@ -33,7 +33,7 @@ const (
 )
 
 // tracks reports whether bases are used and kept. What is no snapshot can't be one, nor be compared with one.
-func (r *run) tracks() bool { return r.Track != TrackNo && !r.Final }
+func (r *run) tracks() bool { return r.Track != TrackNo && r.snapshots }
 
 // offer returns the options that tell a Dom0 which images this host still has.
 func (p *preparation) offer(row *Row) (words []string) {
@@ -79,7 +79,7 @@ var reasons = map[string]string{
 // whyFull says why a disk will be compared in full, "" if it will not.
 func (r *run) whyFull(row *Row) string {
 	switch reason := row.answered("reason"); {
-	case r.Final:
+	case !r.snapshots:
 		return "--final"
 	case r.Track == TrackNo:
 		return "TRACK=no"

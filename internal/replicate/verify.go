@@ -14,15 +14,15 @@ import (
 // here or there; and no witness tells of a block that has rotted below the standby's device. So from time to time all of
 // it is compared.
 
-// isDue reports whether the copy is to be compared with its source.
+// isDue reports whether the copy is to be compared with its source. Of a last copy it never is due: a DomU is off meanwhile.
 func (c *copied) isDue() bool {
-	return c.Verify || runs.IsDue(c.State, c.DomU+"/"+c.row.Disk, c.row.Dom0, c.VerifyEvery, time.Now())
+	return c.Verify || !c.Final && runs.IsDue(c.State, c.DomU+"/"+c.row.Disk, c.row.Dom0, c.VerifyEvery, time.Now())
 }
 
 // verify compares a standby with what was read for it. It reports whether they were equal.
 func (c *copied) verify() bool {
 	e := c.compare()
-	if differ(e) && !c.Final { // the source of a final copy is no snapshot: it may be that what has changed
+	if differ(e) && c.snapshots { // else it may be the source that has changed
 		c.mend(e)
 		return false
 	}

@@ -8,7 +8,7 @@ import (
 
 // TestWords holds what is asked of the programs against all that a run can be told.
 func TestWords(t *testing.T) {
-	rows, err := ReadRows(strings.NewReader(strings.Replace(row, "-\t-", "games:backup\t640", 1)+"\tfull reason=no-base guests=yes\n"), true)
+	rows, err := ReadRows(strings.NewReader(strings.Replace(row, "-\t-", "games:backup\t640", 1)+"\tfull reason=no-base guests=yes\t-\n"), true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ func (v *Verdict) judgeShutOff(e *Expected) {
 				final = false
 				continue
 			}
-			written, told := blockdev.Changed(c.Success.Witness, witness(c.Source, c.Success.Size))
+			written, told := blockdev.Changed(c.Success.Witness, Witness(c.Source, c.Success.Size))
 			final, known = final && !written, known && told
 		}
 	}

@@ -147,14 +147,14 @@ func identityOf(path string) (string, error) {
 func (r *Report) success(now time.Time) *Success {
 	s := &Success{Time: now, Taken: r.Taken, Seconds: r.Sent.Seconds, Read: r.Sent.BytesRead, Changed: r.Sent.Changed,
 		Sent: r.Sent.Bytes, Tracked: r.Sent.Tracked, Set: r.Set, Final: r.Final, Size: r.Sent.Image.Size}
-	if r.Final {
-		s.Witness = witness(r.Source, s.Size)
+	if s.Witness = r.Witness; r.Final && s.Witness == "" {
+		s.Witness = Witness(r.Source, s.Size)
 	}
 	return s
 }
 
-// witness returns that of a source, "" if it has none.
-func witness(source string, size int64) string {
+// Witness returns that of the first size bytes of a source, as blockdev does, "" if it has none.
+func Witness(source string, size int64) string {
 	file, err := blockdev.Open(source)
 	if err != nil {
 		return ""

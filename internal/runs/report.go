@@ -26,6 +26,7 @@ type Report struct {
 	Verified       bool
 	Missed         string // what of it runs before had not copied, in words; "": nothing, as far as it is known
 	Final          bool   // the DomU was shut off
+	Witness        string // of a source then, before it was read; "": that of now
 	DryRun         bool   // nothing was done: nothing is remembered
 	Taken          time.Time
 	Set            string

@@ -222,10 +222,11 @@ func divergeTarget(c *setCampaign, set string) (string, int) {
 func (c *setCampaign) poke(i int, at int64, to *byte) (old byte) {
 	c.Helper()
 	defer noForks()()
-	f, err := os.OpenFile(filepath.Join(c.dir, c.files[i]), os.O_RDWR, 0)
-	if c.targets[i] != c.files[i] {
-		f, err = os.OpenFile(c.targets[i], os.O_RDWR, 0)
+	path := c.targets[i]
+	if !filepath.IsAbs(path) {
+		path = c.path(path)
 	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		c.Fatal(err)
 	}

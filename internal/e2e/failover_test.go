@@ -72,7 +72,7 @@ func newStandby(t *testing.T) *site {
 
 // failover is the command by which somebody promotes domu1.
 func failover(words string) string {
-	return "env -i TOOLSTACK=xl CONNECT_TIMEOUT=2 /usr/local/sbin/xen-failover " + words
+	return "env -i TOOLSTACK=xl CONNECT_TIMEOUT=10 /usr/local/sbin/xen-failover " + words
 }
 
 // TestFailoverLog demands that whatever a program says, as virsh does with empty

@@ -119,9 +119,9 @@ func (s *heard) until(line string) {
 	}
 }
 
-// TestHeartbeatWaiting has every command wait for its input: an hour of silence is not
+// TestLongHeartbeatWaiting has every command wait for its input: an hour of silence is not
 // the same as a run that stands still.
-func TestHeartbeatWaiting(t *testing.T) {
+func TestLongHeartbeatWaiting(t *testing.T) {
 	h := newHost(t)
 	h.image("source", 3*mib, 1)
 	h.image("target", 3*mib, 2)
@@ -150,8 +150,8 @@ func TestHeartbeatWaiting(t *testing.T) {
 	h.sameBytes("source", "target")
 }
 
-// TestHeartbeatOfReaders: their standard output is data.
-func TestHeartbeatOfReaders(t *testing.T) {
+// TestLongHeartbeatOfReaders: their standard output is data.
+func TestLongHeartbeatOfReaders(t *testing.T) {
 	h := newHost(t)
 	h.image("source", 3*mib, 1)
 	h.must("xb-sig source >sig")
@@ -179,9 +179,9 @@ func (h *host) slowFS(dir string) (device string) {
 	return device
 }
 
-// TestHeartbeatOfSlowSync has the kernel hold back what is written: that is progress while
+// TestLongHeartbeatOfSlowSync has the kernel hold back what is written: that is progress while
 // the disk works, and only then.
-func TestHeartbeatOfSlowSync(t *testing.T) {
+func TestLongHeartbeatOfSlowSync(t *testing.T) {
 	needRoot(t)
 	h := newHost(t)
 	device := h.slowFS("fs")
@@ -225,8 +225,8 @@ func TestHeartbeatUnheard(t *testing.T) {
 	}
 }
 
-// TestHeartbeatUnheardInApply: once it applies, the target must become a whole image.
-func TestHeartbeatUnheardInApply(t *testing.T) {
+// TestLongHeartbeatUnheardInApply: once it applies, the target must become a whole image.
+func TestLongHeartbeatUnheardInApply(t *testing.T) {
 	needRoot(t)
 	h := newHost(t)
 	h.slowFS("fs")

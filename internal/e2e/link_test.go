@@ -142,9 +142,9 @@ func TestLinkCutHeartbeat(t *testing.T) {
 	h.sameBytes("source", "target")
 }
 
-// TestLinkCutLock: what the cut left over there has the lock for as long as sshd lets it
+// TestLongLinkCutLock: what the cut left over there has the lock for as long as sshd lets it
 // live. The next run says so, and ends it when it certainly is dead.
-func TestLinkCutLock(t *testing.T) {
+func TestLongLinkCutLock(t *testing.T) {
 	h := newHost(t)
 	h.twoLinks()
 	ssh := h.startSSHD("")

@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"xen-backup/internal/testkit"
 )
 
 // movingXL knows the domains in /run/xl. What is to happen at which step a test writes to /run/doom; what it did is in
@@ -165,7 +167,7 @@ func (s *site) move(from, words string) result {
 // step, the next move brings it to its end.
 func TestMove(t *testing.T) {
 	s := newMove(t, newSite(t))
-	for _, c := range []struct {
+	for _, c := range testkit.Some(t, 7, []struct {
 		what, on, doom string
 		words          string // of the command
 		status         int
@@ -174,22 +176,22 @@ func TestMove(t *testing.T) {
 		again          string // where it runs after the same command was given again; "": it is not
 	}{
 		{"moved", "", "", "dom0b", 0, "## DomU domu1 runs on dom0b", "dom0b", ""},
-		{"a deaf guest", "dom0a", "deaf", "dom0b --for 1s", 75, "did not shut down within 1s", "dom0a", ""},
 		{"the last copy fails", "dom0a", "final fails", "dom0b", 3, "runs here again", "dom0a", "dom0b"},
-		{"interrupted", "dom0a", "interrupted", "dom0b", 143, "## interrupted: DomU domu1 runs here again", "dom0a", "dom0b"},
 		{"it does not start there", "dom0b", "create fails", "dom0b", 69, "DomU domu1: xl does not start it",
 			"dom0a", "dom0b"},
 		{"a cut link", "dom0a", "cut before promote", "dom0b", 75, "on dom0b, if it does not run there yet: xen-failover promote domu1",
 			"", "dom0b"},
 		{"a cut link after it", "dom0a", "cut after promote", "dom0b", 0, "## DomU domu1 runs on dom0b", "dom0b", ""},
-		{"killed", "dom0a", "before shutdown", "dom0b", 137, "", "", "dom0b"},
 		{"killed", "dom0a", "after shutdown", "dom0b", 137, "", "", "dom0b"},
+		{"killed", "dom0a", "after promote", "dom0b", 137, "", "dom0b", "dom0b"},
+		{"a deaf guest", "dom0a", "deaf", "dom0b --for 1s", 75, "did not shut down within 1s", "dom0a", ""},
+		{"interrupted", "dom0a", "interrupted", "dom0b", 143, "## interrupted: DomU domu1 runs here again", "dom0a", "dom0b"},
+		{"killed", "dom0a", "before shutdown", "dom0b", 137, "", "", "dom0b"},
 		{"killed", "dom0a", "before final", "dom0b", 137, "", "", "dom0b"},
 		{"killed", "dom0a", "after final", "dom0b", 137, "", "", "dom0b"},
 		{"killed", "dom0a", "before promote", "dom0b", 137, "", "", "dom0b"},
-		{"killed", "dom0a", "after promote", "dom0b", 137, "", "dom0b", "dom0b"},
 		{"an unreachable Dom0", "", "", "dom0c", 69, "Dom0 dom0c cannot be asked", "dom0a", ""},
-	} {
+	}...) {
 		what := c.what + ": " + c.doom
 		s.runs("dom0a")
 		switch {
@@ -302,7 +304,7 @@ func (s *site) goesOn(what, name string) {
 // it cannot be told where, nowhere, and nothing touches it until somebody says where.
 func TestMoveWithMemory(t *testing.T) {
 	s := newMove(t, newSite(t))
-	for _, c := range []struct {
+	for _, c := range testkit.Some(t, 9, []struct {
 		on, doom string
 		status   int
 		said     string
@@ -310,29 +312,29 @@ func TestMoveWithMemory(t *testing.T) {
 		then     string // the commands that bring it to an end, and where
 	}{
 		{"", "", 0, "## DomU domu1 goes on on dom0b", "dom0b", ""},
-		{"dom0a", "save fails", 69, "still runs here", "dom0a", ""},
-		{"dom0a", "final fails", 3, "runs here again", "dom0a", ""},
-		{"dom0a", "interrupted", 143, "runs here again", "dom0a", ""},
-		{"dom0a", "cut before keep", 69, "runs here again", "dom0a", ""},
-		{"dom0a", "cut after keep", 69, "runs here again", "dom0a", ""},
 		{"dom0b", "restore fails", 69, "runs here again", "dom0a", ""},
-		{"dom0b", "restore is killed", 69, "runs here again", "dom0a", ""},
-		{"dom0a", "cut before promote", 69, "runs here again", "dom0a", ""},
 		{"dom0a", "cut after promote", 69, "runs here again", "dom0a", ""},
 		{"dom0a", "cut after promote\ncut before destroy", 75, "to go on here: xen-failover move domu1 dom0b --undo", "", "--undo dom0a"},
 		{"dom0a", "cut after promote\ncut before destroy", 75, "to go on there: xen-failover move domu1 dom0b --finish", "", "--finish dom0b"},
 		{"dom0a", "cut before resume\ncut before resume\ncut before resume", 75, "here: xen-failover move domu1 dom0b --finish", "",
 			"--finish dom0b"},
-		{"dom0a", "cut after resume\ncut after resume\ncut after resume", 75, "cannot be told whether it goes on", "dom0b", " dom0b"},
 		{"dom0a", "after save", 137, "", "", "--undo dom0a"},
+		{"dom0a", "after promote", 137, "", "", "--finish dom0b"},
+		{"dom0a", "after resume", 137, "", "dom0b", " dom0b"},
+		{"dom0a", "save fails", 69, "still runs here", "dom0a", ""},
+		{"dom0a", "final fails", 3, "runs here again", "dom0a", ""},
+		{"dom0a", "interrupted", 143, "runs here again", "dom0a", ""},
+		{"dom0a", "cut before keep", 69, "runs here again", "dom0a", ""},
+		{"dom0a", "cut after keep", 69, "runs here again", "dom0a", ""},
+		{"dom0b", "restore is killed", 69, "runs here again", "dom0a", ""},
+		{"dom0a", "cut before promote", 69, "runs here again", "dom0a", ""},
+		{"dom0a", "cut after resume\ncut after resume\ncut after resume", 75, "cannot be told whether it goes on", "dom0b", " dom0b"},
 		{"dom0a", "before final", 137, "", "", "--finish dom0b"},
 		{"dom0a", "after keep", 137, "", "", "--undo dom0a"},
 		{"dom0a", "after keep", 137, "", "", "--finish dom0b"},
 		{"dom0a", "after promote", 137, "", "", "--undo dom0a"},
-		{"dom0a", "after promote", 137, "", "", "--finish dom0b"},
 		{"dom0a", "before resume", 137, "", "", " dom0b"},
-		{"dom0a", "after resume", 137, "", "dom0b", " dom0b"},
-	} {
+	}...) {
 		what := c.doom + c.then
 		s.runs("dom0a")
 		if c.on != "" {
@@ -422,10 +424,10 @@ ask destroy; wants 0
 	}
 }
 
-// TestMoveHalfRestored: a move is interrupted while domu1 is restored, which libvirt lists as paused from the first moment
+// TestLongMoveHalfRestored: a move is interrupted while domu1 is restored, which libvirt lists as paused from the first moment
 // on; of xl, whose long list leaves it out until the end, this stands for one that was ended late. Nothing goes on from half
 // a memory, and none is removed before another host has restored it to its end.
-func TestMoveHalfRestored(t *testing.T) {
+func TestLongMoveHalfRestored(t *testing.T) {
 	s := newMove(t, newSite(t))
 	move := func(what, words string, status int) {
 		s.Helper()
@@ -498,9 +500,9 @@ func (s *site) untouchable(what string) {
 	}
 }
 
-// TestMoveWithMemoryThroughGate: a key that only replicates brings no memory, unless gate.conf allows that; a line that lets
+// TestLongMoveWithMemoryThroughGate: a key that only replicates brings no memory, unless gate.conf allows that; a line that lets
 // it start a DomU does not.
-func TestMoveWithMemoryThroughGate(t *testing.T) {
+func TestLongMoveWithMemoryThroughGate(t *testing.T) {
 	s := newMove(t, gated(t, "dom0a domu1/* /srv/domu1.img", "dom0a domu1 promote", "dom0a domu2 memory"))
 	r := s.move("dom0a", "dom0b --with-memory")
 	if r.status != 77 || !strings.Contains(r.err, "dom0b takes no memory of DomU domu1 from here") {

@@ -283,9 +283,9 @@ func TestPointsGiveWay(t *testing.T) {
 	})
 }
 
-// TestDamagedPoint has the record of a point be damaged: that is said once, is no reason to wait, and keeps nobody from
+// TestLongDamagedPoint has the record of a point be damaged: that is said once, is no reason to wait, and keeps nobody from
 // what other standbys have. Who asks for just this standby hears that it may be what he wants.
-func TestDamagedPoint(t *testing.T) {
+func TestLongDamagedPoint(t *testing.T) {
 	h := newHost(t)
 	h.fileSystem("xfs", "xfs")
 	h.image("source", mib, 1)

@@ -137,9 +137,9 @@ func TestVerifyNotMended(t *testing.T) {
 	}
 }
 
-// TestVerifyOtherPeer has runs miss the same for two peers, of which one is compared: the other one is not left as it is,
+// TestLongVerifyOtherPeer has runs miss the same for two peers, of which one is compared: the other one is not left as it is,
 // and is not trusted until all of it was read.
-func TestVerifyOtherPeer(t *testing.T) {
+func TestLongVerifyOtherPeer(t *testing.T) {
 	s := newSite(t)
 	s.bootThird()
 	s.domu1(xvda)
@@ -212,9 +212,9 @@ filefrag -v -b4096 %[1]s | tr -d . | awk -F '[: ]+' '$2 ~ /^[0-9]+$/ && $3 <= %[
 	s.must(name, "dd if="+file+" iflag=nocache count=0 status=none")
 }
 
-// TestVerifyStale has a base be another snapshot than it was, and a target be written to: the first is compared in full,
+// TestLongVerifyStale has a base be another snapshot than it was, and a target be written to: the first is compared in full,
 // and the second is refused.
-func TestVerifyStale(t *testing.T) {
+func TestLongVerifyStale(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	s.verified("never").well(t)

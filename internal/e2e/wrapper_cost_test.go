@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestWrapperPrograms counts the programs that a run starts on the source's host when nothing has changed.
-func TestWrapperPrograms(t *testing.T) {
+// TestLongWrapperPrograms counts the programs that a run starts on the source's host when nothing has changed.
+func TestLongWrapperPrograms(t *testing.T) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("needs strace")
 	}

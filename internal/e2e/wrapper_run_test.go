@@ -35,8 +35,8 @@ func TestWrapperHooks(t *testing.T) {
 	}
 }
 
-// TestWrapperTo copies to one of two Dom0s, and asks the other one all the same whether the DomU runs there.
-func TestWrapperTo(t *testing.T) {
+// TestLongWrapperTo copies to one of two Dom0s, and asks the other one all the same whether the DomU runs there.
+func TestLongWrapperTo(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", `DOM0S="dom0a dom0b dom0c"`)

@@ -138,9 +138,9 @@ func TestWrapperSet(t *testing.T) {
 	}
 }
 
-// TestWrapperSetRefused has one of two disks diverged, in use, and without room for its spool:
+// TestLongWrapperSetRefused has one of two disks diverged, in use, and without room for its spool:
 // both standbys are those of the run before, the mail says which failed, and of when they are.
-func TestWrapperSetRefused(t *testing.T) {
+func TestLongWrapperSetRefused(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	s.must("dom0b", "mkdir /run/spool; mount -t tmpfs -o size=3000k tmpfs /run/spool")
@@ -176,8 +176,8 @@ func TestWrapperSetRefused(t *testing.T) {
 	}
 }
 
-// TestWrapperSetBusyAtCommit has the first disk taken into use when both are held.
-func TestWrapperSetBusyAtCommit(t *testing.T) {
+// TestLongWrapperSetBusyAtCommit has the first disk taken into use when both are held.
+func TestLongWrapperSetBusyAtCommit(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	s.backup("dom0a").silent(t)
@@ -196,9 +196,9 @@ func TestWrapperSetBusyAtCommit(t *testing.T) {
 	s.renewed(set, xvda, xvdb)
 }
 
-// TestWrapperSetPeers has a peer that refuses one disk, and one that is down: neither is the
+// TestLongWrapperSetPeers has a peer that refuses one disk, and one that is down: neither is the
 // third one's business.
-func TestWrapperSetPeers(t *testing.T) {
+func TestLongWrapperSetPeers(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	// dom0e is dom0b with other disks and another memory.
@@ -231,9 +231,9 @@ func TestWrapperSetPeers(t *testing.T) {
 	}
 }
 
-// TestWrapperSetOlder has an xb-patch on the other Dom0 that does not know what it is asked: it is an
+// TestLongWrapperSetOlder has an xb-patch on the other Dom0 that does not know what it is asked: it is an
 // error that says what to do, before anything is done.
-func TestWrapperSetOlder(t *testing.T) {
+func TestLongWrapperSetOlder(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	s.around(`case " $* " in *" --prepare "*) echo "xb-patch: unknown option --prepare" >&2; exit 64 ;; esac`)
@@ -245,9 +245,9 @@ func TestWrapperSetOlder(t *testing.T) {
 	s.renewed("", xvda, xvdb)
 }
 
-// TestWrapperSetUnheard cuts the link when the commit is done, so that the source does not hear
+// TestLongWrapperSetUnheard cuts the link when the commit is done, so that the source does not hear
 // of it: it goes on from the new images.
-func TestWrapperSetUnheard(t *testing.T) {
+func TestLongWrapperSetUnheard(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	s.backup("dom0a").silent(t)
@@ -315,9 +315,9 @@ func TestWrapperSetKilled(t *testing.T) {
 	}
 }
 
-// TestWrapperSetUnfinished kills the commit behind its point of no return: the next run finishes
+// TestLongWrapperSetUnfinished kills the commit behind its point of no return: the next run finishes
 // it, once for all disks, and then copies.
-func TestWrapperSetUnfinished(t *testing.T) {
+func TestLongWrapperSetUnfinished(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	s.backup("dom0a").silent(t)
@@ -349,8 +349,8 @@ func TestWrapperSetUnfinished(t *testing.T) {
 	}
 }
 
-// TestWrapperSetDisks adds disks to a DomU, and leaves them out again.
-func TestWrapperSetDisks(t *testing.T) {
+// TestLongWrapperSetDisks adds disks to a DomU, and leaves them out again.
+func TestLongWrapperSetDisks(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	s.backup("dom0a").silent(t)
@@ -389,8 +389,8 @@ func TestWrapperSetDisks(t *testing.T) {
 	}
 }
 
-// TestWrapperSetDryRun demands that --dry-run holds and commits nothing, and says so.
-func TestWrapperSetDryRun(t *testing.T) {
+// TestLongWrapperSetDryRun demands that --dry-run holds and commits nothing, and says so.
+func TestLongWrapperSetDryRun(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	listing := func() string {

@@ -43,9 +43,9 @@ func (s *site) calls(dom0 string) string {
 	return s.must(dom0, "cat /run/calls; rm /run/calls")
 }
 
-// TestWrapperGuestsFirst demands that what the settings say of the guests' own reads and writes reaches whatever
+// TestLongWrapperGuestsFirst demands that what the settings say of the guests' own reads and writes reaches whatever
 // reads or writes a disk: here, and on a Dom0 that runs guests.
-func TestWrapperGuestsFirst(t *testing.T) {
+func TestLongWrapperGuestsFirst(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.noting("dom0a", "xb-delta")
@@ -114,8 +114,8 @@ exec virsh.real "$@"
 	s.renewed("", xvda, xvdb)
 }
 
-// TestWrapperOldestFirst has DomUs whose copies are of different age, and two that were never copied.
-func TestWrapperOldestFirst(t *testing.T) {
+// TestLongWrapperOldestFirst has DomUs whose copies are of different age, and two that were never copied.
+func TestLongWrapperOldestFirst(t *testing.T) {
 	s := newSite(t)
 	for _, domu := range []string{"domu1", "domu2", "domu3", "domu4"} {
 		s.image("dom0a", "/srv/"+domu, mib)

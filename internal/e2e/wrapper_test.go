@@ -223,10 +223,10 @@ func TestWrapperWords(t *testing.T) {
 	}
 }
 
-// TestWrapperLastCommon has a host that got the image, sent it back when the DomU ran there, and
+// TestLongWrapperLastCommon has a host that got the image, sent it back when the DomU ran there, and
 // was written to since: the message says when both had the same, not when the last run looked. A
 // standby that is gone is not said to have been written to.
-func TestWrapperLastCommon(t *testing.T) {
+func TestLongWrapperLastCommon(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s)
@@ -527,9 +527,9 @@ exec /usr/local/bin/xb-patch "$@"
 	s.nothingLeft("dom0a")
 }
 
-// TestWrapperStallInApply holds back what is written there, as a broken disk does: the run
+// TestLongWrapperStallInApply holds back what is written there, as a broken disk does: the run
 // gives up, but what has begun to be applied is applied, and the next run goes on from it.
-func TestWrapperStallInApply(t *testing.T) {
+func TestLongWrapperStallInApply(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.backup("dom0a")
@@ -549,8 +549,8 @@ func TestWrapperStallInApply(t *testing.T) {
 	s.same("/srv/a.img", "/srv/a.img")
 }
 
-// TestWrapperImageNames has disks with names as virt-manager makes them, and worse.
-func TestWrapperImageNames(t *testing.T) {
+// TestLongWrapperImageNames has disks with names as virt-manager makes them, and worse.
+func TestLongWrapperImageNames(t *testing.T) {
 	s := newSite(t)
 	names := []string{"/srv/Windows 10.img", "/srv/50% $(touch x) `touch x`; caf\u00e9.img"}
 	s.domu1(names...)
@@ -570,9 +570,9 @@ func TestWrapperImageNames(t *testing.T) {
 	}
 }
 
-// TestWrapperSkips demands words for a DomU that was asked for and is not copied, and for
+// TestLongWrapperSkips demands words for a DomU that was asked for and is not copied, and for
 // one that nobody knows; silence for one that is merely off.
-func TestWrapperSkips(t *testing.T) {
+func TestLongWrapperSkips(t *testing.T) {
 	s := newSite(t)
 	s.domain("dom0a", "domu1", 5)
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s)
@@ -609,8 +609,8 @@ func TestWrapperSettings(t *testing.T) {
 	}
 }
 
-// TestWrapperOtherHash changes how blocks are compared: that is no divergence.
-func TestWrapperOtherHash(t *testing.T) {
+// TestLongWrapperOtherHash changes how blocks are compared: that is no divergence.
+func TestLongWrapperOtherHash(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "BLOCK_SIZE=8kib")
@@ -632,9 +632,9 @@ func TestWrapperOtherHash(t *testing.T) {
 	s.same("/srv/a.img", "/srv/a.img")
 }
 
-// TestWrapperDisksChange has another disk in the DomU when the snapshots are taken than when
+// TestLongWrapperDisksChange has another disk in the DomU when the snapshots are taken than when
 // its disks were looked for, and then no DomU, and then another one: nothing is sent.
-func TestWrapperDisksChange(t *testing.T) {
+func TestLongWrapperDisksChange(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.image("dom0a", "/srv/b.img", mib)
@@ -678,9 +678,9 @@ func TestWrapperGivesWay(t *testing.T) {
 	}
 }
 
-// TestWrapperPausedByError has a DomU that stands still because its disk is full: the copy is
+// TestLongWrapperPausedByError has a DomU that stands still because its disk is full: the copy is
 // made, and the run says so.
-func TestWrapperPausedByError(t *testing.T) {
+func TestLongWrapperPausedByError(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.must("dom0a", "mv /usr/local/sbin/virsh /usr/local/sbin/virsh.real")

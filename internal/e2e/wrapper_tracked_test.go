@@ -155,8 +155,8 @@ func TestWrapperBaseLost(t *testing.T) {
 	s.ran(true, xvda)
 }
 
-// TestWrapperBaseSpoiled has a base spoiled when it is in use already: that disk is compared in full in the same run.
-func TestWrapperBaseSpoiled(t *testing.T) {
+// TestLongWrapperBaseSpoiled has a base spoiled when it is in use already: that disk is compared in full in the same run.
+func TestLongWrapperBaseSpoiled(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	s.backup("dom0a").silent(t)
@@ -184,8 +184,8 @@ func TestWrapperBaseSpoiled(t *testing.T) {
 	}
 }
 
-// TestWrapperTrackedRefused demands that a base does not get a standby past what it is to be refused for.
-func TestWrapperTrackedRefused(t *testing.T) {
+// TestLongWrapperTrackedRefused demands that a base does not get a standby past what it is to be refused for.
+func TestLongWrapperTrackedRefused(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	s.backup("dom0a").silent(t)
@@ -214,9 +214,9 @@ func TestWrapperTrackedRefused(t *testing.T) {
 	}
 }
 
-// TestWrapperBaseRotten has the storage change a base. That is seen only by dom0b, where what is to be replaced is not what
+// TestLongWrapperBaseRotten has the storage change a base. That is seen only by dom0b, where what is to be replaced is not what
 // the base says: the disk is compared in full in the same run, and no base is in the way of the next one.
-func TestWrapperBaseRotten(t *testing.T) {
+func TestLongWrapperBaseRotten(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	s.backup("dom0a").silent(t)
@@ -236,8 +236,8 @@ func TestWrapperBaseRotten(t *testing.T) {
 	}
 }
 
-// TestWrapperDiskLeft demands that no base stays of a disk that is not copied any more.
-func TestWrapperDiskLeft(t *testing.T) {
+// TestLongWrapperDiskLeft demands that no base stays of a disk that is not copied any more.
+func TestLongWrapperDiskLeft(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	leave := func(what string, do func(), undo func()) {
@@ -307,8 +307,8 @@ func TestWrapperLostAnswer(t *testing.T) {
 	}
 }
 
-// TestWrapperTrackedKilled kills all of a run between the stream and the commit: the next run is right.
-func TestWrapperTrackedKilled(t *testing.T) {
+// TestLongWrapperTrackedKilled kills all of a run between the stream and the commit: the next run is right.
+func TestLongWrapperTrackedKilled(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	s.backup("dom0a").silent(t)
@@ -331,9 +331,9 @@ func TestWrapperTrackedKilled(t *testing.T) {
 	}
 }
 
-// TestWrapperTwoPeers has two peers, of which one misses runs: each is tracked from what it has. When one leaves DOM0S its
+// TestLongWrapperTwoPeers has two peers, of which one misses runs: each is tracked from what it has. When one leaves DOM0S its
 // base goes, but not when it is dead, or not asked for.
-func TestWrapperTwoPeers(t *testing.T) {
+func TestLongWrapperTwoPeers(t *testing.T) {
 	s := newSite(t)
 	s.bootThird()
 	s.domu1(xvda)
@@ -366,7 +366,7 @@ func TestWrapperTwoPeers(t *testing.T) {
 	}
 	s.cut("dom0c")
 	s.scatter(xvda, 2)
-	s.backup("dom0a", "CONNECT_TIMEOUT=2").fails(t, 3, "remote Dom0 dom0c cannot be reached")
+	s.backup("dom0a", "CONNECT_TIMEOUT=10").fails(t, 3, "remote Dom0 dom0c cannot be reached")
 	want(3)
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s)
 	s.backup("dom0a", "domu1").silent(t)
@@ -376,8 +376,8 @@ func TestWrapperTwoPeers(t *testing.T) {
 	want(1)
 }
 
-// TestWrapperTrackSettings demands that TRACK is heeded, and that --dry-run says what a run will do.
-func TestWrapperTrackSettings(t *testing.T) {
+// TestLongWrapperTrackSettings demands that TRACK is heeded, and that --dry-run says what a run will do.
+func TestLongWrapperTrackSettings(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	says := func(how string) {
@@ -406,9 +406,9 @@ func TestWrapperTrackSettings(t *testing.T) {
 	s.backup("dom0a").fails(t, 3, "### ERROR 78: ", "bad TRACK: maybe")
 }
 
-// TestWrapperTwoConfs has two conf files copy a DomU, each one of its disks, and one of them to another Dom0, too: neither
+// TestLongWrapperTwoConfs has two conf files copy a DomU, each one of its disks, and one of them to another Dom0, too: neither
 // forgets the bases of the other one, and what none of them copies any more is forgotten.
-func TestWrapperTwoConfs(t *testing.T) {
+func TestLongWrapperTwoConfs(t *testing.T) {
 	s := newSite(t)
 	s.bootThird()
 	s.domu1(xvda, xvdb)
@@ -455,9 +455,9 @@ func (s *site) changeMuch() {
 	s.must("dom0a", "head -c 6M /dev/urandom | dd of=/srv/a.img bs=1M seek=$((RANDOM % 10)) conv=notrunc status=none")
 }
 
-// TestWrapperBaseGivesWay has the guard take the base away while it is read: the disk is compared in full in the same run,
+// TestLongWrapperBaseGivesWay has the guard take the base away while it is read: the disk is compared in full in the same run,
 // and the log says why.
-func TestWrapperBaseGivesWay(t *testing.T) {
+func TestLongWrapperBaseGivesWay(t *testing.T) {
 	s := newSite(t)
 	s.big()
 	s.changeMuch()
@@ -482,9 +482,9 @@ func TestWrapperBaseGivesWay(t *testing.T) {
 	}
 }
 
-// TestWrapperTrackedBroken breaks tracked copies, or slows them down: no base is lost by that, none stays behind, and the
+// TestLongWrapperTrackedBroken breaks tracked copies, or slows them down: no base is lost by that, none stays behind, and the
 // next run is tracked and right.
-func TestWrapperTrackedBroken(t *testing.T) {
+func TestLongWrapperTrackedBroken(t *testing.T) {
 	s := newSite(t)
 	s.big()
 	for _, c := range testkit.Some(t, 2, []struct {

@@ -14,6 +14,9 @@ trap 'failed $? "$BASH_COMMAND"' ERR
 
 fail() { echo "FAILED: $*" >&2; exit 1; }
 
+# campaign: this run is to take long, and to try all that there is.
+campaign() { [[ -n ${XB_CAMPAIGN-} ]]; }
+
 # status WANT COMMAND...: the command must end with this exit status.
 status() {
 	local want=$1 got=0

@@ -3,7 +3,7 @@
 # that does more than concern the guest until somebody trusts it (77), not from disks that somebody has written to (80) or
 # that are of different moments (1). What is said before it is not done.
 fresh
-failover() { on dom0b env -i CONNECT_TIMEOUT=2 /usr/local/sbin/xen-failover.sh "$@" 2>&1 | tee said; }
+failover() { on dom0b env -i CONNECT_TIMEOUT=10 /usr/local/sbin/xen-failover.sh "$@" 2>&1 | tee said; }
 nothing_there() { [[ -z $(on dom0b virsh -q list --all) && -z $(on dom0b find /run -maxdepth 1 -type d -name 'xen-failover*') ]]; }
 link() { on dom0a ip link set veth0 "$1"; }
 

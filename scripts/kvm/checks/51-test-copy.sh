@@ -40,6 +40,7 @@ nothing_left
 backup dom0a
 instant dom0b
 
+campaign || exit 0
 echo "--- two tests at once, and the first is stopped"
 script() { basename "$(on dom0b find /run -maxdepth 1 -type d -name 'xen-failover.*')" | tr -dc 0-9; }
 at_work() { failover test domu1 --pattern 'nobody says this' >said.2 & until_so on dom0b virsh -q domid domu1.xb-test; }

@@ -4,7 +4,7 @@
 # later has it start again where it was.
 fresh agent
 for h in dom0a dom0b; do on $h ln -sf xen-failover.sh /usr/local/sbin/xen-failover; done
-failover() { on "$1" env -i CONNECT_TIMEOUT=5 /usr/local/sbin/xen-failover "${@:2}" 2>&1 | tee said; }
+failover() { on "$1" env -i CONNECT_TIMEOUT=10 /usr/local/sbin/xen-failover "${@:2}" 2>&1 | tee said; }
 runs_on() { [[ $(for h in dom0a dom0b; do on $h xb-locate --active domu1; done) = "$1" ]]; }
 # went_on FROM TO: it was shut down, has booted there, and knows all that it has written here
 went_on() {

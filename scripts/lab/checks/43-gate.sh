@@ -44,8 +44,10 @@ onb 'dmsetup create xblab0-alike --table "$(dmsetup table xblab0-guest)"
 made dom0b xblab0/snap
 forms=(xvda xvde 'xvda --first-copy in-place' 'xvde --first-copy in-place')
 n=0
-for target in /dev/xblab0/guest /dev/mapper/xblab0-guest /run/link /run/node "$(onb readlink -f /dev/xblab0/guest)" /dev/mapper/xblab0-alike \
-	/dev/mapper/xblab0-a-real /dev/mapper/xblab0-snap-cow /dev/xblab0/snap; do
+targets=(/dev/xblab0/guest /run/node /dev/mapper/xblab0-alike /dev/mapper/xblab0-a-real)
+! campaign || targets+=(/dev/mapper/xblab0-guest /run/link "$(onb readlink -f /dev/xblab0/guest)" /dev/mapper/xblab0-snap-cow
+	/dev/xblab0/snap)
+for target in "${targets[@]}"; do
 	status 77 gated xb-sig "$target" </dev/null
 	tries=("${forms[n++ % 4]}")
 	! campaign || tries=("${forms[@]}")

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Random histories of a DomU with a thin and a thick disk, of which the storage tells what changes. After each run both
 # standbys are what the disks are, or, where something failed, what they were; and what is remembered of them is what a
-# full reading finds. A history is known by its seed, a number: XB_CAMPAIGN_SEED is that of the first one (1). They are two,
-# of three runs; XB_CAMPAIGN makes it so many times as many, up to 50, of four.
+# full reading finds. A history is known by its seed, a number: XB_CAMPAIGN_SEED is that of the first one (1). It is one,
+# of three runs; XB_CAMPAIGN makes it twice so many, up to 50, of four.
 vg=xblab0
 disks=("/dev/$vg/thin" "/dev/$vg/thick")
 thinpool dom0a $vg/pool 160M
@@ -170,7 +170,7 @@ step() {
 	look
 }
 
-seed=${XB_CAMPAIGN_SEED:-1} histories=$((2 * ${XB_CAMPAIGN:-1})) steps=${XB_CAMPAIGN:+4}
+seed=${XB_CAMPAIGN_SEED:-1} histories=$((${XB_CAMPAIGN:+2 * }${XB_CAMPAIGN:-1})) steps=${XB_CAMPAIGN:+4}
 runs=0 good=0 tracked=0 full=0 size=8
 ((histories < 50)) || histories=50
 for ((last = seed + histories - 1; seed <= last; seed++)); do

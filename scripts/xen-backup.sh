@@ -191,11 +191,11 @@ take_snapshots() {
 	hook POST_SNAPSHOT 0
 	[[ -z $dry_run ]] || return 0
 	for i in "${!sources[@]}"; do
-		read -r path
-		[[ $path = /dev/* ]] && size=" with size $SNAPSHOT_SIZE" || size=''
+		read -r path && [[ $path = /dev/* ]] && size=" with size $SNAPSHOT_SIZE" || size=''
 		log_mesg info "### local Dom0 $local_dom0: take snapshot ${path##*/} for ${sources[i]}$size"
 	done <"$work/$n.snapshots"
-	[[ -n $final ]] || here still /dev/null xb-locate --words "${toolstack[@]}" "${exclude[@]}" --still "$work/$n.note" "$DOMU"
+	[[ -n $final ]] ||
+		here still /dev/null xb-locate --words "${toolstack[@]}" "${exclude[@]}" --still "$work/$n.note" "$DOMU"
 }
 
 leave_domu() { # STATUS: whatever happened, nothing stays behind
@@ -239,7 +239,7 @@ backup_domu() { # NUMBER ACTIVE KNOWN OTHERS REASON
 	xb-copy --prepare "${common[@]}" ${dry_run:+--dry-run} <"$work/$n.rows" >"$work/$n.ready" || code=$?
 	((code != 81)) && [[ -s $work/$n.ready ]] || exit $((code == 81 ? 3 : code))
 	TZ=UTC printf -v taken '%(%FT%TZ)T' -1
-	if [[ -z $final ]] || grep -q '[[:space:]]basis=' "$work/$n.ready"; then # what is shut off can be read as it is
+	if [[ -z $final || $(<"$work/$n.ready") = *' basis='* ]]; then # what is shut off can be read as it is
 		take_snapshots
 		common+=(--snapshots "$work/$n.snapshots")
 	fi

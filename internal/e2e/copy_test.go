@@ -190,8 +190,8 @@ func TestCopyDies(t *testing.T) {
 	s.nothingLeft("dom0a")
 }
 
-// TestCopyStallsInSig has a signature that does not go on, and another disk that is not held up by it.
-func TestCopyStallsInSig(t *testing.T) {
+// TestLongCopyStallsInSig has a signature that does not go on, and another disk that is not held up by it.
+func TestLongCopyStallsInSig(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	s.write("dom0b/sbin/xb-sig", "#!/bin/bash\n[[ $* != */srv/b.img ]] || kill -STOP $$\nexec /usr/local/bin/xb-sig \"$@\"\n", 0o755)
@@ -205,9 +205,9 @@ func TestCopyStallsInSig(t *testing.T) {
 	s.renewed("", xvda, xvdb)
 }
 
-// TestCopyStallsInApply holds back what is written there, as a broken disk does: it is told as that, and in which state
+// TestLongCopyStallsInApply holds back what is written there, as a broken disk does: it is told as that, and in which state
 // the standby is.
-func TestCopyStallsInApply(t *testing.T) {
+func TestLongCopyStallsInApply(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	s.on("dom0a", conducted("domu1", "dom0a dom0b", "", "")).well(t)

@@ -251,7 +251,7 @@ sed s/,raw,/,qcow2,/ kept | xb-locate --store domu1`)
 }
 
 // A test copy of a guest of xl is another domain, on snapshots of the standbys, and is removed, whatever ends its test.
-func TestTestCopyXL(t *testing.T) {
+func TestLongTestCopyXL(t *testing.T) {
 	s := newStandby(t)
 	s.must("dom0a", "mkdir -p /run/xl; echo x >/run/xl/domu1")
 	s.must("dom0b", "printf 'Debian GNU/Linux 12 domu1 hvc0\\r\\n\\r\\ndomu1 login: ' >/run/console")

@@ -89,9 +89,9 @@ func TestFleetDeadDom0(t *testing.T) {
 	s.status("dom0a", 0)
 }
 
-// TestFleetStuck stops the xb-patch of one DomU of a fleet: the run gives it up, the other DomUs
+// TestLongFleetStuck stops the xb-patch of one DomU of a fleet: the run gives it up, the other DomUs
 // are copied, and --status tells which is not.
-func TestFleetStuck(t *testing.T) {
+func TestLongFleetStuck(t *testing.T) {
 	s := newSite(t)
 	s.fleet(4, "dom0a", "dom0b")
 	s.backup("dom0a")

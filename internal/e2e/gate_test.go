@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"xen-backup/internal/testkit"
 )
 
 // gated has dom0b's only key, dom0a's, pass through xb-gate, as xb-gate(8) says, with these lines in gate.conf.
@@ -606,7 +608,7 @@ cat old >other/c.img
 rm -f other/new.img
 export SSH_ORIGINAL_COMMAND='%s'
 declare -A count=()
-for ((i = 0; i < 120 || i < 400 && (${count[0]-0} < 3 || ${count[77]-0} < 3); i++)); do
+for ((i = 0; i < %d || i < 400 && (${count[0]-0} < 3 || ${count[77]-0} < 3); i++)); do
 	status=0
 	xb-gate dom0a <%s >out 2>err || status=$?
 	count[$status]=$((${count[$status]-0} + 1))
@@ -627,7 +629,7 @@ for ((i = 0; i < 120 || i < 400 && (${count[0]-0} < 3 || ${count[77]-0} < 3); i+
 	cat old >vm/a.img
 	rm -rf vm/new.img /var/lib/xen-backup
 done
-for status in "${!count[@]}"; do echo "$status: ${count[$status]}"; done`, command, in))
+for status in "${!count[@]}"; do echo "$status: ${count[$status]}"; done`, command, testkit.Rounds(t, 24), in))
 			t.Logf("statuses\n%s", r.out)
 			if r.status != 0 || !strings.Contains(r.out, "0: ") || !strings.Contains(r.out, "77: ") {
 				t.Errorf("status %d\n%s%s", r.status, r.out, r.err)

@@ -167,7 +167,7 @@ func (s *site) move(from, words string) result {
 // step, the next move brings it to its end.
 func TestMove(t *testing.T) {
 	s := newMove(t, newSite(t))
-	for _, c := range testkit.Some(t, 7, []struct {
+	for _, c := range testkit.Some(t, 5, []struct {
 		what, on, doom string
 		words          string // of the command
 		status         int
@@ -304,7 +304,7 @@ func (s *site) goesOn(what, name string) {
 // it cannot be told where, nowhere, and nothing touches it until somebody says where.
 func TestMoveWithMemory(t *testing.T) {
 	s := newMove(t, newSite(t))
-	for _, c := range testkit.Some(t, 9, []struct {
+	for _, c := range testkit.Some(t, 6, []struct {
 		on, doom string
 		status   int
 		said     string

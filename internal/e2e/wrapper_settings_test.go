@@ -148,9 +148,9 @@ func TestWrapperTakesLong(t *testing.T) {
 	s.same("/srv/a.img", "/srv/a.img")
 }
 
-// TestWrapperHookSurroundings demands that a hook has what it is promised, and nothing else: no descriptor of the run,
+// TestLongWrapperHookSurroundings demands that a hook has what it is promised, and nothing else: no descriptor of the run,
 // such as the one that is the lock.
-func TestWrapperHookSurroundings(t *testing.T) {
+func TestLongWrapperHookSurroundings(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s,

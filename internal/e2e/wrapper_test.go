@@ -305,8 +305,8 @@ func TestWrapperShells(t *testing.T) {
 	}
 }
 
-// TestWrapperSSHConfig has settings for a user's own comfort in ssh_config.
-func TestWrapperSSHConfig(t *testing.T) {
+// TestLongWrapperSSHConfig has settings for a user's own comfort in ssh_config.
+func TestLongWrapperSSHConfig(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.write("dom0a/root/.ssh/config",

@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # udev, which opens each device after it is closed, is no user; with it all others are found just the same.
 # lab: udev
 modprobe loop

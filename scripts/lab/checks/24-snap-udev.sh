@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # lab: udev
 # xb-snap where udev makes the device nodes, and looks into every volume that is closed after writing.
 mklv dom0a xblab0/vm1 16M

@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # Whatever lvm.conf says of LVM's reports and messages, xb-snap finds, shows and removes what it took: in a campaign every
 # setting in turn has another value than LVM's own, else those that no run with many at once can have.
 vg=xblab0

@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # Pools, and the parts of which LVM makes volumes, are no disks, whatever their names and device-mapper UUIDs are: xb-locate
 # and xb-snap refuse all that LVM calls private, and nothing else.
 modprobe -a dm-raid raid1 dm-integrity dm-mirror dm-cache dm-cache-smq dm-writecache

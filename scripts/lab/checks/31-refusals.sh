@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # What must stop a copy stops it, with its status, and leaves the standby as it was: an overflowed snapshot, a standby
 # that is in use or too small or was changed, a DomU that runs on both hosts, a toolstack that does not answer.
 for vm in a b c; do

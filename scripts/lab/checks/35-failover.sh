@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # Failover and back: what dom0b wrote while it ran the DomU is never overwritten by dom0a's old image. Failback needs one
 # --force-diverged where dom0a has writes that dom0b never got, else none, and sends what differs; then dom0a's copies
 # are accepted again.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # Row "a mix of old and new": the standby's host loses its power, or its xb-patch is killed: the standby is the old image, the new one, or flagged, and
 # then the next run finishes it. The disk has a volatile cache, so that a flush that is missing would show.
 statefs dom0b xblab1

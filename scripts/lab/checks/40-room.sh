@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # A standby on a thin pool: what a delta needs of the pool, for blocks that the volume has not yet and for those that a
 # snapshot has too, is known before the first write. No room is 73, and the old image stands.
 thinpool dom0b xblab0/pool 64M

@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # --prepare and --auto create a volume: on bytes that were there before, cut, killed and held.
 onb 'lvcreate -q -y -L 24M -n old xblab0 >/dev/null; head -c 24M /dev/zero | tr "\0" x | dd of=/dev/xblab0/old bs=1M iflag=fullblock oflag=direct status=none
 	mkfs.ext4 -q -F /dev/xblab0/old; sync; lvremove -q -y xblab0/old'

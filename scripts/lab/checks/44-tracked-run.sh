@@ -47,7 +47,7 @@ equal "$(<mail)" "" "the mail of a good run"
 ran true $((2 * (mib + 4 * kib64))) true $((4 * kib64)) true $((2 * kib64))
 equal "$(bases)" 3 "the number of bases"
 
-campaign || exit 0 # the tests of xen-backup.sh on images have the rest, too
+campaign || { xb-snap prune --bases --peers "" && exit 0; } # the tests of xen-backup.sh on images have the rest, too
 echo "--- a base is gone, and one is another snapshot of the same name"
 read -r gone < <(xb-snap list | sed -n '/\tbase of dom0b$/s/\t.*//p' | grep -- -t1-)
 xb-snap remove "$gone"

@@ -136,7 +136,7 @@ for disk in root data; do cmp -n 8388608 /dev/$vg/$disk /run/$disk.5 || fail "$d
 xb-snap remove "$(point root 5)" "$(point data 5)"
 documents 2 3 4 5 # the standbys are that
 
-campaign || exit 0
+campaign || { xb-snap list --points | cut -f 5 | xargs xb-snap remove && exit 0; }
 echo "--- they are no standbys, bases or leftovers, and their names fit"
 one=$(point root 2)
 refused 78 "made by xb-snap" xb-patch --prepare --peer dom0b --disk web/root --size 8388608 "$one"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # lab: udev
 # What a test copy of a DomU is given: snapshots that can be written to, of thick and thin standbys and of a point in
 # time, under which the standby stays what it was.

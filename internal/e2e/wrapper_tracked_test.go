@@ -530,7 +530,7 @@ func TestLongWrapperTrackedBroken(t *testing.T) {
 }
 
 // TestFinalTracked has the last copy before a move read only what has changed, of a DomU that is shut off and so is asked
-// nothing. Where somebody else writes to a disk meanwhile, it was not the last one.
+// nothing. Where somebody else writes to a disk meanwhile, be it after that was read, it was not the last one.
 func TestFinalTracked(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
@@ -552,10 +552,12 @@ func TestFinalTracked(t *testing.T) {
 	}
 	set := s.usable("dom0b", xvda, xvdb)
 	s.write("dom0a/sbin/xb-delta", "#!/bin/bash\n/usr/local/bin/xb-delta \"$@\" || exit\n"+
-		"[[ $* != *.a.img* ]] || printf x | dd of=/srv/a.img conv=notrunc status=none\n", 0o755)
-	r := final()
-	r.fails(t, 3, "### ERROR 75: DomU domu1, disk xvda: ", "/srv/a.img was written to while its last copy was made")
-	s.kept(set, r, "failed: xvda; ", xvda, xvdb)
+		"[[ $* != *b.img* ]] || printf x | dd of=/srv/a.img conv=notrunc status=none\n", 0o755)
+	for _, words := range []string{"JOBS=1", "TRACK=no"} { // one disk after the other
+		r := final(words)
+		r.fails(t, 3, "### ERROR 75: DomU domu1, disk xvda: ", "/srv/a.img was written to while its last copy was made")
+		s.kept(set, r, "failed: xvda; ", xvda, xvdb)
+	}
 	s.must("dom0a", "rm /usr/local/sbin/xb-delta; : >/run/syslog")
 	final().silent(t)
 	s.ran(true, xvda, xvdb)

@@ -26,11 +26,11 @@ func (c *copied) do() bool {
 	done := c.show()
 	c.ended = c.transfer()
 	done()
-	c.demandLast()
 	if c.set != "" && c.ended.good() {
 		return true // it is kept and recorded when its set is committed
 	}
 	if c.set == "" {
+		c.demandLast()
 		c.keep()
 	}
 	return c.recordCopy()

@@ -11,8 +11,8 @@ import (
 
 // The last copy before a move is of a DomU that is shut off, so it can be read as it is: all that it has written is in its
 // disks. Only where a base is kept are snapshots taken, since these can be compared with one. What is written to a disk
-// after that, by whomever, would be lost by the move. So each source has a witness of before, and it has to be the same when
-// all was read.
+// after that, or after it was read, by whomever, would be lost by the move. So each source has a witness of before, and it
+// has to be the same when all disks were read.
 
 // witness has rows tell of their sources as these are, and reports whether that can be told of all.
 func witness(rows []*Row) bool {
@@ -47,12 +47,19 @@ func (r *Row) witness() string {
 	return w
 }
 
-// demandLast has a last copy fail if somebody may have written to its source since before the snapshot that was read. What
-// is read as it is xb-delta watches itself.
+// demandLast has a last copy fail if somebody may have written to its source since it was prepared. Without a witness only
+// what is read as it is can be one: while xb-delta reads that, it looks itself.
 func (c *copied) demandLast() {
-	if !c.Final || c.Snapshots == nil || !c.ended.good() || blockdev.Untouched(c.row.witness(), c.row.witnessNow()) {
+	before := c.row.witness()
+	if !c.Final || !c.ended.good() || before == "" && c.Snapshots == nil || blockdev.Untouched(before, c.row.witnessNow()) {
 		return
 	}
 	c.ended = &ended{stages: []int{exit.Busy}}
 	c.ended.said.add(c.row.Source + " was written to while its last copy was made, and the DomU is shut off: who else does?")
+}
+
+// isLast reports whether a disk that is held for its set is still what was read: others took their time since.
+func (c *copied) isLast() bool {
+	c.demandLast()
+	return c.ended.good() || c.recordCopy()
 }

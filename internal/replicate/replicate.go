@@ -81,7 +81,7 @@ type run struct {
 	user      User
 	programs  *children
 	dom0s     map[string]*dom0
-	snapshots bool // of the sources are what is read
+	snapshots bool // of the sources are what is read, or can be
 }
 
 func newRun(o Options, user User) (r *run, release func(), err error) {

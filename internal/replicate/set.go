@@ -106,6 +106,9 @@ func (r *run) share(dom0s int) int {
 // do reports whether all went well.
 func (d *delivery) do() bool {
 	good := each(d.disks, d.share, (*copied).do)
+	if d.set != "" && len(good) == len(d.disks) {
+		good = each(good, 1, (*copied).isLast)
+	}
 	if lost := without(d.disks, good); len(lost) > 0 {
 		d.tellHeld(good)
 		d.tellWhen(d.dom0, d.rows, names(lost))

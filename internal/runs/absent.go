@@ -29,7 +29,7 @@ func (v *Verdict) judgeShutOff(e *Expected) {
 				continue
 			}
 			written, told := blockdev.Changed(c.Success.Witness, Witness(c.Source, c.Success.Size))
-			final, known = final && !written, known && told
+			final, known = final && !(written && told), known && told
 		}
 	}
 	switch {
@@ -38,7 +38,7 @@ func (v *Verdict) judgeShutOff(e *Expected) {
 			"only here. xen-backup.sh --final %s copies it", e.DomU)
 	case !known:
 		v.say(e.DomU, Good, "it does not run here, and was copied after it was shut off; whether it was written to since cannot "+
-			"be told, for this host was booted since: xen-backup.sh --final %s makes sure", e.DomU)
+			"be told, for this host was booted since, or a snapshot of it is gone: xen-backup.sh --final %s makes sure", e.DomU)
 	default:
 		v.say(e.DomU, Good, "it does not run here, and was copied after it was shut off: nothing was written to it since")
 	}

@@ -47,6 +47,20 @@ equal "$(<mail)" "" "the mail of a good run"
 ran true $((2 * (mib + 4 * kib64))) true $((4 * kib64)) true $((2 * kib64))
 equal "$(bases)" 3 "the number of bases"
 
+echo "--- the last copies before a move: of what is shut off, and nobody writes to it since before its snapshot"
+RUNSTATE=5 testdomain dom0a web1 /dev/$vg/t1 /dev/$vg/t2
+RUNSTATE=5 testdomain dom0a web2 /dev/$vg/thick
+write t1 50 2
+write thick 60 1
+for domu in web1 web2; do backup dom0a --final $domu; done
+ran true $((4 * kib64)) true 0 true $((2 * kib64))
+equal "$(bases)" 3 "the number of bases"
+xen-backup.sh --status | tee now
+grep 'web1: .*nothing was written to it since' now
+grep 'web2: .*or a snapshot of it is gone' now # its older base, which somebody could have merged into it
+testdomain dom0a web1 /dev/$vg/t1 /dev/$vg/t2
+testdomain dom0a web2 /dev/$vg/thick
+
 campaign || { xb-snap prune --bases --peers "" && exit 0; } # the tests of xen-backup.sh on images have the rest, too
 echo "--- a base is gone, and one is another snapshot of the same name"
 read -r gone < <(xb-snap list | sed -n '/\tbase of dom0b$/s/\t.*//p' | grep -- -t1-)

@@ -558,7 +558,11 @@ func TestFinalTracked(t *testing.T) {
 		r.fails(t, 3, "### ERROR 75: DomU domu1, disk xvda: ", "/srv/a.img was written to while its last copy was made")
 		s.kept(set, r, "failed: xvda; ", xvda, xvdb)
 	}
-	s.must("dom0a", "rm /usr/local/sbin/xb-delta; : >/run/syslog")
+	s.must("dom0a", "rm /usr/local/sbin/xb-delta")
+	s.write("dom0a/sbin/ssh", "#!/bin/bash\n"+
+		"[[ \" $* \" != *' --commit '* ]] || printf x | dd of=/srv/a.img conv=notrunc status=none\nexec /usr/bin/ssh \"$@\"\n", 0o755)
+	final().fails(t, 3, "### ERROR 75: DomU domu1, disk xvda: ", "/srv/a.img was written to while its last copy was made")
+	s.must("dom0a", "rm /usr/local/sbin/ssh; : >/run/syslog")
 	final().silent(t)
 	s.ran(true, xvda, xvdb)
 	final("TRACK=no").silent(t)

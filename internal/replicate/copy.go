@@ -124,5 +124,11 @@ func (c *copied) file(what string) string {
 
 // finish remembers what came in a set, and compares the copy with its source if that is wanted.
 func (c *copied) finish() bool {
-	return (c.set == "" || c.recordCopy()) && (!c.isDue() || c.verify())
+	if c.set != "" {
+		c.demandLast() // once more: the commit took its time
+		if !c.recordCopy() {
+			return false
+		}
+	}
+	return !c.isDue() || c.verify()
 }

@@ -180,20 +180,21 @@ locate() {
 }
 
 take_snapshots() {
-	local i path size how=()
+	local i=0 path size how=()
 	[[ $PAUSE != auto || -n $final ]] || how=(--pause "$DOMU" "${toolstack[@]}")
 	[[ $PAUSE != freeze* || -n $final ]] || how=("--$PAUSE" "$DOMU" "${toolstack[@]}")
 	hooked=1
 	hook PRE_SNAPSHOT 0
 	here snapshot "$work/$n.snapshots" xb-snap create --words -v --uri --owner "$run" --size "$SNAPSHOT_SIZE" \
-		"${how[@]}" ${dry_run:+--dry-run} "${sources[@]}"
+		"${how[@]}" ${final:+--or-none} ${dry_run:+--dry-run} "${sources[@]}"
 	hooked=''
 	hook POST_SNAPSHOT 0
 	[[ -z $dry_run ]] || return 0
-	for i in "${!sources[@]}"; do
-		read -r path && [[ $path = /dev/* ]] && size=" with size $SNAPSHOT_SIZE" || size=''
-		log_mesg info "### local Dom0 $local_dom0: take snapshot ${path##*/} for ${sources[i]}$size"
+	while read -r path; do
+		[[ $path = /dev/* ]] && size=" with size $SNAPSHOT_SIZE" || size=''
+		log_mesg info "### local Dom0 $local_dom0: take snapshot ${path##*/} for ${sources[i++]}$size"
 	done <"$work/$n.snapshots"
+	[[ ! -s $work/$n.snapshots ]] || common+=(--snapshots "$work/$n.snapshots")
 	[[ -n $final ]] ||
 		here still /dev/null xb-locate --words "${toolstack[@]}" "${exclude[@]}" --still "$work/$n.note" "$DOMU"
 }
@@ -239,10 +240,8 @@ backup_domu() { # NUMBER ACTIVE KNOWN OTHERS REASON
 	xb-copy --prepare "${common[@]}" ${dry_run:+--dry-run} <"$work/$n.rows" >"$work/$n.ready" || code=$?
 	((code != 81)) && [[ -s $work/$n.ready ]] || exit $((code == 81 ? 3 : code))
 	TZ=UTC printf -v taken '%(%FT%TZ)T' -1
-	if [[ -z $final || $(<"$work/$n.ready") = *' basis='* ]]; then # what is shut off can be read as it is
-		take_snapshots
-		common+=(--snapshots "$work/$n.snapshots")
-	fi
+	# What is shut off can be read as it is.
+	[[ -n $final && $(<"$work/$n.ready") != *' basis='* ]] || take_snapshots
 	[[ -n $dry_run ]] || xb-copy "${common[@]}" --taken "$taken" --bundle "$work/$n.bundle" ${verify:+--verify} \
 		${BWLIMIT:+--bwlimit "$BWLIMIT"} ${READ_LIMIT:+--read-limit "$READ_LIMIT"} ${KEEP:+--keep "$KEEP"} \
 		<"$work/$n.ready" || code=$?

@@ -18,8 +18,8 @@ import (
 	"xen-backup/internal/text"
 )
 
-const usage = `Usage: xb-snap create [--size SIZE] [--owner PID|none] [--dry-run] [--uri]
-                      [--pause DOMAIN | --freeze DOMAIN | --freeze-or-go DOMAIN]
+const usage = `Usage: xb-snap create [--size SIZE] [--owner PID|none] [--dry-run] [--or-none]
+                      [--uri] [--pause DOMAIN | --freeze DOMAIN | --freeze-or-go DOMAIN]
                       [-c URI] [--toolstack auto|virsh|xl] SOURCE...
        xb-snap remove [--unless-kept] SNAP...
        xb-snap keep --for PEER --disk DOMU/DISK --summary FILE --taken TIME
@@ -74,6 +74,8 @@ with reflinks (XFS, btrfs).
       --toolstack NAME
                        of DOMAIN: virsh or xl; auto (the default) finds it out
       --writable       the snapshots are for a guest that is started from them
+      --or-none        where not all can be taken, or only if bases give way, take none,
+                       and say why with -v
       --dry-run        create nothing; the status tells whether it could be done
       --uri            print a path that means something to a shell as a file: URI
       --since OLD      the older snapshot
@@ -187,6 +189,7 @@ func create(env *cli.Env, args []string) error {
 	flags.Size(&order.Size, "size")
 	flags.String(&owner, "owner")
 	flags.Bool(&order.DryRun, "dry-run")
+	flags.Bool(&order.OrNone, "or-none")
 	flags.Bool(&order.Writable, "writable")
 	flags.Bool(&asURI, "uri")
 	sources, err := flags.ParsePaths(args)

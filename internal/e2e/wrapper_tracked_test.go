@@ -551,17 +551,22 @@ func TestFinalTracked(t *testing.T) {
 		}
 	}
 	set := s.usable("dom0b", xvda, xvdb)
+	changed := func(words ...string) result {
+		r := final(words...)
+		r.fails(t, 3, "### ERROR 75: DomU domu1, disk xvda: /srv/a.img was changed while its last copy was made")
+		return r
+	}
 	s.write("dom0a/sbin/xb-delta", "#!/bin/bash\n/usr/local/bin/xb-delta \"$@\" || exit\n"+
 		"[[ $* != *b.img* ]] || printf x | dd of=/srv/a.img conv=notrunc status=none\n", 0o755)
 	for _, words := range []string{"JOBS=1", "TRACK=no"} { // one disk after the other
-		r := final(words)
-		r.fails(t, 3, "### ERROR 75: DomU domu1, disk xvda: ", "/srv/a.img was written to while its last copy was made")
-		s.kept(set, r, "failed: xvda; ", xvda, xvdb)
+		s.kept(set, changed(words), "failed: xvda; ", xvda, xvdb)
 	}
 	s.must("dom0a", "rm /usr/local/sbin/xb-delta")
-	s.write("dom0a/sbin/ssh", "#!/bin/bash\n"+
-		"[[ \" $* \" != *' --commit '* ]] || printf x | dd of=/srv/a.img conv=notrunc status=none\nexec /usr/bin/ssh \"$@\"\n", 0o755)
-	final().fails(t, 3, "### ERROR 75: DomU domu1, disk xvda: ", "/srv/a.img was written to while its last copy was made")
+	for _, late := range []string{"--commit", "--store"} { // it is new by then, and not the last
+		s.write("dom0a/sbin/ssh", "#!/bin/bash\n[[ \" $* \" != *' "+late+" '* ]] || "+
+			"printf x | dd of=/srv/a.img conv=notrunc status=none\nexec /usr/bin/ssh \"$@\"\n", 0o755)
+		changed()
+	}
 	s.must("dom0a", "rm /usr/local/sbin/ssh; : >/run/syslog")
 	final().silent(t)
 	s.ran(true, xvda, xvdb)
@@ -570,5 +575,49 @@ func TestFinalTracked(t *testing.T) {
 	s.same(xvdb, xvdb)
 	if log := s.log("dom0a"); strings.Count(log, "take snapshot") != 2 {
 		t.Errorf("one of two copies needs snapshots:\n%s", log)
+	}
+}
+
+// TestFinalOfOneDisk has somebody write to the only disk after it was read: it does not become the new one.
+func TestFinalOfOneDisk(t *testing.T) {
+	s := newSite(t)
+	s.domu1(xvda)
+	s.backup("dom0a").silent(t)
+	s.domain("dom0a", "domu1", 5, xvda)
+	s.write("dom0a/sbin/xb-delta", "#!/bin/bash\n/usr/local/bin/xb-delta \"$@\" && "+
+		"printf x | dd of=/srv/a.img conv=notrunc status=none\n", 0o755)
+	before := s.sums("dom0b", xvda)
+	for _, words := range []string{"TRACK=auto", "TRACK=no"} {
+		s.scatter(xvda, 7)
+		s.backup("dom0a", words, "--final", "domu1").fails(t, 3, "/srv/a.img was changed while its last copy was made",
+			"the standby stays what it was")
+		if after := s.sums("dom0b", xvda); after != before {
+			t.Errorf("with %s the standby has become another one", words)
+		}
+	}
+	s.must("dom0a", "rm /usr/local/sbin/xb-delta")
+	s.backup("dom0a", "--final", "domu1").silent(t)
+	s.same(xvda, xvda)
+	s.nothingHeld("dom0b")
+}
+
+// TestFinalWithoutSnapshots has bases of disks of which no snapshots can be taken, or only if bases give way: the last
+// copy reads what there is, and leaves the bases alone.
+func TestFinalWithoutSnapshots(t *testing.T) {
+	s := newSite(t)
+	s.domu1(xvda)
+	s.backup("dom0a").silent(t)
+	s.must("dom0a", "truncate -s 1M /srv/l")
+	loop := strings.TrimSpace(s.must("dom0a", "losetup -f --show /srv/l"))
+	t.Cleanup(func() { s.here("losetup -d " + loop) })
+	s.domain("dom0a", "domu1", 5, xvda, loop)
+	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, fmt.Sprintf("MAP=dom0b:%s=/srv/l.img", loop))
+	s.scatter(xvda, 7)
+	s.backup("dom0a", "--dry-run", "--final", "domu1").fails(t, 0, "no snapshots: "+loop+" is not a logical volume")
+	s.backup("dom0a", "--final", "domu1").silent(t)
+	s.same(xvda, xvda)
+	s.same(loop, "/srv/l.img")
+	if log := s.log("dom0a"); !strings.Contains(log, "no snapshots: "+loop) || strings.Contains(log, " removed: the next") {
+		t.Errorf("%s", log)
 	}
 }

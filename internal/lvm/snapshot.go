@@ -38,7 +38,6 @@ type Order struct {
 // need. Thin ones have no size.
 func (vs *Volumes) Order(origins []*Volume, size int64, run string, tags []string) ([]*Order, error) {
 	var orders []*Order
-	need := make(map[string]int64) // bytes by volume group
 	for _, v := range origins {
 		if err := vs.checkOrigin(v); err != nil {
 			return nil, err
@@ -49,16 +48,30 @@ func (vs *Volumes) Order(origins []*Volume, size int64, run string, tags []strin
 		}
 		o := &Order{Origin: v, Name: name, tags: tags}
 		if !v.Thin() {
-			o.extents = (min(size, storeBound(v.Size)) + v.ExtentSize - 1) / v.ExtentSize
-			need[v.VGUUID] += o.extents * v.ExtentSize
+			o.extents = storeExtents(v, size)
 		}
-		if need[v.VGUUID] > v.VGFree {
+		if need := NeededOf(v.VGUUID, origins, size); need > v.VGFree {
 			return nil, exit.Fail(exit.CantCreate, "volume group %s has only %s free, but the snapshots need %s: "+
-				"make room there, or let them be smaller with --size", v.VG, text.FormatSize(v.VGFree), text.FormatSize(need[v.VGUUID]))
+				"make room there, or let them be smaller with --size", v.VG, text.FormatSize(v.VGFree), text.FormatSize(need))
 		}
 		orders = append(orders, o)
 	}
 	return orders, nil
+}
+
+// NeededOf returns how many bytes snapshots of the origins take of a volume group, whose UUID that is; size is as for Order.
+func NeededOf(group string, origins []*Volume, size int64) (bytes int64) {
+	for _, v := range origins {
+		if !v.Thin() && v.VGUUID == group {
+			bytes += storeExtents(v, size) * v.ExtentSize
+		}
+	}
+	return bytes
+}
+
+// storeExtents is how large the exception store of a thick snapshot becomes.
+func storeExtents(v *Volume, size int64) int64 {
+	return (min(size, storeBound(v.Size)) + v.ExtentSize - 1) / v.ExtentSize
 }
 
 // checkOrigin refuses what can't or mustn't be snapshotted.

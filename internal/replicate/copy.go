@@ -30,7 +30,6 @@ func (c *copied) do() bool {
 		return true // it is kept and recorded when its set is committed
 	}
 	if c.set == "" {
-		c.demandLast()
 		c.keep()
 	}
 	return c.recordCopy()
@@ -124,11 +123,5 @@ func (c *copied) file(what string) string {
 
 // finish remembers what came in a set, and compares the copy with its source if that is wanted.
 func (c *copied) finish() bool {
-	if c.set != "" {
-		c.demandLast() // once more: the commit took its time
-		if !c.recordCopy() {
-			return false
-		}
-	}
-	return !c.isDue() || c.verify()
+	return (c.set == "" || c.recordCopy()) && (!c.isDue() || c.verify())
 }

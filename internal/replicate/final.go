@@ -12,7 +12,7 @@ import (
 // The last copy before a move is of a DomU that is shut off, so it can be read as it is: all that it has written is in its
 // disks. Only where a base is kept are snapshots taken, since these can be compared with one. What is written to a disk
 // after that, or after it was read, by whomever, would be lost by the move. So each source has a witness of before, and it
-// has to be the same when all disks were read.
+// has to be the same when all disks were read, which become the new ones only then, be it one alone; and at the end.
 
 // witness has rows tell of their sources as these are, and reports whether that can be told of all.
 func witness(rows []*Row) bool {
@@ -47,19 +47,20 @@ func (r *Row) witness() string {
 	return w
 }
 
-// demandLast has a last copy fail if somebody may have written to its source since it was prepared. Without a witness only
-// what is read as it is can be one: while xb-delta reads that, it looks itself.
-func (c *copied) demandLast() {
+// isLast reports whether nobody has written to the source of a last copy since it was prepared. If somebody may have, that
+// fails, and it is said what the standby is. Without a witness only what is read as it is can be a last copy: while xb-delta
+// reads that, it looks itself.
+func (c *copied) isLast(standby string) bool {
 	before := c.row.witness()
-	if !c.Final || !c.ended.good() || before == "" && c.Snapshots == nil || blockdev.Untouched(before, c.row.witnessNow()) {
-		return
+	if !c.Final || before == "" && c.Snapshots == nil || blockdev.Untouched(before, c.row.witnessNow()) {
+		return true
 	}
-	c.ended = &ended{stages: []int{exit.Busy}}
-	c.ended.said.add(c.row.Source + " was written to while its last copy was made, and the DomU is shut off: who else does?")
+	e := &ended{stages: []int{exit.Busy}}
+	e.said.add("find out who writes to it, and try again; " + standby)
+	return c.record(c.reportOf(c.row, runs.Last), e)
 }
 
-// isLast reports whether a disk that is held for its set is still what was read: others took their time since.
-func (c *copied) isLast() bool {
-	c.demandLast()
-	return c.ended.good() || c.recordCopy()
+// areLast looks at all disks: others took their time since one was read, and so did the commit.
+func (d *delivery) areLast(standby string) (good []*copied) {
+	return each(d.disks, 1, func(c *copied) bool { return c.isLast(standby) })
 }

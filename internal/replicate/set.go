@@ -42,14 +42,15 @@ func Copy(o Options, rows []*Row, user User) error {
 }
 
 // delivery brings one Dom0 up to date: every disk, and when all are there the document by which the DomU starts from
-// them. The disks of a DomU of several become the new ones together, or none does.
+// them. The disks of a DomU of several become the new ones together, or none does; and those of a last copy when it is sure
+// that it is one.
 type delivery struct {
 	*run
 	dom0     *dom0
 	rows     []*Row
 	disks    []*copied
 	share    int    // of the copies at once
-	set      string // that all disks are of; "": there is one
+	set      string // that all disks are of; "": there is one, and it becomes new by itself
 	dir      string // for files
 	progress *progress
 	dead     sync.Once // that it cannot be reached is told once
@@ -62,7 +63,7 @@ func (r *run) deliveries(all [][]*Row, dir string) (list []*delivery, err error)
 	}
 	for _, rows := range all {
 		d := &delivery{run: r, dom0: r.dom0(rows[0].Dom0), rows: rows, share: r.share(len(all)), dir: dir}
-		if len(rows) > 1 {
+		if len(rows) > 1 || r.Final {
 			d.set = strings.ToLower(rand.Text())
 		}
 		for _, row := range rows {
@@ -107,7 +108,7 @@ func (r *run) share(dom0s int) int {
 func (d *delivery) do() bool {
 	good := each(d.disks, d.share, (*copied).do)
 	if d.set != "" && len(good) == len(d.disks) {
-		good = each(good, 1, (*copied).isLast)
+		good = d.areLast("the standby stays what it was")
 	}
 	if lost := without(d.disks, good); len(lost) > 0 {
 		d.tellHeld(good)
@@ -125,7 +126,9 @@ func (d *delivery) do() bool {
 	}
 	d.forgetOthers() // and not before: what is a disk's base may have been kept when it had another name
 	finished := each(d.disks, 1, (*copied).finish)
-	return d.store() && len(finished) == len(d.disks)
+	stored := d.store()
+	last := d.areLast("the standby is new, but has nothing of that")
+	return stored && len(finished) == len(d.disks) && len(last) == len(d.disks)
 }
 
 func names(disks []*copied) (names []string) {

@@ -24,12 +24,13 @@ const (
 	Snapshot Step = "snapshot"
 	Locate   Step = "locate"
 	Still    Step = "still"
+	Last     Step = "last"
 	Other    Step = "other" // the first of the words says what
 )
 
 // Steps are the names of all, for the command line: those of a disk, and those of a whole DomU.
 var (
-	DiskSteps = []string{string(CopyStep), string(Prepare), string(Verify), string(Other)}
+	DiskSteps = []string{string(CopyStep), string(Prepare), string(Verify), string(Last), string(Other)}
 	DomUSteps = []string{string(Commit), string(Document), string(Ask), string(Connect), string(Snapshot), string(Locate),
 		string(Still), string(Other)}
 )
@@ -148,6 +149,8 @@ func (r *Report) sentence(cause int) string {
 		return "no snapshots"
 	case Locate:
 		return "it is not backed up"
+	case Last:
+		return r.Source + " was changed while its last copy was made, or after, though the DomU is shut off"
 	case Still:
 		return "it was changed while its snapshots were taken: nothing is sent"
 	}

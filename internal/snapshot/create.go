@@ -26,12 +26,26 @@ type Order struct {
 	State    state.Dir // where records are kept
 	Writable bool      // for a guest that is started from them
 	DryRun   bool      // take none, and find out whether it could be done
+	OrNone   bool      // where not all can be taken, or only if bases give way, none is, and that is no error
 	Still    Stillness // for the moment of the snapshots; nil for none
 }
 
 // Create takes one of each source, one right after another, and tells their paths. All or
 // nothing: none remains if one fails, if nobody could be told, or if a signal comes.
 func Create(sources []string, order Order, words Words, tell Tell) error {
+	told := false
+	err := create(sources, order, words, func(paths ...string) error {
+		told = true
+		return tell(paths...)
+	})
+	if err != nil && order.OrNone && !told {
+		words.Info("no snapshots: %v", err)
+		return nil
+	}
+	return err
+}
+
+func create(sources []string, order Order, words Words, tell Tell) error {
 	if order.Still == nil {
 		order.Still = restless{}
 	}
@@ -39,7 +53,7 @@ func Create(sources []string, order Order, words Words, tell Tell) error {
 		removeLost(sources, order.State, words)
 	}
 	p, err := newPlan(sources, order)
-	for exit.StatusOf(err) == exit.CantCreate && !order.DryRun && p.takeFromBases(err, words) {
+	for exit.StatusOf(err) == exit.CantCreate && !order.DryRun && !order.OrNone && p.takeFromBases(err, words) {
 		p.close()
 		p, err = newPlan(sources, order)
 	}
@@ -164,13 +178,13 @@ func (p *plan) takeFromBases(lack error, words Words) bool {
 	return false
 }
 
-// needsRoomOf reports whether a snapshot takes from a file system, pool or volume group from which the plan takes.
+// needsRoomOf reports whether a snapshot takes from a file system, pool or volume group that has too little for the plan.
 func (p *plan) needsRoomOf(s *Snapshot) bool {
 	if v, ok := s.holder.(volume); ok && !v.Thin() {
-		return slices.ContainsFunc(p.origins, func(o *lvm.Volume) bool { return !o.Thin() && o.VGUUID == v.VGUUID })
+		return lvm.NeededOf(v.VGUUID, p.origins, p.Size) > v.VGFree
 	}
 	for _, need := range p.rooms.byID {
-		if s.liesIn(need.Room) {
+		if need.check() != nil && s.liesIn(need.Room) {
 			return true
 		}
 	}

@@ -272,7 +272,10 @@ func TestSlowClones(t *testing.T) {
 // TestCreateTakesFromBases: rather than that there is no run, the next one reads all.
 func TestCreateTakesFromBases(t *testing.T) {
 	h := newBaseHost(t, 8, "mkfs.xfs", "-q", "-m", "reflink=1")
+	other := newBaseHost(t, 8, "mkfs.xfs", "-q", "-m", "reflink=1")
+	other.records = h.records
 	h.guarded()
+	elsewhere := other.keep() // the oldest, where nothing lacks
 	old := h.keep()
 	h.write()
 	young := h.keep()
@@ -293,14 +296,21 @@ func TestCreateTakesFromBases(t *testing.T) {
 	if err := Create([]string{h.disk}, order, &h.said, h.tell); exit.StatusOf(err) != exit.CantCreate || len(h.said) > 0 {
 		t.Errorf("--dry-run: %v, %s", err, h.said)
 	}
-	order.DryRun = false
-	if err := Create([]string{h.disk}, order, &h.said, h.tell); err != nil {
+	order.DryRun, order.OrNone = false, true
+	if err := Create([]string{h.disk}, order, &h.said, func(...string) error { return errors.New("told") }); err != nil {
+		t.Errorf("--or-none: %v", err)
+	}
+	if words := h.words(); words != "" { // no base was removed
+		t.Errorf("--or-none warns: %q", words)
+	}
+	order.OrNone = false
+	if err := Create([]string{other.disk, h.disk}, order, &h.said, h.tell); err != nil {
 		t.Fatal(err)
 	}
 	if words := h.words(); !strings.Contains(words, old+" removed: the next snapshots need its room") {
 		t.Errorf("it says %q", words)
 	}
-	for path, want := range map[string]bool{old: false, young: true} {
+	for path, want := range map[string]bool{old: false, young: true, elsewhere: true} {
 		if _, err := os.Stat(path); (err == nil) != want {
 			t.Errorf("%s: %v", path, err)
 		}

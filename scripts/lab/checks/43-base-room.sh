@@ -116,6 +116,8 @@ xb-snap list --json | jq -r '.[] | select(.owner | startswith("base") | not) | .
 free=$(vgs --noheadings --units m --nosuffix -o vg_free $vg | tr -d ' ')
 mklv dom0a $vg/fill "${free%.*}M"
 refused 73 "has only" xb-snap create --size 8M --dry-run /dev/$vg/thick
+equal "$(xb-snap create --or-none -v --size 8M /dev/$vg/thick 2>said)" "" "what is taken when bases must not give way"
+grep "no snapshots: volume group $vg has only" said
 next=$(xb-snap create --size 8M /dev/$vg/thick 2>said)
 grep "base $thick removed: the next snapshots need its room" said
 equal "$(xb-snap list | cut -f1)" "$next" "what is left"

@@ -437,6 +437,7 @@ func (c *chain) look(all []*replica, images [][]byte, said string) {
 		}
 	}
 	renewed, stayed := 0, 0
+	whole := all[0].older != nil && all[1].older != nil // else there is no image to keep, and the first copy is made in place
 	for i, r := range all {
 		now := c.holds(r)
 		isNew := state[i].Phase == "clean" && len(now) >= len(images[i]) && bytes.Equal(now[:len(images[i])], images[i]) &&
@@ -463,7 +464,7 @@ func (c *chain) look(all []*replica, images [][]byte, said string) {
 			c.checkDigest(r, state[i])
 		}
 	}
-	if renewed > 0 && stayed > 0 && all[0].older != nil && all[1].older != nil {
+	if renewed > 0 && stayed > 0 && whole {
 		c.Errorf("%d of the disks on %s are new, and %d are not\n%s", renewed, all[0].dom0, stayed, said)
 	}
 }

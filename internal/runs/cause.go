@@ -24,13 +24,13 @@ const (
 	Snapshot Step = "snapshot"
 	Locate   Step = "locate"
 	Still    Step = "still"
-	Last     Step = "last"
+	Last     Step = "last" // of the programs alone
 	Other    Step = "other" // the first of the words says what
 )
 
 // Steps are the names of all, for the command line: those of a disk, and those of a whole DomU.
 var (
-	DiskSteps = []string{string(CopyStep), string(Prepare), string(Verify), string(Last), string(Other)}
+	DiskSteps = []string{string(CopyStep), string(Prepare), string(Verify), string(Other)}
 	DomUSteps = []string{string(Commit), string(Document), string(Ask), string(Connect), string(Snapshot), string(Locate),
 		string(Still), string(Other)}
 )

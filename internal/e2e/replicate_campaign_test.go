@@ -437,7 +437,8 @@ func (c *chain) look(all []*replica, images [][]byte, said string) {
 		}
 	}
 	renewed, stayed := 0, 0
-	whole := all[0].older != nil && all[1].older != nil // else there is no image to keep, and the first copy is made in place
+	// else there is no image to keep, and a first copy is made in place
+	whole := !slices.ContainsFunc(all, func(r *replica) bool { return r.older == nil })
 	for i, r := range all {
 		now := c.holds(r)
 		isNew := state[i].Phase == "clean" && len(now) >= len(images[i]) && bytes.Equal(now[:len(images[i])], images[i]) &&

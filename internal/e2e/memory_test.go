@@ -87,9 +87,9 @@ func TestMemorySparse(t *testing.T) {
 	}
 }
 
-// TestMemoryFull sends random and compressible data at the costliest settings, as
+// TestLongMemoryFull sends random and compressible data at the costliest settings, as
 // machines of few and of many cores would.
-func TestMemoryFull(t *testing.T) {
+func TestLongMemoryFull(t *testing.T) {
 	h := newHost(t)
 	h.image("source", 64*mib, 1)
 	f, err := os.OpenFile(h.path("source"), os.O_WRONLY, 0)

@@ -1,4 +1,5 @@
 #!/bin/bash
+# pair: campaign
 # A standby whose host has no room for what has changed stays the old image (73), and the next run with room makes it the
 # new one.
 fresh

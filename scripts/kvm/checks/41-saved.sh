@@ -1,4 +1,5 @@
 #!/bin/bash
+# pair: campaign
 # Saved memory is a part of the guest: where it is, the guest is neither active nor off (75). libvirt's state does not tell:
 # "saved" is also said after `virsh save FILE`, and "unknown" of a guest that is saved after libvirt was restarted.
 # shellcheck disable=SC2016 # for the hosts' shells

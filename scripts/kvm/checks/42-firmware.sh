@@ -1,4 +1,5 @@
 #!/bin/bash
+# pair: campaign
 # The variables of a guest's UEFI firmware and the state of its TPM travel with its document: put in place by the one command
 # that the document names, they are what the guest there starts with; with a point in time those of then. Needs ovmf and
 # swtpm-tools.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# pair: campaign
 # A DomU is one machine: where somebody has written to the standby of one disk, no disk becomes the new image (80), and
 # the standbys are those of one instant still. When that is mended, the next run makes them those of another one.
 

@@ -47,12 +47,22 @@ func (r *Row) witness() string {
 	return w
 }
 
-// isLast reports whether nobody has written to the source of a last copy since it was prepared. If somebody may have, that
-// fails, and it is said what the standby is. Without a witness only what is read as it is can be a last copy: while xb-delta
-// reads that, it looks itself.
-func (c *copied) isLast(standby string) bool {
+// isLast reports whether nobody has written to the source of a last copy since it was prepared, as far as its witnesses can
+// tell. If somebody has, that fails, and it is said what the standby is. What cannot be told is refused before the commit,
+// unless it is read as it is and has no witness: xb-delta looks itself while it reads. After the commit a base that was
+// kept may have taken the place of another one, and a volume of which a snapshot is gone may have had it merged.
+func (c *copied) isLast(committed bool) bool {
 	before := c.row.witness()
-	if !c.Final || before == "" && c.Snapshots == nil || blockdev.Untouched(before, c.row.witnessNow()) {
+	if !c.Final || before == "" && c.Snapshots == nil {
+		return true
+	}
+	now := c.row.witnessNow()
+	touched, standby := !blockdev.Untouched(before, now), "the standby stays what it was"
+	if committed {
+		changed, known := blockdev.Changed(before, now)
+		touched, standby = changed && known, "the standby is new, but has nothing of that"
+	}
+	if !touched {
 		return true
 	}
 	e := &ended{stages: []int{exit.Busy}}
@@ -61,6 +71,6 @@ func (c *copied) isLast(standby string) bool {
 }
 
 // areLast looks at all disks: others took their time since one was read, and so did the commit.
-func (d *delivery) areLast(standby string) (good []*copied) {
-	return each(d.disks, 1, func(c *copied) bool { return c.isLast(standby) })
+func (d *delivery) areLast(committed bool) (good []*copied) {
+	return each(d.disks, 1, func(c *copied) bool { return c.isLast(committed) })
 }

@@ -108,7 +108,7 @@ func (r *run) share(dom0s int) int {
 func (d *delivery) do() bool {
 	good := each(d.disks, d.share, (*copied).do)
 	if d.set != "" && len(good) == len(d.disks) {
-		good = d.areLast("the standby stays what it was")
+		good = d.areLast(false)
 	}
 	if lost := without(d.disks, good); len(lost) > 0 {
 		d.tellHeld(good)
@@ -127,7 +127,7 @@ func (d *delivery) do() bool {
 	d.forgetOthers() // and not before: what is a disk's base may have been kept when it had another name
 	finished := each(d.disks, 1, (*copied).finish)
 	stored := d.store()
-	last := d.areLast("the standby is new, but has nothing of that")
+	last := d.areLast(true)
 	return stored && len(finished) == len(d.disks) && len(last) == len(d.disks)
 }
 

@@ -24,7 +24,7 @@ const (
 	Snapshot Step = "snapshot"
 	Locate   Step = "locate"
 	Still    Step = "still"
-	Last     Step = "last" // of the programs alone
+	Last     Step = "last"  // of the programs alone
 	Other    Step = "other" // the first of the words says what
 )
 

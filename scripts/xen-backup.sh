@@ -194,7 +194,7 @@ take_snapshots() {
 		[[ $path = /dev/* ]] && size=" with size $SNAPSHOT_SIZE" || size=''
 		log_mesg info "### local Dom0 $local_dom0: take snapshot ${path##*/} for ${sources[i++]}$size"
 	done <"$work/$n.snapshots"
-	[[ ! -s $work/$n.snapshots ]] || common+=(--snapshots "$work/$n.snapshots")
+	[[ -n $final && ! -s $work/$n.snapshots ]] || common+=(--snapshots "$work/$n.snapshots")
 	[[ -n $final ]] ||
 		here still /dev/null xb-locate --words "${toolstack[@]}" "${exclude[@]}" --still "$work/$n.note" "$DOMU"
 }

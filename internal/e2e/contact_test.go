@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"xen-backup/internal/testkit"
 )
 
 // domain defines a shut-off domain on the host, with one disk, and no other one.
@@ -81,17 +83,17 @@ func TestCannotAskWhose(t *testing.T) {
 // TestStrangersDisk finds on the target, of which nothing is remembered, what somebody has
 // made to use it.
 func TestStrangersDisk(t *testing.T) {
-	for kind, test := range map[string]struct{ what, make string }{
-		"ext4":  {"a file system (ext4)", "mkfs.ext4 -q -E lazy_itable_init=0 target"},
-		"xfs":   {"a file system (xfs)", "truncate -s 320M target && mkfs.xfs -q target"},
-		"btrfs": {"a file system (btrfs)", "truncate -s 128M target && mkfs.btrfs -q target"},
-		"swap":  {"a signature (swap)", "chmod 600 target && mkswap target"},
+	for _, test := range testkit.Some(t, 2, []struct{ kind, what, make string }{
+		{"ext4", "a file system (ext4)", "mkfs.ext4 -q -E lazy_itable_init=0 target"},
+		{"xfs", "a file system (xfs)", "truncate -s 320M target && mkfs.xfs -q target"},
+		{"btrfs", "a file system (btrfs)", "truncate -s 128M target && mkfs.btrfs -q target"},
+		{"swap", "a signature (swap)", "chmod 600 target && mkswap target"},
 		// One partition of type 83 from sector 2048 on, and data in it.
-		"partitions": {"a partition table (dos)",
+		{"partitions", "a partition table (dos)",
 			`printf '\0\0\0\0\203\0\0\0\0\010\0\0\0\040\0\0' | dd of=target bs=1 seek=446 conv=notrunc status=none &&
 			printf '\125\252' | dd of=target bs=1 seek=510 conv=notrunc status=none && printf data | dd of=target bs=1M seek=2 conv=notrunc status=none`},
-	} {
-		t.Run(kind, func(t *testing.T) {
+	}...) {
+		t.Run(test.kind, func(t *testing.T) {
 			h := newHost(t)
 			h.image("source", 4*mib, 1)
 			h.must("truncate -s 16M target && " + test.make)

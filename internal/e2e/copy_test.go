@@ -126,8 +126,8 @@ func TestCopySignal(t *testing.T) {
 	s.unremembered()
 }
 
-// TestCopyKilled kills whoever started the programs of a run, one of these, or only lets it go away: none stays behind.
-func TestCopyKilled(t *testing.T) {
+// TestLongCopyKilled kills whoever started the programs of a run, one of these, or only lets it go away: none stays behind.
+func TestLongCopyKilled(t *testing.T) {
 	for name, kill := range map[string]string{
 		"parent":  "kill -9 $(</run/script)",
 		"copy":    "pkill -9 -f '^xb-copy .*--snapshots'",

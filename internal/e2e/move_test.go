@@ -261,9 +261,9 @@ func TestMove(t *testing.T) {
 	}
 }
 
-// TestMoveThroughGate: a key that only replicates starts nothing on the other Dom0, unless gate.conf there allows it: then
+// TestLongMoveThroughGate: a key that only replicates starts nothing on the other Dom0, unless gate.conf there allows it: then
 // somebody has to type the last command.
-func TestMoveThroughGate(t *testing.T) {
+func TestLongMoveThroughGate(t *testing.T) {
 	s := newMove(t, gated(t, "dom0a domu1/* /srv/domu1.img", "dom0a domu2 promote", "dom0c domu1 promote"))
 	r := s.move("dom0a", "dom0b")
 	if r.status != 0 || s.where() != "" || !strings.Contains(r.err, "There: xen-failover promote domu1\n") {
@@ -387,9 +387,9 @@ xb-locate --arrival destroy --moving "$id" domu1
 	}
 }
 
-// TestMemoryRefused: nothing is saved where there is no room for it, and what another host asks for at the wrong time is not
+// TestLongMemoryRefused: nothing is saved where there is no room for it, and what another host asks for at the wrong time is not
 // done.
-func TestMemoryRefused(t *testing.T) {
+func TestLongMemoryRefused(t *testing.T) {
 	s := newMove(t, newSite(t))
 	s.must("dom0a", `ask() { xb-locate --arrival "$@" --moving abcdefghijklmnopqrstuvwxyz domu1; }
 wants() { local status=$? && [[ $status = "$1" ]] || { echo "status $status, not $1" >&2; exit 1; }; }

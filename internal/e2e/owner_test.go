@@ -76,10 +76,10 @@ func TestOwnerOfOldState(t *testing.T) {
 	h.wantOwner("target", "domu1/xvda "+uuid1)
 }
 
-// TestOwnerStays demands that whose standby it is outlives what becomes of the content:
+// TestLongOwnerStays demands that whose standby it is outlives what becomes of the content:
 // a first copy that is cut, an apply that is interrupted, recovered or given up, and a
 // file that lost its name meanwhile.
-func TestOwnerStays(t *testing.T) {
+func TestLongOwnerStays(t *testing.T) {
 	h := newHost(t)
 	h.image("source", 12*mib, 1)
 	h.image("target", 12*mib, 2)

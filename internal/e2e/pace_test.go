@@ -15,8 +15,8 @@ import (
 	"xen-backup/internal/exit"
 )
 
-// TestBackground copies in the background, at a limited rate: the outcome is the same, in files and on devices.
-func TestBackground(t *testing.T) {
+// TestLongBackground copies in the background, at a limited rate: the outcome is the same, in files and on devices.
+func TestLongBackground(t *testing.T) {
 	h := newHost(t)
 	h.sparse("source", 5*mib+512, 1)
 	h.image("file", 5*mib+512, 2)

@@ -22,9 +22,9 @@ func (h *host) fileURI(name string) string {
 	return uri
 }
 
-// TestFileURIs demands that any name reaches the far side, where a shell takes the command
+// TestLongFileURIs demands that any name reaches the far side, where a shell takes the command
 // line apart.
-func TestFileURIs(t *testing.T) {
+func TestLongFileURIs(t *testing.T) {
 	h := newHost(t)
 	ssh := h.startSSHD("")
 	for i, name := range []string{"Windows 10.img", "grün.img", "a\nb.img", "100%.img", "%41.img", "a'b\"c$(id)*?#.img",

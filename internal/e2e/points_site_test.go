@@ -17,8 +17,8 @@ func (s *site) pointsOn(name string) (all []point) {
 	return all
 }
 
-// TestGatePoints has a source that is in somebody else's hands do to the points on the other side what it can.
-func TestGatePoints(t *testing.T) {
+// TestLongGatePoints has a source that is in somebody else's hands do to the points on the other side what it can.
+func TestLongGatePoints(t *testing.T) {
 	s := gated(t, "dom0a domu1/* /srv/*")
 	s.write("dom0b/etc/xen-backup/host.conf", "KEEP=\"24h:hourly 7d:daily\"\nPOOL_LIMIT=50\n", 0o644)
 	send := func(source, options string) result {
@@ -107,8 +107,8 @@ func TestGatePoints(t *testing.T) {
 	}
 }
 
-// TestWrapperPoints has a conf file ask for points of a DomU of one disk and one of two.
-func TestWrapperPoints(t *testing.T) {
+// TestLongWrapperPoints has a conf file ask for points of a DomU of one disk and one of two.
+func TestLongWrapperPoints(t *testing.T) {
 	s := newSite(t)
 	disks := map[string][]string{"one": {"/srv/a"}, "two": {"/srv/b", "/srv/c"}}
 	for domu, files := range disks {

@@ -165,7 +165,7 @@ func TestRollbackOfSets(t *testing.T) {
 	finished, unfinished := 0, 0
 	for n := 0; finished < 2 && n < 24; n++ {
 		to := 1 + n%2*2
-		r := h.sh(fmt.Sprintf("timeout -s KILL 0.%03d xb-snap rollback --at %s xfs/root xfs/data", 10+30*n, hour(to)))
+		r := h.sh(fmt.Sprintf("timeout -s KILL %.2f xb-snap rollback --at %s xfs/root xfs/data", 0.01+0.09*float64(n), hour(to)))
 		if r.status == 0 {
 			finished++
 		}

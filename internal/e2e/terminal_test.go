@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestWrapperTerminal runs it on a terminal, twice: no part of a run may read that, and none may
+// TestLongWrapperTerminal runs it on a terminal, twice: no part of a run may read that, and none may
 // be left that holds the lock.
-func TestWrapperTerminal(t *testing.T) {
+func TestLongWrapperTerminal(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	for range 2 {

@@ -92,9 +92,9 @@ func TestVerifyMissed(t *testing.T) {
 	}
 }
 
-// TestVerifyNotMended has no room for what mends a standby, or the run killed meanwhile. The next one compares in full,
+// TestLongVerifyNotMended has no room for what mends a standby, or the run killed meanwhile. The next one compares in full,
 // whether that is due or not: nothing passes for good of which it is known that it is not.
-func TestVerifyNotMended(t *testing.T) {
+func TestLongVerifyNotMended(t *testing.T) {
 	for _, files := range testkit.Some(t, 1, []string{xvda, xvdb}, []string{xvda}) {
 		t.Run(fmt.Sprint(len(files)), func(t *testing.T) {
 			s := newSite(t)

@@ -71,8 +71,8 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// TestOlderReadsState has the older program find the states that this one leaves: it must refuse what it always did.
-func TestOlderReadsState(t *testing.T) {
+// TestLongOlderReadsState has the older program find the states that this one leaves: it must refuse what it always did.
+func TestLongOlderReadsState(t *testing.T) {
 	h := newHost(t)
 	old := olderBin(t)
 	h.image("source", 24*mib, 1)

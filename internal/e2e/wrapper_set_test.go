@@ -282,9 +282,9 @@ func TestLongWrapperSetUnheard(t *testing.T) {
 	}
 }
 
-// TestWrapperSetKilled kills all of a run when both disks are held: the old images stand, and
+// TestLongWrapperSetKilled kills all of a run when both disks are held: the old images stand, and
 // the next run does it. In the end the files are gone, and are held without being made.
-func TestWrapperSetKilled(t *testing.T) {
+func TestLongWrapperSetKilled(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	s.backup("dom0a").silent(t)

@@ -136,8 +136,8 @@ func TestLongWrapperOldestFirst(t *testing.T) {
 	}
 }
 
-// TestWrapperTakesLong demands that the log tells now and then of a copy that takes long, and the mail does not.
-func TestWrapperTakesLong(t *testing.T) {
+// TestLongWrapperTakesLong demands that the log tells now and then of a copy that takes long, and the mail does not.
+func TestLongWrapperTakesLong(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "BWLIMIT=250K")

@@ -57,8 +57,8 @@ func TestWrapperNobodyElse(t *testing.T) {
 	}
 }
 
-// TestWrapperNoDisk has a conf file that leaves no disk to copy.
-func TestWrapperNoDisk(t *testing.T) {
+// TestLongWrapperNoDisk has a conf file that leaves no disk to copy.
+func TestLongWrapperNoDisk(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "EXCLUDE=xvda")
@@ -71,9 +71,9 @@ func (s *site) countSSH() {
 	s.write("dom0a/sbin/ssh", "#!/bin/sh\ncase \" $* \" in *' -M '*) echo \"$*\" >>/run/masters ;; esac\nexec /usr/bin/ssh \"$@\"\n", 0o755)
 }
 
-// TestWrapperDeadDom0s has, beside one that works, a Dom0 that does not answer and one
+// TestLongWrapperDeadDom0s has, beside one that works, a Dom0 that does not answer and one
 // that lets nobody in: each is found dead once, and every DomU still has its copy.
-func TestWrapperDeadDom0s(t *testing.T) {
+func TestLongWrapperDeadDom0s(t *testing.T) {
 	s := newSite(t)
 	s.must("dom0b", `sed "s/ListenAddress.*/Port 2222/" /etc/ssh/pair >/etc/ssh/hangs
 		printf "#!/bin/sh\nexec sleep 1000\n" >/usr/local/sbin/hang; chmod 755 /usr/local/sbin/hang
@@ -112,9 +112,9 @@ func TestWrapperDeadDom0s(t *testing.T) {
 	}
 }
 
-// TestWrapperLatePause has a toolstack that carries a pause out when nobody waits for it
+// TestLongWrapperLatePause has a toolstack that carries a pause out when nobody waits for it
 // any more, and one whose client never returns.
-func TestWrapperLatePause(t *testing.T) {
+func TestLongWrapperLatePause(t *testing.T) {
 	for _, client := range testkit.Some(t, 1, "sleep 1000", "sleep 1; exit 1", "wait") {
 		t.Run(client, func(t *testing.T) {
 			s := newSite(t)
@@ -268,9 +268,9 @@ func TestWrapperLog(t *testing.T) {
 		fails(t, 0, "## checking DomU domu1\n", "### sync domu1 from dom0a to dom0b")
 }
 
-// TestWrapperShells has login shells on the other Dom0 that are no sh, that speak, and
+// TestLongWrapperShells has login shells on the other Dom0 that are no sh, that speak, and
 // that are none.
-func TestWrapperShells(t *testing.T) {
+func TestLongWrapperShells(t *testing.T) {
 	for _, c := range testkit.Some(t, 3, []struct {
 		name, shell, setup string
 		works              bool
@@ -343,9 +343,9 @@ func TestWrapperReplaced(t *testing.T) {
 	s.same("/srv/a.img", "/srv/a.img")
 }
 
-// TestWrapperSurroundings demands an error, and the right one, of what would else end each
+// TestLongWrapperSurroundings demands an error, and the right one, of what would else end each
 // DomU with a wrong one.
-func TestWrapperSurroundings(t *testing.T) {
+func TestLongWrapperSurroundings(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	long := "/run/" + strings.Repeat("x", 27)
@@ -371,9 +371,9 @@ func TestWrapperSurroundings(t *testing.T) {
 	}
 }
 
-// TestWrapperBreaksOff has a command fail that nobody expects to: the copy is an error,
+// TestLongWrapperBreaksOff has a command fail that nobody expects to: the copy is an error,
 // not one of something else.
-func TestWrapperBreaksOff(t *testing.T) {
+func TestLongWrapperBreaksOff(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.write("dom0a/sbin/xb-copy", `#!/bin/bash
@@ -411,9 +411,9 @@ func TestWrapperMap(t *testing.T) {
 	s.same("/srv/c.img", "/srv/b.img")
 }
 
-// TestWrapperMapMisses has rules of MAP that nothing comes under, and a conf file that
+// TestLongWrapperMapMisses has rules of MAP that nothing comes under, and a conf file that
 // cannot be read.
-func TestWrapperMapMisses(t *testing.T) {
+func TestLongWrapperMapMisses(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "MAP='dom0b:/srv/A.img=/srv/b.img dom0c:/srv/a.img=/srv/b.img'")
@@ -481,9 +481,9 @@ func TestWrapperOneStandby(t *testing.T) {
 	s.same("/srv/a.img", "/srv/one.img")
 }
 
-// TestWrapperStall has an xb-patch that stands still: it is given up, but not the slow copy
+// TestLongWrapperStall has an xb-patch that stands still: it is given up, but not the slow copy
 // of the next DomU.
-func TestWrapperStall(t *testing.T) {
+func TestLongWrapperStall(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.image("dom0a", "/srv/b.img", 3*mib/2)
@@ -591,8 +591,8 @@ func TestLongWrapperSkips(t *testing.T) {
 	s.backup("dom0a").silent(t) // here is its copy
 }
 
-// TestWrapperSettings demands words about what a conf file sets to no effect.
-func TestWrapperSettings(t *testing.T) {
+// TestLongWrapperSettings demands words about what a conf file sets to no effect.
+func TestLongWrapperSettings(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "EXCLUD=xvdb", "BW_LIMIT=1M", "VG=vg0", "echo $VG >/dev/null",
@@ -655,9 +655,9 @@ func TestLongWrapperDisksChange(t *testing.T) {
 	s.backup("dom0a").silent(t)
 }
 
-// TestWrapperGivesWay has the guest's file system fill up during a copy: the snapshot is
+// TestLongWrapperGivesWay has the guest's file system fill up during a copy: the snapshot is
 // given up, and the run goes on.
-func TestWrapperGivesWay(t *testing.T) {
+func TestLongWrapperGivesWay(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.image("dom0a", "/srv/a.img", 20*mib)
@@ -706,9 +706,9 @@ exec virsh.real "$@"
 	s.same("/srv/a.img", "/srv/a.img")
 }
 
-// TestWrapperOwner demands that a file which is made for a standby can be opened by whoever
+// TestLongWrapperOwner demands that a file which is made for a standby can be opened by whoever
 // runs the guest.
-func TestWrapperOwner(t *testing.T) {
+func TestLongWrapperOwner(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.must("dom0a", "chown games:backup /srv/a.img; chmod 640 /srv/a.img")
@@ -718,9 +718,9 @@ func TestWrapperOwner(t *testing.T) {
 	}
 }
 
-// TestWrapperSaved has memory that belongs to the DomU's data: it is neither left behind by the
+// TestLongWrapperSaved has memory that belongs to the DomU's data: it is neither left behind by the
 // last copy before a move, nor is a new disk put under it.
-func TestWrapperSaved(t *testing.T) {
+func TestLongWrapperSaved(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.backup("dom0a").silent(t)
@@ -747,8 +747,8 @@ func TestWrapperSaved(t *testing.T) {
 	s.same("/srv/a.img", "/srv/a.img")
 }
 
-// TestWrapperFirmware demands that the variables of the DomU's firmware travel with it.
-func TestWrapperFirmware(t *testing.T) {
+// TestLongWrapperFirmware demands that the variables of the DomU's firmware travel with it.
+func TestLongWrapperFirmware(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.must("dom0a", `echo variables >/srv/vars.fd
@@ -761,8 +761,8 @@ func TestWrapperFirmware(t *testing.T) {
 	}
 }
 
-// TestWrapperTwiceTheSame has one file as two disks of a DomU.
-func TestWrapperTwiceTheSame(t *testing.T) {
+// TestLongWrapperTwiceTheSame has one file as two disks of a DomU.
+func TestLongWrapperTwiceTheSame(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.must("dom0a", "ln -s a.img /srv/b.img")

@@ -113,9 +113,9 @@ func TestWrapperTracked(t *testing.T) {
 	}
 }
 
-// TestWrapperBaseLost does something to the base, or to what was asked for, between two runs: that run compares in full,
+// TestLongWrapperBaseLost does something to the base, or to what was asked for, between two runs: that run compares in full,
 // says why, and the next one is tracked again.
-func TestWrapperBaseLost(t *testing.T) {
+func TestLongWrapperBaseLost(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	s.backup("dom0a").silent(t)
@@ -275,8 +275,8 @@ func TestLongWrapperDiskLeft(t *testing.T) {
 	}
 }
 
-// TestWrapperLostAnswer loses the answer of dom0b when it has the new image: the next run finds out which base is right.
-func TestWrapperLostAnswer(t *testing.T) {
+// TestLongWrapperLostAnswer loses the answer of dom0b when it has the new image: the next run finds out which base is right.
+func TestLongWrapperLostAnswer(t *testing.T) {
 	for name, disks := range map[string][]string{"--auto": {xvda}, "--commit": {xvda, xvdb}} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
@@ -529,9 +529,9 @@ func TestLongWrapperTrackedBroken(t *testing.T) {
 	}
 }
 
-// TestFinalTracked has the last copy before a move read only what has changed, of a DomU that is shut off and so is asked
+// TestLongFinalTracked has the last copy before a move read only what has changed, of a DomU that is shut off and so is asked
 // nothing. Where somebody else writes to a disk meanwhile, be it after that was read, it was not the last one.
-func TestFinalTracked(t *testing.T) {
+func TestLongFinalTracked(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	s.backup("dom0a").silent(t)
@@ -601,9 +601,9 @@ func TestFinalOfOneDisk(t *testing.T) {
 	s.nothingHeld("dom0b")
 }
 
-// TestFinalWithoutSnapshots has a base of one disk, and another disk of which no snapshot can be taken: the last copy reads
+// TestLongFinalWithoutSnapshots has a base of one disk, and another disk of which no snapshot can be taken: the last copy reads
 // both as they are.
-func TestFinalWithoutSnapshots(t *testing.T) {
+func TestLongFinalWithoutSnapshots(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	s.backup("dom0a").silent(t)

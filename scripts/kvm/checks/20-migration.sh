@@ -1,4 +1,5 @@
 #!/bin/bash
+# pair: campaign
 # Live migration with its storage: while it runs no copy is made (75), for both hosts have a part of domu1. After one that
 # was aborted the standby is no old image any more (80), and after one that went well the image left behind is refused
 # till somebody says that it may go (80), for had the storage not been copied, it would be the only good one.

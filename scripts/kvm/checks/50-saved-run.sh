@@ -1,4 +1,5 @@
 #!/bin/bash
+# pair: campaign
 # Memory that libvirt has saved is a part of domu1: a usual run skips it on its own host, the last copy before a move is
 # refused, with the cure (75), and so is a new disk for a host that holds saved memory (75).
 fresh

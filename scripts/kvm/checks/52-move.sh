@@ -1,4 +1,5 @@
 #!/bin/bash
+# pair: campaign
 # The planned move: domu1 is shut off, copied for a last time and started on the other host by one command there where it
 # runs, and goes back by another one. Its writes go on whole. What would fail is found while it still runs, and what fails
 # later has it start again where it was.

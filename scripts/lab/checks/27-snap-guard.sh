@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # A guest on a thin pool finds room although its snapshots are held: they are given up first.
 vg=xblab0
 pool=$vg-pool-tpool

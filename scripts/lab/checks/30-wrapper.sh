@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # The wrapper as cron runs it: first copies, two remote Dom0s and one that is down, several DomUs, a writer
 # during the copy, --verify, --dry-run. Rows of the list of the 2009 script's defects are named where they are shown.
 mklv dom0a xblab0/vm1 8M

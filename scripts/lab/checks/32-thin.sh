@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # Thin volumes: a DomU of two disks is paused while they are snapshotted, and resumed even if the wrapper dies; a thin
 # standby stays thin; where one's pool has no room for what changed, both keep their old images.
 thinpool dom0a xblab0/pool 64M

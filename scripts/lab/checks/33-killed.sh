@@ -1,6 +1,7 @@
 #!/bin/bash
-# The wrapper is ended at three moments, in a campaign at seven: after TERM nothing is left, after KILL the next run clears it all away. A second
-# run at the same time does nothing.
+# lab: campaign
+# The wrapper is ended at seven moments: after TERM nothing is left, after KILL the next run clears it all away. A second run
+# at the same time does nothing.
 for vm in a b; do
 	mklv dom0a xblab0/$vm 4M
 	mklv dom0b xblab0/$vm 4M
@@ -43,10 +44,7 @@ end() {
 	fi
 	echo "$1 at $2 %: status $got after $(((${EPOCHREALTIME/./} - at) / 1000)) ms; last word: $(sed -n '$s/.*\]: //p' /run/syslog)"
 }
-for moment in KILL:35 TERM:60; do end ${moment/:/ }; done
-if campaign; then
-	for moment in KILL:10 TERM:20 KILL:70 TERM:85; do end ${moment/:/ }; done
-fi
+for moment in KILL:10 TERM:20 KILL:35 TERM:60 KILL:70 TERM:85; do end ${moment/:/ }; done
 conf dom0a 1 DOMU=web1 'DOM0S="dom0a dom0b"' BWLIMIT=64K
 : >/run/syslog
 end TERM 150 # a copy that has long to go

@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # lab: udev
 # The wrapper where udev looks into every device that is closed, and LVM's monitor is running: neither counts as a user of
 # a standby, keeps a snapshot, or holds the wrapper's lock.

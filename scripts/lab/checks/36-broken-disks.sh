@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # Broken disks: a source that can't be read leaves the standby as it was; a target that fails, or drops what is written
 # to it in silence, is flagged, and finished by the next run when it works again.
 mklv dom0a xblab0/pv 40M

@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # A standby that became another one without a write: rolled back by merging a snapshot, thick and thin, or given another
 # table. A delta made before is refused after one look at all of it. What does not change its bytes costs no such look.
 mklv dom0a xblab0/s 8M

@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # Bases on logical volumes: kept, offered only while they certainly are what they were, pruned, and nothing else.
 vg=xblab0
 thinpool dom0a $vg/pool 200M

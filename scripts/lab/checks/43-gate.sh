@@ -1,5 +1,6 @@
 #!/bin/bash
-# lab: udev in a campaign
+# lab: campaign
+# lab: udev
 # A key behind xb-gate copies onto the logical volumes that gate.conf gives, and creates the one that it may create. No other
 # is read, written to or made, by whatever name: they are told by what device-mapper says of what is open.
 # shellcheck disable=SC2016 # words for dom0b
@@ -42,16 +43,10 @@ onb 'dmsetup create xblab0-alike --table "$(dmsetup table xblab0-guest)"
 	cp -a "$(readlink -f /dev/xblab0/guest)" /run/node
 	lvcreate -q -y -s -L 4M -n snap xblab0/a' >/dev/null
 made dom0b xblab0/snap
-forms=(xvda xvde 'xvda --first-copy in-place' 'xvde --first-copy in-place')
-n=0
-targets=(/dev/xblab0/guest /run/node /dev/mapper/xblab0-alike /dev/mapper/xblab0-a-real)
-! campaign || targets+=(/dev/mapper/xblab0-guest /run/link "$(onb readlink -f /dev/xblab0/guest)" /dev/mapper/xblab0-snap-cow
-	/dev/xblab0/snap)
-for target in "${targets[@]}"; do
+for target in /dev/xblab0/guest /run/node /dev/mapper/xblab0-alike /dev/mapper/xblab0-a-real /dev/mapper/xblab0-guest \
+	/run/link "$(onb readlink -f /dev/xblab0/guest)" /dev/mapper/xblab0-snap-cow /dev/xblab0/snap; do
 	status 77 gated xb-sig "$target" </dev/null
-	tries=("${forms[n++ % 4]}")
-	! campaign || tries=("${forms[@]}")
-	for form in "${tries[@]}"; do
+	for form in xvda xvde 'xvda --first-copy in-place' 'xvde --first-copy in-place'; do
 		read -r disk option <<<"$form"
 		status 77 send "web1/$disk" "$target" ${option:+$option}
 	done

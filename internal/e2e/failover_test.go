@@ -217,8 +217,8 @@ func TestPromoteAtDocument(t *testing.T) {
 	s.must("dom0b", "grep /tmp/mine /run/created; ! grep /srv/data.img /run/created; grep data.img /var/lib/xen-backup/xml/domu1.cfg")
 }
 
-// TestPointsOfOtherFiles: what a start from a point would have QEMU open is told by the point, whatever the standby is now.
-func TestPointsOfOtherFiles(t *testing.T) {
+// TestLongPointsOfOtherFiles: what a start from a point would have QEMU open is told by the point, whatever the standby is now.
+func TestLongPointsOfOtherFiles(t *testing.T) {
 	if _, err := exec.LookPath("qemu-img"); err != nil {
 		t.Skip("needs qemu-img")
 	}

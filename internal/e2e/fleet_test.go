@@ -50,9 +50,9 @@ func says(t *testing.T, line string, words ...string) {
 	}
 }
 
-// TestFleetDeadDom0 has DomUs, 20 in a campaign, with two Dom0s that keep standbys, of which one dies
+// TestLongFleetDeadDom0 has DomUs, 20 in a campaign, with two Dom0s that keep standbys, of which one dies
 // in the middle: the other one is complete, --status tells it, and the next run heals it.
-func TestFleetDeadDom0(t *testing.T) {
+func TestLongFleetDeadDom0(t *testing.T) {
 	s := newSite(t)
 	s.bootThird()
 	domus := min(testkit.Rounds(t, 6), 20)

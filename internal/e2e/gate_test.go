@@ -629,7 +629,7 @@ for ((i = 0; i < %d || i < 400 && (${count[0]-0} < 3 || ${count[77]-0} < 3); i++
 	cat old >vm/a.img
 	rm -rf vm/new.img /var/lib/xen-backup
 done
-for status in "${!count[@]}"; do echo "$status: ${count[$status]}"; done`, command, testkit.Rounds(t, 24), in))
+for status in "${!count[@]}"; do echo "$status: ${count[$status]}"; done`, command, testkit.Rounds(t, 8), in))
 			t.Logf("statuses\n%s", r.out)
 			if r.status != 0 || !strings.Contains(r.out, "0: ") || !strings.Contains(r.out, "77: ") {
 				t.Errorf("status %d\n%s%s", r.status, r.out, r.err)

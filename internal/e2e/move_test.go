@@ -167,7 +167,7 @@ func (s *site) move(from, words string) result {
 // step, the next move brings it to its end.
 func TestMove(t *testing.T) {
 	s := newMove(t, newSite(t))
-	for _, c := range testkit.Some(t, 5, []struct {
+	for _, c := range testkit.Some(t, 2, []struct {
 		what, on, doom string
 		words          string // of the command
 		status         int
@@ -304,7 +304,7 @@ func (s *site) goesOn(what, name string) {
 // it cannot be told where, nowhere, and nothing touches it until somebody says where.
 func TestMoveWithMemory(t *testing.T) {
 	s := newMove(t, newSite(t))
-	for _, c := range testkit.Some(t, 6, []struct {
+	for _, c := range testkit.Some(t, 2, []struct {
 		on, doom string
 		status   int
 		said     string
@@ -312,9 +312,9 @@ func TestMoveWithMemory(t *testing.T) {
 		then     string // the commands that bring it to an end, and where
 	}{
 		{"", "", 0, "## DomU domu1 goes on on dom0b", "dom0b", ""},
+		{"dom0a", "cut after promote\ncut before destroy", 75, "to go on here: xen-failover move domu1 dom0b --undo", "", "--undo dom0a"},
 		{"dom0b", "restore fails", 69, "runs here again", "dom0a", ""},
 		{"dom0a", "cut after promote", 69, "runs here again", "dom0a", ""},
-		{"dom0a", "cut after promote\ncut before destroy", 75, "to go on here: xen-failover move domu1 dom0b --undo", "", "--undo dom0a"},
 		{"dom0a", "cut after promote\ncut before destroy", 75, "to go on there: xen-failover move domu1 dom0b --finish", "", "--finish dom0b"},
 		{"dom0a", "cut before resume\ncut before resume\ncut before resume", 75, "here: xen-failover move domu1 dom0b --finish", "",
 			"--finish dom0b"},

@@ -17,7 +17,7 @@ func Rounds(t testing.TB, ordinary int) int {
 // most from each other.
 func Some[T any](t testing.TB, ordinary int, rows ...T) []T {
 	t.Helper()
-	if setting(t, "XB_CAMPAIGN") > 1 {
+	if os.Getenv("XB_CAMPAIGN") != "" {
 		return rows
 	}
 	return rows[:ordinary]

@@ -300,9 +300,9 @@ func (s *site) goesOn(what, name string) {
 	}
 }
 
-// TestMoveWithMemory: a DomU goes on on another Dom0 from its memory, and back. Whatever fails, it goes on from it once; where
+// TestLongMoveWithMemory: a DomU goes on on another Dom0 from its memory, and back. Whatever fails, it goes on from it once; where
 // it cannot be told where, nowhere, and nothing touches it until somebody says where.
-func TestMoveWithMemory(t *testing.T) {
+func TestLongMoveWithMemory(t *testing.T) {
 	s := newMove(t, newSite(t))
 	for _, c := range testkit.Some(t, 2, []struct {
 		on, doom string

@@ -261,8 +261,8 @@ func TestMove(t *testing.T) {
 	}
 }
 
-// TestLongMoveThroughGate: a key that only replicates starts nothing on the other Dom0, unless gate.conf there allows it: then
-// somebody has to type the last command.
+// TestLongMoveThroughGate: a key that only replicates starts nothing on the other Dom0, unless gate.conf there allows it:
+// then somebody has to type the last command.
 func TestLongMoveThroughGate(t *testing.T) {
 	s := newMove(t, gated(t, "dom0a domu1/* /srv/domu1.img", "dom0a domu2 promote", "dom0c domu1 promote"))
 	r := s.move("dom0a", "dom0b")
@@ -300,8 +300,8 @@ func (s *site) goesOn(what, name string) {
 	}
 }
 
-// TestLongMoveWithMemory: a DomU goes on on another Dom0 from its memory, and back. Whatever fails, it goes on from it once; where
-// it cannot be told where, nowhere, and nothing touches it until somebody says where.
+// TestLongMoveWithMemory: a DomU goes on on another Dom0 from its memory, and back. Whatever fails, it goes on from it
+// once; where it cannot be told where, nowhere, and nothing touches it until somebody says where.
 func TestLongMoveWithMemory(t *testing.T) {
 	s := newMove(t, newSite(t))
 	for _, c := range testkit.Some(t, 2, []struct {
@@ -387,8 +387,8 @@ xb-locate --arrival destroy --moving "$id" domu1
 	}
 }
 
-// TestLongMemoryRefused: nothing is saved where there is no room for it, and what another host asks for at the wrong time is not
-// done.
+// TestLongMemoryRefused: nothing is saved where there is no room for it, and what another host asks for at the wrong
+// time is not done.
 func TestLongMemoryRefused(t *testing.T) {
 	s := newMove(t, newSite(t))
 	s.must("dom0a", `ask() { xb-locate --arrival "$@" --moving abcdefghijklmnopqrstuvwxyz domu1; }

@@ -34,12 +34,17 @@ func TestLock(t *testing.T) {
 // user is named.
 func (h *host) inUse(target, who string) {
 	h.Helper()
-	h.must("cp source ../notes/source && truncate -s 1M ../notes/source")
 	check := h.untouched(target)
-	h.sync("../notes/source", target, "").fails(h, busy, "in use", who)
-	h.sync("../notes/source", target, "--in-place").fails(h, busy, "in use", who)
-	h.sync("../notes/source", target, "--dry-run").fails(h, busy, "in use", who)
+	h.refusedAsUsed(target, who)
 	check()
+}
+
+func (h *host) refusedAsUsed(target, who string) {
+	h.Helper()
+	h.must("cp source ../notes/source && truncate -s 1M ../notes/source")
+	for _, how := range []string{"", "--in-place", "--dry-run"} {
+		h.sync("../notes/source", target, how).fails(h, busy, "in use", who)
+	}
 }
 
 func TestMounted(t *testing.T) {
@@ -61,7 +66,11 @@ func TestSwap(t *testing.T) {
 		t.Skip("no swapon here: " + r.err)
 	}
 	defer h.must("swapoff " + target)
-	h.inUse(target, "swap on "+target)
+	h.refusedAsUsed(target, "swap on "+target)
+	// what is behind the first page the kernel may have written
+	if header := h.must("head -c 4096 " + target + " | tail -c 10"); header != "SWAPSPACE2" {
+		t.Errorf("where a swap area has its signature stands %q now", header)
+	}
 }
 
 // TestBackingFile has the target used through a loop device.

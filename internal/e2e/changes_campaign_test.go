@@ -18,7 +18,7 @@ import (
 // and demands of every pair of snapshots that xb-snap changes lists each byte in which the two differ. XB_CAMPAIGN
 // makes it so many times as many histories; XB_CAMPAIGN_SEED makes it another campaign.
 func TestChangesCampaign(t *testing.T) {
-	histories := testkit.Rounds(t, 12)
+	histories := testkit.Rounds(t, 4)
 	seed := testkit.Seed(t)
 	kinds := []struct{ name, fs, prepare string }{
 		{"xfs", "xfs", ":"},

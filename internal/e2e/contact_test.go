@@ -27,9 +27,9 @@ func (h *host) domain(name, uuid, disk string) {
 // everyWay are the ways in which a delta can be applied.
 var everyWay = []string{"", "--in-place", "--dry-run", "--force-diverged", "--create"}
 
-// TestAnothersDisk has the target among the disks of a domain of that host that is shut off:
+// TestLongAnothersDisk has the target among the disks of a domain of that host that is shut off:
 // one of another name, and one of this name that is another one.
-func TestAnothersDisk(t *testing.T) {
+func TestLongAnothersDisk(t *testing.T) {
 	h := newHost(t)
 	h.image("source", mib, 1)
 	h.image("target", mib, 2)

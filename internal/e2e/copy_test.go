@@ -150,8 +150,8 @@ func TestLongCopyKilled(t *testing.T) {
 	}
 }
 
-// TestCopyDead has one of two Dom0s not answer, and one that dies while the other one is copied to.
-func TestCopyDead(t *testing.T) {
+// TestLongCopyDead has one of two Dom0s not answer, and one that dies while the other one is copied to.
+func TestLongCopyDead(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	s.countSSH()
@@ -170,8 +170,8 @@ func TestCopyDead(t *testing.T) {
 	r.well(t)
 }
 
-// TestCopyDies has one of two Dom0s die in the middle: the other one is not held up, and the log tells which.
-func TestCopyDies(t *testing.T) {
+// TestLongCopyDies has one of two Dom0s die in the middle: the other one is not held up, and the log tells which.
+func TestLongCopyDies(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	s.bootThird()
@@ -249,8 +249,8 @@ func TestCopyShells(t *testing.T) {
 	}
 }
 
-// TestCopyFirstCause has a stage fail here, and the others only see its end: what is told is the cause, in the same run.
-func TestCopyFirstCause(t *testing.T) {
+// TestLongCopyFirstCause has a stage fail here, and the others only see its end: what is told is the cause, in the same run.
+func TestLongCopyFirstCause(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	for _, c := range []struct {
@@ -269,8 +269,8 @@ func TestCopyFirstCause(t *testing.T) {
 	}
 }
 
-// TestCopyOneStandby has two DomUs meet in one standby: it is the conf file that is wrong.
-func TestCopyOneStandby(t *testing.T) {
+// TestLongCopyOneStandby has two DomUs meet in one standby: it is the conf file that is wrong.
+func TestLongCopyOneStandby(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	s.domain("dom0a", "domu2", 1, xvda)
@@ -284,8 +284,8 @@ func TestCopyOneStandby(t *testing.T) {
 	s.same(xvda, xvda)
 }
 
-// TestCopyKnown asks whether somebody knows a DomU.
-func TestCopyKnown(t *testing.T) {
+// TestLongCopyKnown asks whether somebody knows a DomU.
+func TestLongCopyKnown(t *testing.T) {
 	s := newSite(t)
 	s.domain("dom0b", "domu2", 5)
 	for _, c := range []struct{ domu, dom0s, want string }{
@@ -303,8 +303,8 @@ exec 5>&-; wait; rm -r /run/known`)
 	s.nothingLeft("dom0a")
 }
 
-// TestCopyFewSessions has an sshd that lets one connection have less than the copies of two disks take.
-func TestCopyFewSessions(t *testing.T) {
+// TestLongCopyFewSessions has an sshd that lets one connection have less than the copies of two disks take.
+func TestLongCopyFewSessions(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	s.must("dom0b", "sed -i '1i MaxSessions 1' /etc/ssh/pair; pkill -HUP -o -x sshd")
@@ -315,8 +315,8 @@ func TestCopyFewSessions(t *testing.T) {
 	s.nothingLeft("dom0a")
 }
 
-// TestCopyPrograms counts what a disk without changes starts.
-func TestCopyPrograms(t *testing.T) {
+// TestLongCopyPrograms counts what a disk without changes starts.
+func TestLongCopyPrograms(t *testing.T) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("needs strace")
 	}

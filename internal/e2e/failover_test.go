@@ -86,9 +86,9 @@ func TestFailoverLog(t *testing.T) {
 	}
 }
 
-// TestPromoteOtherFiles: a standby that would have QEMU open another file of this host is no disk to start from, whoever
+// TestLongPromoteOtherFiles: a standby that would have QEMU open another file of this host is no disk to start from, whoever
 // trusts the document.
-func TestPromoteOtherFiles(t *testing.T) {
+func TestLongPromoteOtherFiles(t *testing.T) {
 	if _, err := exec.LookPath("qemu-img"); err != nil {
 		t.Skip("needs qemu-img")
 	}
@@ -184,9 +184,9 @@ func TestPromoteAt(t *testing.T) {
 	s.must("dom0b", "cmp /srv/domu1.img /srv/image1; xb-snap list --points | grep "+hour(2)+"; grep 'memory = 301' /run/created")
 }
 
-// TestPromoteAtDocument: a point is started by its own document, which is judged as any other, and with the disks that the
+// TestLongPromoteAtDocument: a point is started by its own document, which is judged as any other, and with the disks that the
 // DomU had then; one that an older version has made, by the last one.
-func TestPromoteAtDocument(t *testing.T) {
+func TestLongPromoteAtDocument(t *testing.T) {
 	s := newStandby(t)
 	two := strings.NewReplacer("rw\" ]", "rw\", \"/srv/data.img,raw,xvdb,rw\" ]", "= 256", "= 302").Replace(xlGuest)
 	strange := strings.Replace(xlGuest, "bootloader", "device_model_override = \"/tmp/mine\"\nbootloader", 1)

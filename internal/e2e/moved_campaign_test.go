@@ -22,7 +22,7 @@ import (
 // and others write to the places that become free: no byte that differs is missing, ever. XB_CAMPAIGN makes it so
 // many times as many comparisons.
 func TestMovedCampaign(t *testing.T) {
-	least := testkit.Rounds(t, 20)
+	least := testkit.Rounds(t, 10)
 	for kind, programs := range map[string][]string{
 		"xfs": {"xfs_fsr $(ls fs/.image.xb-snap-* | shuf -n 1)"},
 		"btrfs": {"btrfs balance start --full-balance fs",

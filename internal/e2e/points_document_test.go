@@ -116,8 +116,8 @@ func TestDocumentsOfPoints(t *testing.T) {
 	})
 }
 
-// TestDocumentsOfSets has the disks of a DomU be of the document of then: those that it had.
-func TestDocumentsOfSets(t *testing.T) {
+// TestLongDocumentsOfSets has the disks of a DomU be of the document of then: those that it had.
+func TestLongDocumentsOfSets(t *testing.T) {
 	h := newHost(t)
 	h.fileSystem("xfs", "xfs")
 	all := []string{"xvda", "xvdb", "xvdc"}

@@ -21,7 +21,7 @@ import (
 // one, whatever has become of the bases. XB_CAMPAIGN makes it so many times as many histories, up to 300; XB_CAMPAIGN_SEED
 // makes it another campaign.
 func TestReplicationCampaign(t *testing.T) {
-	histories := min(testkit.Rounds(t, 8), 300)
+	histories := min(testkit.Rounds(t, 2), 300)
 	seed := testkit.Seed(t)
 	for i, kind := range []string{"xfs", "btrfs"} {
 		t.Run(kind, func(t *testing.T) {

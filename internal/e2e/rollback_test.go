@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"xen-backup/internal/testkit"
 )
 
 func TestRollback(t *testing.T) {
@@ -163,9 +165,10 @@ func TestRollbackOfSets(t *testing.T) {
 
 	// Killed at whatever moment it can be taken up again, and no disk is left behind.
 	finished, unfinished := 0, 0
+	step := 0.36 / float64(min(4, testkit.Rounds(t, 1)))
 	for n := 0; finished < 2 && n < 24; n++ {
 		to := 1 + n%2*2
-		r := h.sh(fmt.Sprintf("timeout -s KILL %.2f xb-snap rollback --at %s xfs/root xfs/data", 0.01+0.09*float64(n), hour(to)))
+		r := h.sh(fmt.Sprintf("timeout -s KILL %.2f xb-snap rollback --at %s xfs/root xfs/data", 0.01+step*float64(n), hour(to)))
 		if r.status == 0 {
 			finished++
 		}

@@ -49,8 +49,8 @@ func TestLongWrapperTo(t *testing.T) {
 	s.backup("dom0a", "CONNECT_TIMEOUT=5", "--to", "dom0c").fails(t, 3, "### ERROR 81: DomU domu1: it runs on dom0b too")
 }
 
-// TestWrapperWait has a second run at the same time: it says who is at work, or waits.
-func TestWrapperWait(t *testing.T) {
+// TestLongWrapperWait has a second run at the same time: it says who is at work, or waits.
+func TestLongWrapperWait(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "PRE_SNAPSHOT='until test -e /run/go; do sleep 0.1; done'")
@@ -74,8 +74,8 @@ func TestWrapperWait(t *testing.T) {
 	s.nothingLeft("dom0a")
 }
 
-// TestWrapperStatus asks both hosts, before the first copy, after it, and when something has failed.
-func TestWrapperStatus(t *testing.T) {
+// TestLongWrapperStatus asks both hosts, before the first copy, after it, and when something has failed.
+func TestLongWrapperStatus(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	for _, name := range []string{"dom0a", "dom0b"} {
@@ -104,8 +104,8 @@ func TestWrapperStatus(t *testing.T) {
 	s.nothingLeft("dom0a")
 }
 
-// TestWrapperGateConf asks for what another host's gate.conf needs, as an administrator does, with the settings of a run.
-func TestWrapperGateConf(t *testing.T) {
+// TestLongWrapperGateConf asks for what another host's gate.conf needs, as an administrator does, with the settings of a run.
+func TestLongWrapperGateConf(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "MAP=dom0b:/srv/a.img=/srv/b.img")
@@ -137,9 +137,9 @@ func TestWrapperGateConf(t *testing.T) {
 	}
 }
 
-// TestWrapperProgress looks at a terminal: a copy's progress is in its last line, and each line of the log
+// TestLongWrapperProgress looks at a terminal: a copy's progress is in its last line, and each line of the log
 // stands alone.
-func TestWrapperProgress(t *testing.T) {
+func TestLongWrapperProgress(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "BWLIMIT=250K")
@@ -152,8 +152,8 @@ func TestWrapperProgress(t *testing.T) {
 	}
 }
 
-// TestWrapperAtOnce has a Dom0 that stands still with one DomU, while the other one is copied.
-func TestWrapperAtOnce(t *testing.T) {
+// TestLongWrapperAtOnce has a Dom0 that stands still with one DomU, while the other one is copied.
+func TestLongWrapperAtOnce(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.image("dom0a", "/srv/b.img", mib)

@@ -86,8 +86,8 @@ func TestLongWrapperGuestsFirst(t *testing.T) {
 	demand("", false, false, "--final", "domu1")
 }
 
-// TestWrapperFreeze has file systems to be frozen in a guest that has no agent.
-func TestWrapperFreeze(t *testing.T) {
+// TestLongWrapperFreeze has file systems to be frozen in a guest that has no agent.
+func TestLongWrapperFreeze(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda, xvdb)
 	s.noting("dom0a", "xb-snap")

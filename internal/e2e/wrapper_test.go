@@ -144,9 +144,9 @@ esac
 	}
 }
 
-// TestWrapperPause has a DomU paused for its snapshots, and no longer than PAUSE_LIMIT even
+// TestLongWrapperPause has a DomU paused for its snapshots, and no longer than PAUSE_LIMIT even
 // where these hang.
-func TestWrapperPause(t *testing.T) {
+func TestLongWrapperPause(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img", "/srv/b.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "PAUSE=auto")
@@ -169,8 +169,8 @@ esac
 	}
 }
 
-// TestWrapperDryRun demands of --dry-run what the run would say.
-func TestWrapperDryRun(t *testing.T) {
+// TestLongWrapperDryRun demands of --dry-run what the run would say.
+func TestLongWrapperDryRun(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	for _, name := range []string{"dom0a", "dom0b"} {
@@ -194,8 +194,8 @@ func TestWrapperDryRun(t *testing.T) {
 	}
 }
 
-// TestWrapperWords demands that warnings and errors name the DomU, and reach the mail.
-func TestWrapperWords(t *testing.T) {
+// TestLongWrapperWords demands that warnings and errors name the DomU, and reach the mail.
+func TestLongWrapperWords(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "EXCLUDE=xvdq")
@@ -253,8 +253,8 @@ func TestLongWrapperLastCommon(t *testing.T) {
 	}
 }
 
-// TestWrapperLog has a host without syslog, and words that are no clean lines.
-func TestWrapperLog(t *testing.T) {
+// TestLongWrapperLog has a host without syslog, and words that are no clean lines.
+func TestLongWrapperLog(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, `printf 'caf\303\251 \033[31mred\r\nno newline' >&2`)
@@ -388,9 +388,9 @@ exit 5
 	s.must("dom0b", "! test -s /srv/a.img")
 }
 
-// TestWrapperMap has a disk that has another name on each Dom0: it keeps it, wherever
+// TestLongWrapperMap has a disk that has another name on each Dom0: it keeps it, wherever
 // the DomU runs.
-func TestWrapperMap(t *testing.T) {
+func TestLongWrapperMap(t *testing.T) {
 	s := newSite(t)
 	rules := "MAP=(dom0b:/srv/a.img=/srv/b.img)"
 	s.domu1("/srv/a.img")
@@ -433,9 +433,9 @@ func TestLongWrapperMapMisses(t *testing.T) {
 		"### ERROR 78: no conf file for DomU domu2, unless it is one with a mistake, which bash -n FILE shows: /etc/xen-backup.d/domu1.conf")
 }
 
-// TestWrapperDocument demands that the document that travels names the standbys, and is for
+// TestLongWrapperDocument demands that the document that travels names the standbys, and is for
 // nobody else to read; and that it travels when the copies are there.
-func TestWrapperDocument(t *testing.T) {
+func TestLongWrapperDocument(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img", "/srv/b.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s, "EXCLUDE=xvdb", "MAP=dom0b:/srv/a.img=/srv/z.img")
@@ -461,8 +461,8 @@ func TestWrapperDocument(t *testing.T) {
 	}
 }
 
-// TestWrapperOneStandby has two disks meet in one standby, which has two names.
-func TestWrapperOneStandby(t *testing.T) {
+// TestLongWrapperOneStandby has two disks meet in one standby, which has two names.
+func TestLongWrapperOneStandby(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img", "/srv/b.img")
 	s.must("dom0b", "touch /srv/one.img; ln -s one.img /srv/two.img")

@@ -13,6 +13,7 @@ import (
 	"xen-backup/internal/exit"
 	"xen-backup/internal/extent"
 	"xen-backup/internal/stream"
+	"xen-backup/internal/testkit"
 )
 
 // readImage keeps account of the blocks that are read, of any size but the image's last.
@@ -76,7 +77,7 @@ func track(t testing.TB, list Extents, basis stream.Image, older, newer Image, l
 // TestTrack: from the extents comes the same delta as from the whole images, byte for byte, and
 // nothing else was read.
 func TestTrack(t *testing.T) {
-	for seed := range uint64(120) {
+	for seed := range uint64(testkit.Rounds(t, 40)) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		blockSize := []int{4 << 10, 64 << 10, 1 << 20}[seed%3]
 		sizes := []int{0, 1, blockSize - 1, blockSize, blockSize + 1, 3*blockSize + 7,

@@ -304,7 +304,7 @@ func TestSetAfterTheMoment(t *testing.T) {
 			func(m *machine) { m.disks[1].scribble() },
 			func(m *machine) { m.must(os.WriteFile(m.disks[1].options.Target, m.disks[1].old, 0o600)) }, exit.NotBasis},
 	} {
-		for _, after := range []string{"changed", "recorded"} {
+		for _, after := range testkit.Some(t, 1, "recorded", "changed") {
 			t.Run(name+" after "+after, func(t *testing.T) {
 				m := newMachine(t, "", loopDevice, file, file)
 				m.hold(setA)

@@ -20,7 +20,7 @@ func Some[T any](t testing.TB, ordinary int, rows ...T) []T {
 	if os.Getenv("XB_CAMPAIGN") != "" {
 		return rows
 	}
-	return rows[:ordinary]
+	return rows[:min(ordinary, len(rows))]
 }
 
 // Seed makes another campaign of it: XB_CAMPAIGN_SEED.

@@ -2,8 +2,10 @@
 # Copies of a guest of two disks that writes all the time are of one instant: the first one and later ones, with a pause
 # and without.
 fresh hasty
-for pause in no auto no; do
-	conf dom0a PAUSE=$pause
+pauses=(no auto)
+! campaign || pauses+=(no)
+for pause in "${pauses[@]}"; do
+	conf dom0a PAUSE="$pause"
 	goes_on dom0a
 	backup dom0a
 	instant dom0b

@@ -48,7 +48,9 @@ END
 
 fresh agent
 until_so on dom0a virsh domtime domu1
-for _ in 1 2 3; do
+rounds=1 agents=(deaf)
+! campaign || rounds=3 agents+=('')
+for ((; rounds > 0; rounds--)); do
 	goes_on dom0a
 	snap --freeze domu1
 	[ "$(journal)" = 0 ]
@@ -73,9 +75,9 @@ on dom0a virsh domfsthaw domu1 | grep 'Thawed 0'
 on dom0a xb-snap prune
 none || on dom0a bash -c 'xb-snap remove $(xb-snap list | cut -f 1)'
 
-for word in deaf ''; do
+for word in "${agents[@]}"; do
 	echo "--- an agent that is ${word:-not there}"
-	fresh $word
+	fresh ${word:+"$word"}
 	status 69 snap --freeze domu1
 	none
 	snap --freeze-or-go domu1

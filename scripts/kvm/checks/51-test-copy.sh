@@ -1,4 +1,5 @@
 #!/bin/bash
+# pair: campaign
 # A copy of domu1 is started from its standbys while it runs elsewhere, and shows that it lives: by its console or its
 # guest agent. Nothing of it stays, were its test killed, the standby is not touched, and a run that comes meanwhile
 # copies as usual. Without a sign of life it is 1.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # A power cut of dom0b. On xblab0, a disk without a cache, all that was acknowledged is there. On xblab1, a
 # disk with a volatile cache, only what was flushed, or what the cache happened to write out.
 mklv dom0b xblab0/vm1 8M

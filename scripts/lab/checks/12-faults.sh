@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # The failing devices that other checks use: bad sectors, a disk that fails each write or drops it in silence.
 mklv dom0b xblab0/vm1 8M
 onb blkdiscard -z /dev/xblab0/vm1

@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # lab: udev
 # LVM works with systemd-udevd and dmeventd running, as on an installed host, before and after a power cut.
 mklv dom0b xblab0/vm1 8M

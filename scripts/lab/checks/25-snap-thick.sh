@@ -30,7 +30,9 @@ giving_up=$!
 echo "--- two volumes at once, every form of a path"
 a=$(digest dom0a /dev/$vg/vm1)
 b=$(digest dom0a /dev/$vg/web-1_data.x)
-for form in /dev/$vg /dev/mapper; do
+forms=(/dev/mapper)
+! campaign || forms+=("/dev/$vg")
+for form in "${forms[@]}"; do
 	if [ "$form" = /dev/mapper ]; then
 		ln -s "/dev/mapper/$vg-vm1" link
 		set -- link "/dev/mapper/$vg-web--1_data.x"

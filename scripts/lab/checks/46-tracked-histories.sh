@@ -2,7 +2,7 @@
 # Random histories of a DomU with a thin and a thick disk, of which the storage tells what changes. After each run both
 # standbys are what the disks are, or, where something failed, what they were; and what is remembered of them is what a
 # full reading finds. A history is known by its seed, a number: XB_CAMPAIGN_SEED is that of the first one (1). It is one,
-# of three runs; XB_CAMPAIGN makes it twice so many, up to 50, of four.
+# of two runs; XB_CAMPAIGN makes it twice so many, up to 50, of four.
 vg=xblab0
 disks=("/dev/$vg/thin" "/dev/$vg/thick")
 thinpool dom0a $vg/pool 160M
@@ -177,7 +177,7 @@ for ((last = seed + histories - 1; seed <= last; seed++)); do
 	echo "--- history $seed"
 	RANDOM=$seed
 	[ "$size" = 8 ] || resize 8
-	for ((i = 0; i < ${steps:-3}; i++)); do
+	for ((i = 0; i < ${steps:-2}; i++)); do
 		first=$((i == 0))
 		step
 	done

@@ -450,7 +450,7 @@ func (s *site) through(source, target, disk, options string) result {
 		"xb-delta --heartbeat %[1]s | ssh dom0b xb-patch --auto --heartbeat --peer dom0a --disk %[3]s %[4]s %[2]s", source, target, disk, options))
 }
 
-func TestGateLetsCopiesThrough(t *testing.T) {
+func TestLongGateLetsCopiesThrough(t *testing.T) {
 	s := gated(t, "# the disks of dom0a's DomUs", "dom0a domu1/* /srv/vm/domu1-*.img", "dom0a odd/xvda file:///srv/vm/odd%20name.img",
 		"dom0a domu1/* /srv/vm/other.img")
 	s.domain("dom0b", "domu1", 5)

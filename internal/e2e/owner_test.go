@@ -121,8 +121,8 @@ func TestLongOwnerStays(t *testing.T) {
 	refused()
 }
 
-// TestAdopt demands that a renamed DomU needs one word, which changes nothing else.
-func TestAdopt(t *testing.T) {
+// TestLongAdopt demands that a renamed DomU needs one word, which changes nothing else.
+func TestLongAdopt(t *testing.T) {
 	h := newHost(t)
 	h.image("source", 12*mib, 1)
 	h.image("target", 12*mib, 2)

@@ -96,8 +96,8 @@ func TestRollback(t *testing.T) {
 	})
 }
 
-// TestRollbackOfSets has all disks of a set go back together, and nothing else.
-func TestRollbackOfSets(t *testing.T) {
+// TestLongRollbackOfSets has all disks of a set go back together, and nothing else.
+func TestLongRollbackOfSets(t *testing.T) {
 	h := newHost(t)
 	h.fileSystem("xfs", "xfs")
 	disks := []string{"root", "data"}

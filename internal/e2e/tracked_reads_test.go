@@ -55,9 +55,9 @@ func readsOf(h *host, trace string) map[string]int64 {
 	return read
 }
 
-// TestTrackedReads demands that only what has changed is read: here twice what is listed, there twice what is replaced,
+// TestLongTrackedReads demands that only what has changed is read: here twice what is listed, there twice what is replaced,
 // to prove it and to read it back. Where nobody can tell any more that the target is what it was, all of it is read besides.
-func TestTrackedReads(t *testing.T) {
+func TestLongTrackedReads(t *testing.T) {
 	const size = 64 * mib
 	h := newTracked(t, "xfs", size)
 	file := h.target

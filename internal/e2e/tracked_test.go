@@ -137,8 +137,8 @@ func TestTracked(t *testing.T) {
 	}
 }
 
-// TestTrackedRefused demands that nothing is sent which the target would take, whatever is wrong.
-func TestTrackedRefused(t *testing.T) {
+// TestLongTrackedRefused demands that nothing is sent which the target would take, whatever is wrong.
+func TestLongTrackedRefused(t *testing.T) {
 	h := newTracked(t, "xfs", 3*mib)
 	h.change("fs/disk", 5, 1)
 	older := h.take() // not what the target has

@@ -181,8 +181,8 @@ func TestLongVerifyOtherPeer(t *testing.T) {
 	}
 }
 
-// TestVerifyRotten has a block of the standby change below its file system, so that nothing tells that it was written to.
-func TestVerifyRotten(t *testing.T) {
+// TestLongVerifyRotten has a block of the standby change below its file system, so that nothing tells that it was written to.
+func TestLongVerifyRotten(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	s.verified("never").well(t)

@@ -333,8 +333,8 @@ func TestWrapperLock(t *testing.T) {
 	s.must("dom0a", "pgrep -fx 'sleep 1000'; pgrep -fx 'sleep 1001'")
 }
 
-// TestWrapperReplaced has the script replaced, as cp does it, while it runs.
-func TestWrapperReplaced(t *testing.T) {
+// TestLongWrapperReplaced has the script replaced, as cp does it, while it runs.
+func TestLongWrapperReplaced(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	s.conf("dom0a", "domu1", "DOMU=domu1", twoDom0s,

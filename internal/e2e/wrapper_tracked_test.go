@@ -578,8 +578,8 @@ func TestLongFinalTracked(t *testing.T) {
 	}
 }
 
-// TestFinalOfOneDisk has somebody write to the only disk after it was read: it does not become the new one.
-func TestFinalOfOneDisk(t *testing.T) {
+// TestLongFinalOfOneDisk has somebody write to the only disk after it was read: it does not become the new one.
+func TestLongFinalOfOneDisk(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	s.backup("dom0a").silent(t)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -243,11 +242,11 @@ func parseDiskOrDomU(p *string) func(string) error {
 	}
 }
 
-var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+var uuidForm = text.Pattern(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
 func parseUUID(p *string) func(string) error {
 	return func(s string) error {
-		if *p = strings.ToLower(s); !uuidForm.MatchString(*p) {
+		if *p = strings.ToLower(s); !uuidForm().MatchString(*p) {
 			return fmt.Errorf("%q is no UUID", s)
 		}
 		return nil

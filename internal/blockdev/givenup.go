@@ -5,7 +5,6 @@ package blockdev
 import (
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -13,6 +12,7 @@ import (
 
 	"xen-backup/internal/dm"
 	"xen-backup/internal/exit"
+	"xen-backup/internal/text"
 )
 
 // A snapshot is given up where a guest would else find no room. What does so takes the content away in one step,
@@ -23,7 +23,7 @@ import (
 //     gives no thin volume such a table.
 
 // FileSnapshot matches the names of the files that are snapshots.
-var FileSnapshot = regexp.MustCompile(`^\..+\.xb-snap-[a-z2-7]{8}$`)
+var FileSnapshot = text.Pattern(`^\..+\.xb-snap-[a-z2-7]{8}$`)
 
 // GivenUp is the error for a snapshot that was given up.
 func GivenUp(path string) error {
@@ -39,7 +39,7 @@ func (f *File) emptied() (bool, error) {
 	}
 	// Whatever it was opened by: the kernel knows its name.
 	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.f.Fd())))
-	return FileSnapshot.MatchString(filepath.Base(strings.TrimSuffix(name, " (deleted)"))), err
+	return FileSnapshot().MatchString(filepath.Base(strings.TrimSuffix(name, " (deleted)"))), err
 }
 
 // Empty takes all content from a file at once, whoever has it open, and waits until

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/text"
 )
 
 // Words takes what is to be said, a line each.
@@ -183,7 +184,7 @@ func missing(domu string, unread []string) error {
 }
 
 var (
-	capitals = regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)
+	capitals = text.Pattern(`^[A-Z][A-Z0-9_]*$`)
 	// bashNames are of variables that bash sets or heeds.
 	bashNames = []string{"CDPATH", "COLUMNS", "COPROC", "COPROC_PID", "DIRSTACK", "FUNCNAME", "GLOBIGNORE", "LINES", "MAPFILE",
 		"OLDPWD", "OPTARG", "PIPESTATUS", "REPLY", "TIMEFORMAT", "TMOUT"}
@@ -192,7 +193,7 @@ var (
 // warnOfNames finds names that the file has set to no effect; what is exported is for a program.
 func (f *file) warnOfNames(words Words) {
 	for _, name := range f.answer.names {
-		if capitals.MatchString(name) && !strings.HasPrefix(name, "BASH") && !slices.Contains(bashNames, name) &&
+		if capitals().MatchString(name) && !strings.HasPrefix(name, "BASH") && !slices.Contains(bashNames, name) &&
 			!isSetting(name) && !f.uses(name) {
 			words.Warn("%s: %s is no setting, and nothing uses it", f.path, name)
 		}

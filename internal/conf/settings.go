@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,13 +59,13 @@ var runWide = []string{"CONF_DIR", "XML_DIR", "LOCAL_DOM0", "VIRSH_URI", "TOOLST
 	"METRICS", "POST_RUN", "PING_URL", "RUN_DIR", "STATE_DIR", "SPOOL_DIR"}
 
 // word is what may travel to another host and come before a colon. It is no option.
-var word = regexp.MustCompile(`^[A-Za-z0-9_.+:@][A-Za-z0-9_.+:@-]*$`)
+var word = text.Pattern(`^[A-Za-z0-9_.+:@][A-Za-z0-9_.+:@-]*$`)
 
 // seconds are decimal for everybody: 010 is eight in a shell.
-var seconds = regexp.MustCompile(`^[1-9][0-9]{0,7}$`)
+var seconds = text.Pattern(`^[1-9][0-9]{0,7}$`)
 
-func isWord(value string) bool    { return word.MatchString(value) }
-func isSeconds(value string) bool { return seconds.MatchString(value) }
+func isWord(value string) bool    { return word().MatchString(value) }
+func isSeconds(value string) bool { return seconds().MatchString(value) }
 
 func isEvery(value string) bool {
 	_, err := text.ParseEvery(value)

@@ -67,5 +67,5 @@ func (d *Device) Snapshot() (is, valid bool) {
 // GivenUp reports whether the device is a snapshot of ours whose content was taken away because a guest needed
 // the room: its table only answers with errors, and LVM gives no thin volume such a table.
 func (d *Device) GivenUp() bool {
-	return d.IsLV() && volumeSnapshot.MatchString(d.Name) && len(d.Targets) == 1 && d.Targets[0].Type == "error"
+	return d.IsLV() && volumeSnapshot().MatchString(d.Name) && len(d.Targets) == 1 && d.Targets[0].Type == "error"
 }

@@ -5,8 +5,9 @@ package dm
 
 import (
 	"path/filepath"
-	"regexp"
 	"strings"
+
+	"xen-backup/internal/text"
 )
 
 // NameMax is the longest name of a device (DM_NAME_LEN in include/uapi/linux/dm-ioctl.h, without the NUL).
@@ -50,7 +51,7 @@ func IsLVM(uuid string) bool { return strings.HasPrefix(uuid, uuidPrefix) }
 // IsHidden reports whether a device of LVM with this UUID is a part of a volume that LVM keeps to itself.
 func IsHidden(uuid string) bool { return IsLVM(uuid) && len(uuid) > uuidLength }
 
-var qubesSnapshot = regexp.MustCompile(`^vm-.+-snap$`)
+var qubesSnapshot = text.Pattern(`^vm-.+-snap$`)
 
 // NotAnImage says in words why the content of a volume with this name is not what a guest sees, and "" if nothing
 // is known against it. It goes by the name alone, so that it works for volumes of another host too.
@@ -59,7 +60,7 @@ func NotAnImage(vg, lv string) string {
 	case strings.HasPrefix(vg, "VG_XenStorage-"):
 		return "belongs to a XenServer storage repository: " +
 			"its volumes hold chains of VHD images, which xen-backup can't copy"
-	case qubesSnapshot.MatchString(lv):
+	case qubesSnapshot().MatchString(lv):
 		return "is the running copy of a Qubes volume and vanishes when the qube stops: " +
 			"back up Qubes with wyng-util-qubes"
 	}
@@ -67,7 +68,7 @@ func NotAnImage(vg, lv string) string {
 }
 
 // volumeSnapshot matches the names of the devices of our snapshots, which are called xb-LV-RUN.
-var volumeSnapshot = regexp.MustCompile(`-xb--.+--[a-z2-7]{8}$`)
+var volumeSnapshot = text.Pattern(`-xb--.+--[a-z2-7]{8}$`)
 
 // VolumeSnapshots returns the names of all active devices that look like our snapshots. It costs little and takes
 // no lock.
@@ -75,7 +76,7 @@ func VolumeSnapshots() []string {
 	var found []string
 	paths, _ := filepath.Glob("/sys/block/dm-*/dm/name")
 	for _, path := range paths {
-		if name := ReadLine(path); volumeSnapshot.MatchString(name) {
+		if name := ReadLine(path); volumeSnapshot().MatchString(name) {
 			found = append(found, name)
 		}
 	}
@@ -83,7 +84,7 @@ func VolumeSnapshots() []string {
 }
 
 // A name that lvm(8) takes for a group or a volume.
-var lvmName = regexp.MustCompile(`^[A-Za-z0-9+_.][A-Za-z0-9+_.-]*$`)
+var lvmName = text.Pattern(`^[A-Za-z0-9+_.][A-Za-z0-9+_.-]*$`)
 
 // PathOfVolume takes apart a path at which a logical volume may be: /dev/VG/LV, or /dev/mapper/ and the name of its
 // device. Whether there is one it does not say.
@@ -95,7 +96,7 @@ func PathOfVolume(path string) (vg, lv string, ok bool) {
 	case parent == "/dev":
 		vg, lv, ok = filepath.Base(dir), name, true
 	}
-	return vg, lv, ok && vg != "mapper" && vg != "shm" && vg != ".." && lvmName.MatchString(vg) && lvmName.MatchString(lv)
+	return vg, lv, ok && vg != "mapper" && vg != "shm" && vg != ".." && lvmName().MatchString(vg) && lvmName().MatchString(lv)
 }
 
 // VolumeOfUUID returns the UUID that LVM prints of the volume whose device has that one.

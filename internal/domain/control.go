@@ -24,7 +24,7 @@ func NewControl(toolstack, name, uri, config string) (*Control, error) {
 	if err := CheckNames(name); err != nil {
 		return nil, err
 	}
-	if idForm.MatchString(name) || uuidForm.MatchString(name) { // which virsh would take for another one's
+	if idForm().MatchString(name) || uuidForm().MatchString(name) { // which virsh would take for another one's
 		return nil, exit.Fail(exit.Usage, "%s: a domain whose name is a number cannot be moved", name)
 	}
 	c := &Control{name: name}

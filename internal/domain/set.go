@@ -2,11 +2,11 @@ package domain
 
 import (
 	"fmt"
-	"regexp"
 	"time"
 
 	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
+	"xen-backup/internal/text"
 )
 
 // A Set is all disks of a domain that were copied to a host in one run. The document that
@@ -17,7 +17,7 @@ type Set struct {
 	Taken string // when the disks were frozen: RFC 3339 in UTC
 }
 
-var setNote = regexp.MustCompile(`(?m)(?:<!--|^#) xen-backup: set ([a-z2-7]{26}), taken ([0-9TZ:-]{20})(?: -->)?$`)
+var setNote = text.Pattern(`(?m)(?:<!--|^#) xen-backup: set ([a-z2-7]{26}), taken ([0-9TZ:-]{20})(?: -->)?$`)
 
 // check refuses what is neither empty nor a set.
 func (s Set) check() error {
@@ -39,7 +39,7 @@ func (s Set) String() string { return fmt.Sprintf("set %s, taken %s", s.Name, s.
 
 // SetOf returns the set that a stored document names.
 func SetOf(document []byte) Set {
-	if m := setNote.FindSubmatch(document); m != nil {
+	if m := setNote().FindSubmatch(document); m != nil {
 		return Set{string(m[1]), string(m[2])}
 	}
 	return Set{}

@@ -23,7 +23,7 @@ func CheckPausable(name string) error {
 	if err := CheckNames(name); err != nil {
 		return err
 	}
-	if name == "" || strings.HasPrefix(name, "-") || idForm.MatchString(name) {
+	if name == "" || strings.HasPrefix(name, "-") || idForm().MatchString(name) {
 		return exit.Fail(exit.Usage, "want the name of a domain that is no number and begins with no hyphen: %q", name)
 	}
 	return nil

@@ -140,7 +140,7 @@ func (s *Store) checkBelongings(d *Domain) error {
 			return err
 		}
 	}
-	if d.TPM == "" || uuidForm.MatchString(d.UUID) && d.TPM == libvirt+"swtpm/"+d.UUID {
+	if d.TPM == "" || uuidForm().MatchString(d.UUID) && d.TPM == libvirt+"swtpm/"+d.UUID {
 		return nil
 	}
 	return s.Allow.Named(d.TPM, d.Name+"/tpm")

@@ -231,7 +231,7 @@ var xlAllowed = newXLRules(`
 `)
 
 // xlVif are the keys of a network card.
-var xlVif = regexp.MustCompile(`^(mac=[0-9A-Fa-f:]+|bridge=[\w.-]+|model=[\w-]+|type=\w+|vifname=[\w.-]+|rate=[\w/@]+|mtu=\d+|` +
+var xlVif = text.Pattern(`^(mac=[0-9A-Fa-f:]+|bridge=[\w.-]+|model=[\w-]+|type=\w+|vifname=[\w.-]+|rate=[\w/@]+|mtu=\d+|` +
 	`devid=\d+|trusted=\d|script=(/etc/xen/scripts/)?vif-(bridge|route|nat|openvswitch))$`)
 
 // newXLRules is newXMLRules for those of xl.
@@ -279,7 +279,7 @@ func (i xlItem) words() (all []string) {
 
 func allowedVif(spec string) bool {
 	for key := range strings.SplitSeq(spec, ",") {
-		if key = strings.TrimSpace(key); key != "" && !xlVif.MatchString(strings.ReplaceAll(key, " ", "")) {
+		if key = strings.TrimSpace(key); key != "" && !xlVif().MatchString(strings.ReplaceAll(key, " ", "")) {
 			return false
 		}
 	}

@@ -31,7 +31,7 @@ type Trial struct {
 }
 
 // anySign is a line of a console that is a sign of life where nobody asks for another one.
-var anySign = regexp.MustCompile("login:")
+var anySign = text.Pattern("login:")
 
 const (
 	startLimit = 5 * time.Minute
@@ -156,7 +156,7 @@ func (t *Trial) watch(ctx context.Context) (sign string, err error) {
 	}
 	pattern, hasAgent := t.Pattern, false
 	if pattern == nil {
-		pattern, hasAgent = anySign, bytes.Contains(document, []byte(guestAgent))
+		pattern, hasAgent = anySign(), bytes.Contains(document, []byte(guestAgent))
 	}
 	for end := time.Now().Add(t.For); ; time.Sleep(time.Second) {
 		said, size, err := tail(t.Out+".log", maxConsole)

@@ -5,22 +5,22 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"xen-backup/internal/exit"
 	"xen-backup/internal/program"
+	"xen-backup/internal/text"
 )
 
-var uuidForm = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+var uuidForm = text.Pattern(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 
 // hostUUID is that of Domain-0, the host itself.
 const hostUUID = "00000000-0000-0000-0000-000000000000"
 
 // idForm is what virsh takes for a domain's id before it thinks of a name.
-var idForm = regexp.MustCompile(`^\s*[-+]?[0-9]+$`)
+var idForm = text.Pattern(`^\s*[-+]?[0-9]+$`)
 
 // virsh asks libvirt.
 type virsh struct {
@@ -83,7 +83,7 @@ func (v *virshListing) Ask(ctx context.Context, name string) (Answer, error) {
 	if err != nil {
 		return a, exit.Fail(exit.Unavailable, "virsh dumpxml: %w", err)
 	}
-	if idForm.MatchString(ref) && d.ID != strings.TrimSpace(ref) {
+	if idForm().MatchString(ref) && d.ID != strings.TrimSpace(ref) {
 		return a, nil // no id of a domain that is here
 	}
 	a.Domain = d
@@ -129,7 +129,7 @@ func (v *virsh) stuck(ctx context.Context, name string) bool {
 
 // Knows needs no question. Of an id nothing is known for long.
 func (v *virshListing) Knows(name string) bool {
-	return !idForm.MatchString(name) && findInList(v.text, name) != ""
+	return !idForm().MatchString(name) && findInList(v.text, name) != ""
 }
 
 // Documents asks for many at once: each virsh takes longer than its answer.
@@ -138,7 +138,7 @@ func (v *virshListing) Documents(ctx context.Context) (all []*Domain, err error)
 	var uuids []string
 	for line := range strings.Lines(v.text) {
 		uuid, _, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if uuidForm.MatchString(uuid) && uuid != hostUUID {
+		if uuidForm().MatchString(uuid) && uuid != hostUUID {
 			uuids = append(uuids, uuid)
 		}
 	}
@@ -212,14 +212,14 @@ func (v *virsh) hasSecret(ctx context.Context, s Secret) (bool, error) {
 // word by which virsh will take it for the same: its name, unless virsh would take
 // that for an id or a UUID. An id is in no list and is returned as it is.
 func findInList(list, name string) (ref string) {
-	if idForm.MatchString(name) {
+	if idForm().MatchString(name) {
 		ref = strings.TrimSpace(name)
 	}
 	for line := range strings.Lines(list) {
 		uuid, other, _ := strings.Cut(strings.TrimSpace(line), " ")
 		other = strings.TrimSpace(other)
 		word := other
-		if idForm.MatchString(word) || uuidForm.MatchString(word) {
+		if idForm().MatchString(word) || uuidForm().MatchString(word) {
 			word = uuid
 		}
 		switch {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +12,7 @@ import (
 
 	"xen-backup/internal/exit"
 	"xen-backup/internal/program"
+	"xen-backup/internal/text"
 )
 
 // xl asks Xen's own toolstack.
@@ -192,14 +192,14 @@ func (x *xl) saveDir() string {
 	dir := "/var/lib/xen/save"
 	for _, file := range []string{"/default/xendomains", "/sysconfig/xendomains"} {
 		text, _ := os.ReadFile(x.etc + file)
-		for _, m := range xendomainsSave.FindAllStringSubmatch(string(text), -1) {
+		for _, m := range xendomainsSave().FindAllStringSubmatch(string(text), -1) {
 			dir = m[1]
 		}
 	}
 	return dir
 }
 
-var xendomainsSave = regexp.MustCompile(`(?m)^\s*XENDOMAINS_SAVE=["']?(/[^"'\s]*)`)
+var xendomainsSave = text.Pattern(`(?m)^\s*XENDOMAINS_SAVE=["']?(/[^"'\s]*)`)
 
 func isRegular(path string) bool {
 	info, err := os.Stat(path)
@@ -230,7 +230,7 @@ func (x *xl) makers() (logs []string) {
 			continue
 		}
 		out, _ := os.Readlink(filepath.Join(filepath.Dir(comm), "fd/1"))
-		if out = filepath.Base(out); !xlLog.MatchString(out) {
+		if out = filepath.Base(out); !xlLog().MatchString(out) {
 			out = ""
 		}
 		logs = append(logs, out)
@@ -238,4 +238,4 @@ func (x *xl) makers() (logs []string) {
 	return logs
 }
 
-var xlLog = regexp.MustCompile(`^xl.*\.log`)
+var xlLog = text.Pattern(`^xl.*\.log`)

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"unicode/utf8"
+
+	"xen-backup/internal/text"
 )
 
 // A configuration file of xl (xl.cfg(5), and as libxlu_cfg_l.l and libxlu_cfg_y.y read
@@ -86,14 +88,16 @@ func readXLConfig(text []byte) (*Document, error) {
 const xlEnd = "# end of the configuration\n"
 
 // What we have written into a configuration that came from another host before.
+const xlCommentsForm = `(?m)^# xen-backup: .*\n(#  .*\n)*`
+
 var (
-	xlComments = regexp.MustCompile(`(?m)^# xen-backup: .*\n(#  .*\n)*`)
-	xlOwn      = regexp.MustCompile(xlComments.String() + `|\n?^` + xlEnd)
+	xlComments = text.Pattern(xlCommentsForm)
+	xlOwn      = text.Pattern(xlCommentsForm + `|\n?^` + xlEnd)
 )
 
 // endXL makes a configuration one that travels.
 func endXL(text []byte) []byte {
-	text = xlOwn.ReplaceAll(text, nil)
+	text = xlOwn().ReplaceAll(text, nil)
 	if !bytes.HasSuffix(text, []byte("\n")) {
 		text = append(text, '\n')
 	}
@@ -136,7 +140,7 @@ func (f *xlForm) comment(lines []string) edit {
 	return edit{0, 0, "# xen-backup: " + strings.Join(lines, "\n#   ") + "\n"}
 }
 
-func (f *xlForm) comments() []span { return spans(xlComments, f.text) }
+func (f *xlForm) comments() []span { return spans(xlComments(), f.text) }
 
 // xlParser reads a configuration file.
 type xlParser struct {
@@ -154,10 +158,10 @@ func (p *xlParser) fail(what string) error {
 }
 
 var (
-	xlName    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*`)
-	xlNumber  = regexp.MustCompile(`^-?[0-9][0-9A-Za-z]*`)
-	xlString  = regexp.MustCompile(`^(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")`)
-	xlComment = regexp.MustCompile(`^#[^\n]*`)
+	xlName    = text.Pattern(`^[A-Za-z_][A-Za-z0-9_]*`)
+	xlNumber  = text.Pattern(`^-?[0-9][0-9A-Za-z]*`)
+	xlString  = text.Pattern(`^(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")`)
+	xlComment = text.Pattern(`^#[^\n]*`)
 )
 
 // skip passes blanks and, where they do not end anything, comments and line ends.
@@ -170,7 +174,7 @@ func (p *xlParser) skip(lines bool) {
 			p.at++
 			p.line++
 		case lines && c == '#':
-			p.take(xlComment)
+			p.take(xlComment())
 		default:
 			return
 		}
@@ -211,7 +215,7 @@ func (p *xlParser) file() error {
 // assignment reads one with the end of its line. Of two the last one counts; += adds
 // to what was there.
 func (p *xlParser) assignment() error {
-	name := p.take(xlName)
+	name := p.take(xlName())
 	if name == "" {
 		return p.fail("no setting")
 	}
@@ -226,7 +230,7 @@ func (p *xlParser) assignment() error {
 		return err
 	}
 	p.skip(false)
-	p.take(xlComment)
+	p.take(xlComment())
 	if p.at < len(p.text) && p.text[p.at] != '\n' && p.text[p.at] != ';' {
 		return p.fail("no end of the line")
 	}
@@ -267,17 +271,17 @@ func (p *xlParser) value(depth int) (xlItem, error) {
 
 func (p *xlParser) atom() (xlItem, error) {
 	from := p.at
-	if quoted := p.take(xlString); quoted != "" {
+	if quoted := p.take(xlString()); quoted != "" {
 		text := quoted[1 : len(quoted)-1]
 		item := xlItem{span: span{from, p.at}, plain: !strings.Contains(text, `\`)}
-		item.text = xlEscape.ReplaceAllStringFunc(text, func(s string) string { return s[1:] })
+		item.text = xlEscape().ReplaceAllStringFunc(text, func(s string) string { return s[1:] })
 		return item, nil
 	}
-	if number := p.take(xlNumber); number != "" {
+	if number := p.take(xlNumber()); number != "" {
 		return xlItem{span: span{from, p.at}, text: number, plain: true}, nil
 	}
 	return xlItem{}, p.fail("no value")
 }
 
 // xlEscape is what may stand for a quote or backslash; others are for no name or path.
-var xlEscape = regexp.MustCompile(`\\["'\\]`)
+var xlEscape = text.Pattern(`\\["'\\]`)

@@ -4,10 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"xen-backup/internal/text"
 )
 
 // xlRow is a line of `xl list`.
@@ -20,7 +21,7 @@ type xlRow struct {
 // A name may hold blanks, so the line is read from its end: ID, memory, VCPUs,
 // state, seconds. Why it is shut down: - is a power-off, r a reboot, s that it is saved or migrated, c a crash, w its
 // watchdog, S a soft reset, ? what this xl does not know (shutdown_reason_letters in xl_list.c).
-var xlLine = regexp.MustCompile(`^(.+?)\s+(\d+)\s+(\d+)\s+\d+\s+([r-][b-][p-][s-][-rscwS?][d-])\s+[\d.]+\s*$`)
+var xlLine = text.Pattern(`^(.+?)\s+(\d+)\s+(\d+)\s+\d+\s+([r-][b-][p-][s-][-rscwS?][d-])\s+[\d.]+\s*$`)
 
 func parseXLList(text string) ([]xlRow, error) {
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
@@ -29,7 +30,7 @@ func parseXLList(text string) ([]xlRow, error) {
 	}
 	var rows []xlRow
 	for _, line := range lines[1:] {
-		m := xlLine.FindStringSubmatch(line)
+		m := xlLine().FindStringSubmatch(line)
 		if m == nil { // it could be the domain that is asked for
 			return nil, fmt.Errorf("xl list prints %.60q", line)
 		}
@@ -48,12 +49,12 @@ const nameless = "(null)"
 func (r xlRow) zombie() bool { return r.Name == nameless && strings.Contains(r.Flags, "d") }
 
 // A line of `xl list -v` has after the seconds the UUID.
-var xlUUID = regexp.MustCompile(`^\Q` + nameless + `\E\s+\d+\s+\d+\s+\d+\s+\S{6}\s+[\d.]+\s+([0-9a-f-]{36})\b`)
+var xlUUID = text.Pattern(`^\Q` + nameless + `\E\s+\d+\s+\d+\s+\d+\s+\S{6}\s+[\d.]+\s+([0-9a-f-]{36})\b`)
 
 // zombieUUIDs reads in what `xl list -v` prints the UUIDs of the nameless.
 func zombieUUIDs(text string) (uuids []string) {
 	for line := range strings.Lines(text) {
-		if m := xlUUID.FindStringSubmatch(line); m != nil {
+		if m := xlUUID().FindStringSubmatch(line); m != nil {
 			uuids = append(uuids, m[1])
 		} else if strings.HasPrefix(line, nameless) {
 			uuids = append(uuids, "")
@@ -178,7 +179,7 @@ func (x *xlDisk) disk() Disk {
 		d.Remote = true
 		d.Trouble = scriptTrouble(x.Script)
 	case d.Source == "" || strings.HasPrefix(d.Source, "/"):
-	case deviceName.MatchString(d.Source):
+	case deviceName().MatchString(d.Source):
 		d.Source = "/dev/" + d.Source // as Xen's block script does
 	default:
 		d.Remote = true
@@ -188,7 +189,7 @@ func (x *xlDisk) disk() Disk {
 }
 
 // deviceName is what may stand for a device below /dev: VG/LV.
-var deviceName = regexp.MustCompile(`^[A-Za-z0-9+_./-]+$`)
+var deviceName = text.Pattern(`^[A-Za-z0-9+_./-]+$`)
 
 // plainScript reports whether a block script takes the source for a local path.
 // Others make the device that the guest gets: block-drbd, block-iscsi, block-nbd.
@@ -205,9 +206,9 @@ func scriptTrouble(script string) string {
 
 // Prefixes that xend and xl 4.1 needed. Only formats and scripts still mean
 // anything (Xen's libxlu_disk_l.l).
-var xlPrefix = regexp.MustCompile(`^(raw|qcow2?|vhd|iscsi|e?nbd|drbd|tapdisk|tap2?|aio|ioemu|file|phy):`)
+var xlPrefix = text.Pattern(`^(raw|qcow2?|vhd|iscsi|e?nbd|drbd|tapdisk|tap2?|aio|ioemu|file|phy):`)
 
-var xlFlag = regexp.MustCompile(`^(direct-io-safe|(no-)?discard|(no-)?colo|(un)?trusted)$`)
+var xlFlag = text.Pattern(`^(direct-io-safe|(no-)?discard|(no-)?colo|(un)?trusted)$`)
 
 // parse reads a disk string of xl-disk-configuration(5): the positional
 // parameters target, format, vdev and access, mixed with KEY=VALUE and flags.
@@ -219,7 +220,7 @@ func (x *xlDisk) parse(spec string) error {
 	rest := strings.TrimRight(spec, " \t\n")
 	end := len(rest)
 	rest = strings.TrimLeft(rest, " \t\n")
-	for m := xlPrefix.FindStringSubmatch(rest); m != nil; m = xlPrefix.FindStringSubmatch(rest) {
+	for m := xlPrefix().FindStringSubmatch(rest); m != nil; m = xlPrefix().FindStringSubmatch(rest) {
 		rest = rest[len(m[0]):]
 		set["format"] = "raw"
 		switch m[1] {
@@ -243,7 +244,7 @@ func (x *xlDisk) parse(spec string) error {
 			set[key] = value
 		} else if word == "cdrom" {
 			set["devtype"] = "cdrom"
-		} else if (more || word != "") && !xlFlag.MatchString(word) {
+		} else if (more || word != "") && !xlFlag().MatchString(word) {
 			key, err := setPosition(set, word)
 			if err != nil {
 				return err

@@ -7,9 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
+
+	"xen-backup/internal/text"
 )
 
 // xmlForm says where things stand in a document of libvirt.
@@ -238,9 +239,9 @@ func (f *xmlForm) comment(lines []string) edit {
 	return edit{f.root, f.root, "<!-- " + text + end}
 }
 
-var xmlOwn = regexp.MustCompile(`(?s)<!-- xen-backup: .*?-->\n?`)
+var xmlOwn = text.Pattern(`(?s)<!-- xen-backup: .*?-->\n?`)
 
-func (f *xmlForm) comments() []span { return spans(xmlOwn, f.text[:f.root]) }
+func (f *xmlForm) comments() []span { return spans(xmlOwn(), f.text[:f.root]) }
 
 // xmlAttribute is one attribute in the text of a start tag.
 type xmlAttribute struct {
@@ -248,11 +249,11 @@ type xmlAttribute struct {
 	whole, value span // name='value', and value without the quotes
 }
 
-var xmlAttributeForm = regexp.MustCompile(`([^\s=/<>"']+)\s*=\s*("[^"]*"|'[^']*')`)
+var xmlAttributeForm = text.Pattern(`([^\s=/<>"']+)\s*=\s*("[^"]*"|'[^']*')`)
 
 // attributes finds those of a start tag, which is well-formed.
 func (f *xmlForm) attributes(tag span) (found []xmlAttribute) {
-	for _, m := range xmlAttributeForm.FindAllSubmatchIndex(f.text[tag.from:tag.to], -1) {
+	for _, m := range xmlAttributeForm().FindAllSubmatchIndex(f.text[tag.from:tag.to], -1) {
 		for i := range m {
 			m[i] += tag.from
 		}
@@ -268,11 +269,11 @@ func (f *xmlForm) setAttribute(tag span, name, value string) edit {
 			return edit{a.value.from, a.value.to, escapeXML(value)}
 		}
 	}
-	at := tag.from + len("<") + len(xmlName.Find(f.text[tag.from+1:tag.to]))
+	at := tag.from + len("<") + len(xmlName().Find(f.text[tag.from+1:tag.to]))
 	return edit{at, at, " " + name + "='" + escapeXML(value) + "'"}
 }
 
-var xmlName = regexp.MustCompile(`^[^\s/>]+`)
+var xmlName = text.Pattern(`^[^\s/>]+`)
 
 // escapeXML makes s fit between quotes of either kind.
 func escapeXML(s string) string {

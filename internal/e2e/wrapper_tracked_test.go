@@ -596,6 +596,16 @@ func TestLongFinalOfOneDisk(t *testing.T) {
 		}
 	}
 	s.must("dom0a", "rm /usr/local/sbin/xb-delta")
+
+	s.around(`if [[ " $* " = *" --commit "* ]]; then touch /run/begun; sleep 1000; fi`)
+	run := s.begin("dom0a", cron("--final", "domu1"))
+	eventually(s, "the commit", func() bool { return s.on("dom0b", "rm /run/begun").status == 0 })
+	s.must("dom0a", "pkill -KILL -x xen-backup.sh; pkill -KILL -x ssh || :")
+	run.end()
+	s.must("dom0b", "rm /usr/local/sbin/xb-patch; pkill -x sleep")
+	if after := s.sums("dom0b", xvda); after != before {
+		t.Error("a run that was killed before its commit has made the standby another one")
+	}
 	s.backup("dom0a", "--final", "domu1").silent(t)
 	s.same(xvda, xvda)
 	s.nothingHeld("dom0b")

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -220,7 +219,7 @@ func removeIf(vg, name, which, condition, why string) error {
 		switch {
 		case err == nil:
 			return gone(vg, name, which, why)
-		case !inUse.MatchString(err.Error()):
+		case !inUse().MatchString(err.Error()):
 			return exit.Fail(exit.IOError, "cannot remove %s/%s: %w", vg, name, err)
 		case time.Now().After(deadline):
 			return exit.Fail(exit.Busy, "cannot remove %s/%s: somebody has it open: %w", vg, name, err)
@@ -248,4 +247,4 @@ func gone(vg, name, which, why string) error {
 	return nil
 }
 
-var inUse = regexp.MustCompile(`in use|[Uu]sed by another|open logical volume|[Bb]usy`)
+var inUse = text.Pattern(`in use|[Uu]sed by another|open logical volume|[Bb]usy`)

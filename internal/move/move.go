@@ -16,13 +16,13 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"regexp"
 	"time"
 
 	"xen-backup/internal/domain"
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
+	"xen-backup/internal/text"
 )
 
 // Options are what a move is told.
@@ -43,7 +43,7 @@ type Options struct {
 // User takes what is to be said, a line each, with its level: err, warning or info.
 type User interface{ Say(level, text string) }
 
-var nameForm = regexp.MustCompile(`^[A-Za-z0-9_.+:@][A-Za-z0-9_.+:@-]*$`)
+var nameForm = text.Pattern(`^[A-Za-z0-9_.+:@][A-Za-z0-9_.+:@-]*$`)
 
 // mover is one move.
 type mover struct {
@@ -77,7 +77,7 @@ func (m *mover) onSignalDo(f func()) {
 // somebody to type there, it says so.
 func Move(ctx context.Context, o Options, user User) error {
 	for _, name := range []string{o.DomU, o.To} {
-		if !nameForm.MatchString(name) {
+		if !nameForm().MatchString(name) {
 			return exit.Fail(exit.Usage, "bad name: %q", name)
 		}
 	}

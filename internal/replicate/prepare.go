@@ -1,13 +1,13 @@
 package replicate
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
 
 	"xen-backup/internal/exit"
 	"xen-backup/internal/runs"
+	"xen-backup/internal/text"
 )
 
 // Prepare asks all Dom0s of the rows whether the DomU is active there, too, and has them look at its standbys, and finish
@@ -118,7 +118,7 @@ func (p *preparation) prepareDisks() bool {
 	return len(lost) == 0
 }
 
-var answerForm = regexp.MustCompile(`^(full|tracked)( [!-~]+)*$`)
+var answerForm = text.Pattern(`^(full|tracked)( [!-~]+)*$`)
 
 func (p *preparation) prepareDisk(row *Row) bool {
 	words := slices.Concat([]string{"xb-patch", "--prepare"}, p.patchOptions(row), []string{"--size", row.Size}, p.blocks(),
@@ -128,7 +128,7 @@ func (p *preparation) prepareDisk(row *Row) bool {
 	}
 	e := p.ask(p.dom0, p.Stall, nil, p.at(p.dom0, append(words, row.Target)...))
 	for _, line := range e.answer.list {
-		if answerForm.MatchString(line) {
+		if answerForm().MatchString(line) {
 			row.Answer = line
 		}
 	}

@@ -48,7 +48,7 @@ type Options struct {
 // Check refuses what no setting allows: most of it becomes a word of a command on another host.
 func (o *Options) Check() error {
 	for _, name := range append([]string{o.DomU, o.CreateLV, o.To}, o.Exclude...) {
-		if name != "" && !nameForm.MatchString(name) {
+		if name != "" && !nameForm().MatchString(name) {
 			return exit.Fail(exit.Usage, "bad name: %q", name)
 		}
 	}

@@ -3,11 +3,11 @@ package replicate
 import (
 	"bufio"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/text"
 )
 
 // Row is a disk and its standby on one other Dom0, as xb-locate --copy --dom0s tells it. Paths are what a shell can take.
@@ -26,14 +26,14 @@ const maxRow = 1 << 16
 
 // What names of hosts, DomUs and disks look like, and what means nothing to any shell on the other side.
 var (
-	nameForm = regexp.MustCompile(`^[A-Za-z0-9_.+:@][A-Za-z0-9_.+:@-]*$`)
-	wordForm = regexp.MustCompile(`^[A-Za-z0-9_/.+:@%-]+$`)
+	nameForm = text.Pattern(`^[A-Za-z0-9_.+:@][A-Za-z0-9_.+:@-]*$`)
+	wordForm = text.Pattern(`^[A-Za-z0-9_/.+:@%-]+$`)
 )
 
 // checkNames refuses what is no name of a Dom0: it becomes an argument of ssh.
 func checkNames(dom0s []string) error {
 	for _, name := range dom0s {
-		if !nameForm.MatchString(name) {
+		if !nameForm().MatchString(name) {
 			return exit.Fail(exit.Usage, "bad name of a Dom0: %s", name)
 		}
 	}
@@ -51,11 +51,11 @@ func ReadRows(in io.Reader, answered bool) (rows []*Row, err error) {
 			return nil, exit.Fail(exit.Usage, "a row of %d columns, not %d: %q", len(values), len(columns), lines.Text())
 		}
 		for i, value := range values {
-			if *columns[i] = value; columns[i] != &r.Answer && columns[i] != &r.Witness && !wordForm.MatchString(value) {
+			if *columns[i] = value; columns[i] != &r.Answer && columns[i] != &r.Witness && !wordForm().MatchString(value) {
 				return nil, exit.Fail(exit.Usage, "a row with a word that may mean something to a shell: %q", value)
 			}
 		}
-		if !nameForm.MatchString(r.Dom0) || !nameForm.MatchString(r.Local) || !nameForm.MatchString(r.Disk) {
+		if !nameForm().MatchString(r.Dom0) || !nameForm().MatchString(r.Local) || !nameForm().MatchString(r.Disk) {
 			return nil, exit.Fail(exit.Usage, "a row with a bad name of a host or disk: %q", lines.Text())
 		}
 		rows = append(rows, r)

@@ -3,13 +3,13 @@ package snapshot
 import (
 	"io/fs"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 
 	"xen-backup/internal/blockdev"
 	"xen-backup/internal/lvm"
+	"xen-backup/internal/text"
 )
 
 // What tells a snapshot of ours from anybody else's: a logical volume has two tags and a
@@ -23,18 +23,18 @@ const (
 	ownerTag = "xen-backup.owner="
 )
 
-var volumeName = regexp.MustCompile(`^xb-.+-[a-z2-7]{8}$`)
+var volumeName = text.Pattern(`^xb-.+-[a-z2-7]{8}$`)
 
 // isOurs reports whether xb-snap took it. Somebody may use a tag or a name like ours
 // for a volume of his own, so all that it gives a snapshot must be there.
 func isOurs(v *lvm.Volume) bool {
 	hasOwner := slices.ContainsFunc(v.Tags, func(t string) bool { return strings.HasPrefix(t, ownerTag) })
-	return hasOwner && volumeName.MatchString(v.Name) && (v.Thin() || v.ThickSnapshot())
+	return hasOwner && volumeName().MatchString(v.Name) && (v.Thin() || v.ThickSnapshot())
 }
 
 // isFileName reports whether the snapshot of a file may have this path.
 func isFileName(path string) bool {
-	return filepath.IsAbs(path) && blockdev.FileSnapshot.MatchString(filepath.Base(path))
+	return filepath.IsAbs(path) && blockdev.FileSnapshot().MatchString(filepath.Base(path))
 }
 
 // isIts reports whether a file that the record names is the one that it was made for, and

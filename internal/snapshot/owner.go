@@ -5,11 +5,11 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"xen-backup/internal/exit"
+	"xen-backup/internal/text"
 )
 
 // Owner is the process that uses a snapshot: when it is dead, the snapshot is a
@@ -25,7 +25,7 @@ const nobody Owner = "none" // kept until somebody removes it by name
 // named for people: it may be the base of others, too.
 const basePrefix = "base:"
 
-var notInTags = regexp.MustCompile(`[^A-Za-z0-9_+.:/-]`)
+var notInTags = text.Pattern(`[^A-Za-z0-9_+.:/-]`)
 
 func baseOf(peer string) Owner {
 	return Owner(basePrefix + inTag(peer))
@@ -33,13 +33,13 @@ func baseOf(peer string) Owner {
 
 // inTag returns a word as it may stand in a tag of LVM, and ofTag what it was.
 func inTag(word string) string {
-	return notInTags.ReplaceAllStringFunc(word, func(c string) string { return fmt.Sprintf("#%x", c) })
+	return notInTags().ReplaceAllStringFunc(word, func(c string) string { return fmt.Sprintf("#%x", c) })
 }
 
-var hexInTags = regexp.MustCompile(`#[0-9a-f]{2}`)
+var hexInTags = text.Pattern(`#[0-9a-f]{2}`)
 
 func ofTag(word string) string {
-	return hexInTags.ReplaceAllStringFunc(word, func(c string) string {
+	return hexInTags().ReplaceAllStringFunc(word, func(c string) string {
 		b, _ := hex.DecodeString(c[1:])
 		return string(b)
 	})
@@ -75,12 +75,12 @@ func FindOwner(word string) (Owner, error) {
 	return Owner(fmt.Sprintf("%d.%s.%s", pid, start, boot)), err
 }
 
-var ownerWords = regexp.MustCompile(`^([1-9][0-9]{0,9})\.([0-9]+)\.([0-9a-f]{8})$`)
+var ownerWords = text.Pattern(`^([1-9][0-9]{0,9})\.([0-9]+)\.([0-9a-f]{8})$`)
 
 // dead reports whether the owner can never come back to its snapshot. Of an owner
 // that it can't read, it doesn't say so.
 func (o Owner) dead() bool {
-	words := ownerWords.FindStringSubmatch(string(o))
+	words := ownerWords().FindStringSubmatch(string(o))
 	if words == nil {
 		return false
 	}

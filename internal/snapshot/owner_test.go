@@ -9,7 +9,7 @@ import (
 
 func TestOwner(t *testing.T) {
 	me, err := FindOwner(fmt.Sprint(os.Getpid()))
-	if err != nil || me.dead() || !ownerWords.MatchString(string(me)) {
+	if err != nil || me.dead() || !ownerWords().MatchString(string(me)) {
 		t.Fatalf("owner %q, %v", me, err)
 	}
 	words := strings.Split(string(me), ".")

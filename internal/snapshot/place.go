@@ -60,7 +60,7 @@ const markName = "trusted.xen-backup"
 
 // mark has the file say by whom it is taken. Where files have no attributes it is known by its record alone.
 func (s *fileSnapshot) mark() {
-	if ownerWords.MatchString(string(s.Owner)) {
+	if ownerWords().MatchString(string(s.Owner)) {
 		unix.Fsetxattr(int(s.clone.Fd()), markName, []byte(placeOf(s.dir)+" "+string(s.Owner)), 0)
 	}
 }

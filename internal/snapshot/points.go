@@ -322,7 +322,7 @@ func CheckTarget(f *blockdev.File) error {
 		return err
 	}
 	// Somebody may call a volume of his own alike; for all others LVM need not be asked.
-	if _, name, ok := dm.SplitName(d.Name); !ok || !volumeName.MatchString(name) {
+	if _, name, ok := dm.SplitName(d.Name); !ok || !volumeName().MatchString(name) {
 		return nil
 	}
 	volumes, err := lvm.List()

@@ -7,17 +7,17 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/state"
+	"xen-backup/internal/text"
 )
 
 // A record is a file STATE_DIR/snapshots/RUN-NUMBER.json with what a fileSnapshot has in
 // JSON. A file without one is never taken for a snapshot of ours.
 
-var recordName = regexp.MustCompile(`^[a-z2-7]{8}-[0-9]+\.json$`)
+var recordName = text.Pattern(`^[a-z2-7]{8}-[0-9]+\.json$`)
 
 func recordDir(dir state.Dir) string { return filepath.Join(string(dir), "snapshots") }
 
@@ -61,7 +61,7 @@ func fileSnapshots(dir state.Dir) (all []*fileSnapshot, bad []*damaged, err erro
 		return nil, nil, exit.Fail(exit.IOError, "cannot read the records: %w", err)
 	}
 	for _, entry := range entries {
-		if !recordName.MatchString(entry.Name()) { // one being written, or a stranger
+		if !recordName().MatchString(entry.Name()) { // one being written, or a stranger
 			continue
 		}
 		path := filepath.Join(recordDir(dir), entry.Name())

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"time"
 	"unicode/utf8"
@@ -16,6 +15,7 @@ import (
 	"xen-backup/internal/durable"
 	"xen-backup/internal/exit"
 	"xen-backup/internal/stream"
+	"xen-backup/internal/text"
 )
 
 // The disks of a DomU become new images together. Each delta is held: received and proved, and noted beside the state of
@@ -67,11 +67,11 @@ func (r *Record) HasReached(s *Set) bool { return r.Phase == Clean && r.is(s) }
 // IsReaching reports whether the record is that of an unfinished apply of the set.
 func (r *Record) IsReaching(s *Set) bool { return r.Phase == Applying && r.is(s) }
 
-var setForm = regexp.MustCompile(`^[a-z2-7]{26}$`)
+var setForm = text.Pattern(`^[a-z2-7]{26}$`)
 
 // CheckSet refuses what is no name of a set: 128 random bits in base32.
 func CheckSet(id string) error {
-	if !setForm.MatchString(id) {
+	if !setForm().MatchString(id) {
 		return exit.Fail(exit.Usage, "%q is no set: want 26 letters a-z and digits 2-7", id)
 	}
 	return nil
@@ -146,7 +146,7 @@ func (d *Device) checkHeld(h *Held) error {
 		return fmt.Errorf("its version is %d, not %d", h.Version, version)
 	case h.Identity != d.identity:
 		return fmt.Errorf("it is that of %q", h.Identity)
-	case !setForm.MatchString(h.Set):
+	case !setForm().MatchString(h.Set):
 		return fmt.Errorf("its set is %q", h.Set)
 	case h.Spool != "" && filepath.Base(h.Spool) != d.base+".delta":
 		return fmt.Errorf("its spool is %q", h.Spool)
@@ -215,7 +215,7 @@ func (d Dir) checkChange(c *Change, set string) error {
 	switch {
 	case c.Version != version:
 		return fmt.Errorf("its version is %d, not %d", c.Version, version)
-	case c.Set != set || !setForm.MatchString(set):
+	case c.Set != set || !setForm().MatchString(set):
 		return fmt.Errorf("it is that of set %q", c.Set)
 	}
 	seen := make(map[string]bool)
@@ -268,7 +268,7 @@ func (d *Device) changes() (changes []*Change, err error) {
 		return nil, exit.Fail(exit.Internal, "state: %w", err)
 	}
 	for _, name := range names {
-		if !setForm.MatchString(nameOf(name)) {
+		if !setForm().MatchString(nameOf(name)) {
 			continue // it is nothing of ours
 		}
 		c, err := d.dir.LoadChange(nameOf(name))

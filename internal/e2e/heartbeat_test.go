@@ -208,9 +208,9 @@ func TestLongHeartbeatOfSlowSync(t *testing.T) {
 	h.sameBytes("source", "fs/target")
 }
 
-// TestHeartbeatUnheard closes the other end of a run's standard output: before the apply
+// TestLongHeartbeatUnheard closes the other end of a run's standard output: before the apply
 // that ends the run, whatever it waits for.
-func TestHeartbeatUnheard(t *testing.T) {
+func TestLongHeartbeatUnheard(t *testing.T) {
 	h := newHost(t)
 	h.image("target", 3*mib, 2)
 	check := h.untouched("target")

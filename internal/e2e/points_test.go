@@ -238,8 +238,8 @@ func TestPointsTakeRoom(t *testing.T) {
 	})
 }
 
-// TestPointsGiveWay has the guard of bases look after points: where it is too full, the oldest go, with all of their set.
-func TestPointsGiveWay(t *testing.T) {
+// TestLongPointsGiveWay has the guard of bases look after points: where it is too full, the oldest go, with all of their set.
+func TestLongPointsGiveWay(t *testing.T) {
 	reflinks(t, func(t *testing.T, h *host, dir string) {
 		targets := []string{dir + "/d0", dir + "/d1"}
 		for n := 1; n <= 4; n++ {

@@ -32,8 +32,8 @@ func olderBin(t *testing.T) string {
 	return dir + "/bin"
 }
 
-// TestVersions has hosts work together of which only one is updated.
-func TestVersions(t *testing.T) {
+// TestLongVersions has hosts work together of which only one is updated.
+func TestLongVersions(t *testing.T) {
 	h := newHost(t)
 	old := olderBin(t)
 	older := func(target, options string) result { // the pipeline of an older wrapper, onto this program

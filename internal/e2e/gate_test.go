@@ -282,15 +282,13 @@ func TestGateRefuses(t *testing.T) {
 	s := gated(t, "dom0a domu1/* /srv/a.img", "dom0a domu1/* /srv/*.img", "dom0c domu1/* /srv/c/c.img")
 	s.image("dom0b", "/srv/a.img", 1<<20)
 	var commands, kinds []string
-	all := 0
 	for kind, list := range hostile {
-		all += len(list)
-		for _, command := range testkit.Some(t, 5, list...) {
+		for _, command := range list {
 			commands, kinds = append(commands, command), append(kinds, kind)
 		}
 	}
-	if all < 150 {
-		t.Errorf("only %d commands", all)
+	if len(commands) < 150 {
+		t.Errorf("only %d commands", len(commands))
 	}
 	before := s.content()
 	for i, status := range s.ask(commands) {

@@ -207,3 +207,31 @@ func TestForbidden(t *testing.T) {
 		}
 	}
 }
+
+// TestPatterns: no expression is compiled at each start of each program. text.Pattern compiles it when it is used.
+func TestPatterns(t *testing.T) {
+	atStart := regexp.MustCompile(`(?m)^(var |\t)\w+ *= regexp\.MustCompile`)
+	files := 0
+	for _, dir := range []string{".", "../cmd"} {
+		paths, err := filepath.Glob(dir + "/*/*.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			if strings.HasSuffix(path, "_test.go") {
+				continue
+			}
+			files++
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found := atStart.Find(text); found != nil {
+				t.Errorf("%s: %s", path, found)
+			}
+		}
+	}
+	if files < 100 {
+		t.Errorf("only %d files", files)
+	}
+}

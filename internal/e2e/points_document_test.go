@@ -68,6 +68,7 @@ func TestDocumentsOfPoints(t *testing.T) {
 		h.wantDocument("--at-point "+hour(9), 2, hour(2))
 
 		// A standby that was made a point is started by that one's document, and what it was keeps its own.
+		h.must("sleep 1") // points come in an order of whole seconds
 		h.must("xb-snap rollback --at " + hour(1) + " " + target)
 		h.documents(hour(1), hour(2), hour(3))
 		h.wantDocument("", 1, hour(1))

@@ -56,11 +56,11 @@ make() {
 	sed -i 's/^[^ ]*/*/' root/.ssh/known_hosts
 	printf '%s\n' 'ListenAddress 0.0.0.0' 'UsePAM no' 'UseDNS no' 'MaxStartups 100' >>etc/ssh/pair
 	echo 'uri_default = "test:///run/node.xml"' >etc/libvirt/libvirt.conf
+	echo "$bin /usr/local/bin none bind" >>mounts
 }
 boot() {
 	power_on $1
-	on $1 mount --bind "$bin" /usr/local/bin
-	on $1 bash -c "mkdir /run/domains; echo '<node/>' >/run/node.xml; touch /run/syslog"
+	on $1 bash -c "mkdir /run/domains; echo '<node/>' >/run/node.xml; : >/run/syslog"
 }
 cut() {
 	kill -9 "$(<"$dir/$1.pid")"
@@ -79,8 +79,9 @@ for h in dom0a dom0b; do
 	boot $h
 done
 cable
-for h in dom0a dom0b; do on $h ip neighbour add 192.0.2.4 lladdr 02:00:00:00:00:04 dev veth0; done
-on dom0b ip address add 192.0.2.5/24 dev veth0
+nobody='neighbour add 192.0.2.4 lladdr 02:00:00:00:00:04 dev veth0'
+on dom0a ip $nobody
+printf '%s\n' "$nobody" 'address add 192.0.2.5/24 dev veth0' | on dom0b ip -batch -
 echo done
 while read -r order; do
 	$order

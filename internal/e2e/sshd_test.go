@@ -45,6 +45,7 @@ StrictModes no
 UsePAM no
 PasswordAuthentication no
 PermitRootLogin prohibit-password
+KexAlgorithms curve25519-sha256
 AcceptEnv XB_STATE_DIR
 SetEnv PATH=%[3]s:/usr/bin:/bin LIBVIRT_DEFAULT_URI=test://%[6]s/node.xml
 %[4]s

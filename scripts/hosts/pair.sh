@@ -27,12 +27,12 @@ make_keys() {
 make_host() { # DOM0 SIZE: of /srv
 	local h=$dir/$1
 	local GLOBIGNORE='/etc/alternatives:/etc/ssl:/etc/systemd:/etc/rc?.d:/etc/apt:/etc/X11:/etc/fonts:/etc/xml:/etc/java*'
-	mkdir -p "$h"/{root/.ssh,run,srv,lib,log,cache,sbin,etc/alternatives}
+	mkdir -p "$h"/{root/.ssh,srv,lib,log,cache,sbin,etc/alternatives}
 	chmod 700 "$h/root" "$h/root/.ssh"
 	cp -a /etc/* "$h/etc" # without what nobody reads here, which is most of it; power_on adds the alternatives
 	rm -f "$h"/etc/{bash.bashrc,profile,environment,ssh/sshrc,ssh/ssh_config}
-	sed -i 's|^root:.*|root:x:0:0:root:/root:/bin/bash|' "$h/etc/passwd"
-	sed -i 's/^root:[^:]*:/root:*:/' "$h/etc/shadow" # else sshd may take root for locked
+	# root's shell; and in shadow no locked password, with which sshd would not let root in
+	sed -i -e 's|^root:[^:]*:0:0:.*|root:x:0:0:root:/root:/bin/bash|' -e '/:0:0:/!s/^root:[^:]*:/root:*:/' "$h"/etc/{passwd,shadow}
 	cp "$dir"/bin/* "$h/sbin"
 	printf '127.0.0.1 localhost\n192.0.2.1 dom0a\n192.0.2.2 dom0b\n' >"$h/etc/hosts"
 	cp "$dir/key" "$h/root/.ssh/id_ed25519"
@@ -44,6 +44,18 @@ make_host() { # DOM0 SIZE: of /srv
 	mkdir -p "$h/etc/xen-backup.d" "$h/etc/libvirt"
 	printf '%s\n' 'DOMU=domu1' 'DOM0S="dom0a dom0b"' >"$h/etc/xen-backup.d/domu1.conf"
 	mkfs.xfs -q -m reflink=1 "-dfile,name=$h/xfs,size=$2"
+	# what it has mounted, for one mount(8): there may be many Dom0s, and processes are dear
+	cat >"$h/mounts" <<-END
+		/etc/alternatives $h/etc/alternatives none bind
+		$h/etc /etc none rbind
+		$h/root /root none rbind
+		$h/lib /var/lib none bind
+		$h/log /var/log none bind
+		$h/cache /var/cache none bind
+		$h/sbin /usr/local/sbin none bind
+		$1 /run tmpfs defaults
+		$h/xfs /srv xfs loop
+	END
 }
 
 # power_on starts a Dom0: a process in namespaces of its own whose end ends all.
@@ -54,20 +66,14 @@ power_on() { # DOM0
 		read -r pid _ </proc/self/stat # as it is seen from outside
 		mount -t proc proc /proc
 		hostname "$2"
-		cd "$1/$2"
-		mount --bind /etc/alternatives etc/alternatives
-		for d in etc root run; do mount --rbind "$d" "/$d"; done
-		for d in lib log cache; do mount --bind "$d" "/var/$d"; done
-		mount --bind sbin /usr/local/sbin
-		mount -t tmpfs tmpfs /run
+		mount --all --fstab "$1/$2/mounts"
 		mkdir -m 755 /run/sshd
-		mount -o loop xfs /srv
 		ip link set lo up
 		echo "$pid" >"$1/$2.pid"
 		/usr/sbin/sshd -D -e -f /etc/ssh/pair &
 		wait' - "$dir" "$1" >"$dir/$1.log" 2>&1 </dev/null &
 	host[$1]=$!
-	await "$1" grep -q . "$dir/$1.pid"
+	await "$1" test -s "$dir/$1.pid"
 }
 
 # power_off ends what is left of both.
@@ -88,9 +94,7 @@ await() {
 
 # address gives a Dom0 its address, and switches its end of a cable on.
 address() { # DOM0 ADDRESS
-	on "$1" ip address replace "$2/32" dev lo
-	on "$1" ip address add "$2/24" dev veth0
-	on "$1" ip link set veth0 up
+	printf '%s\n' "address replace $2/32 dev lo" "address add $2/24 dev veth0" 'link set veth0 up' | on "$1" ip -batch -
 }
 
 # cable joins the two Dom0s. A host whose neighbour dies keeps its address, as on a switch,

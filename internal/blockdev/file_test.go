@@ -237,7 +237,7 @@ func checkAccess(t *testing.T, f *File, rnd *rand.Rand) {
 		}
 		return off, n
 	}
-	for i := range 150 {
+	for i := range testkit.Rounds(t, 60) {
 		off, n := span()
 		b := Buffer(n + 1)[i%2:][:n] // aligned and not
 		switch i % 3 {

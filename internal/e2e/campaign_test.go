@@ -18,7 +18,7 @@ import (
 // ordinary run must go through. XB_CAMPAIGN makes it so many times as many faults;
 // XB_CAMPAIGN_SEED makes it another campaign.
 func TestCampaign(t *testing.T) {
-	faults := testkit.Rounds(t, 20)
+	faults := testkit.Rounds(t, 10)
 	seed := testkit.Seed(t)
 	for _, kind := range []string{"file", "loop device"} {
 		t.Run(kind, func(t *testing.T) {

@@ -60,8 +60,8 @@ func (r result) well(t *testing.T) {
 	}
 }
 
-// TestCopy has one disk copied, and copied again, and two as a set.
-func TestCopy(t *testing.T) {
+// TestLongCopy has one disk copied, and copied again, and two as a set.
+func TestLongCopy(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	for range 2 {
@@ -108,8 +108,8 @@ func (s *site) unremembered() {
 	}
 }
 
-// TestCopySignal ends a copy with a signal to all of its programs: it ends at once, and it is no failure.
-func TestCopySignal(t *testing.T) {
+// TestLongCopySignal ends a copy with a signal to all of its programs: it ends at once, and it is no failure.
+func TestLongCopySignal(t *testing.T) {
 	s := newSite(t)
 	s.domu1(xvda)
 	run := s.copying(func(script string) *job { return s.begin("dom0a", script) })
@@ -232,8 +232,8 @@ func TestLongCopyStallsInApply(t *testing.T) {
 	s.same(xvda, xvda)
 }
 
-// TestCopyShells has a login shell on the other Dom0 that speaks where data should be, and one that is none.
-func TestCopyShells(t *testing.T) {
+// TestLongCopyShells has a login shell on the other Dom0 that speaks where data should be, and one that is none.
+func TestLongCopyShells(t *testing.T) {
 	for name, c := range map[string]struct{ setup, words string }{
 		"stdout":  {"echo 'printf glued' >/root/.bashrc", "glued"},
 		"nologin": {"sed -i 's|^\\(root:.*:\\)[^:]*$|\\1/usr/sbin/nologin|' /etc/passwd", "This account is currently not available."},

@@ -41,9 +41,9 @@ func (h *host) documents(times ...string) {
 	}
 }
 
-// TestDocumentsOfPoints has a point keep the document that was stored when it was made, as long as there is the point, or a
+// TestLongDocumentsOfPoints has a point keep the document that was stored when it was made, as long as there is the point, or a
 // standby that was made it again.
-func TestDocumentsOfPoints(t *testing.T) {
+func TestLongDocumentsOfPoints(t *testing.T) {
 	reflinks(t, func(t *testing.T, h *host, dir string) {
 		target := dir + "/target"
 		copies := func(n int, options string) {

@@ -20,7 +20,7 @@ import (
 // A commit that says it is done has made the new one. The next ordinary run must go through.
 // XB_CAMPAIGN makes it so many times as many faults.
 func TestSetCampaign(t *testing.T) {
-	faults := testkit.Rounds(t, 5)
+	faults := testkit.Rounds(t, 3)
 	seed := testkit.Seed(t)
 	var pairs [2]atomic.Int64 // that could be used, and that were refused
 	t.Cleanup(func() {

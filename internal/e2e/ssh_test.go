@@ -32,7 +32,7 @@ func TestSSH(t *testing.T) {
 	}
 }
 
-func TestSSHLoopDevices(t *testing.T) {
+func TestLongSSHLoopDevices(t *testing.T) {
 	h := newHost(t)
 	ssh := h.startSSHD("")
 	h.sparse("source", 6*mib, 1)

@@ -241,8 +241,8 @@ func TestKeepAnother(t *testing.T) {
 	}
 }
 
-// TestTrackedSpoiled changes one of the two snapshots while it is read, or after that: no delta of them is complete.
-func TestTrackedSpoiled(t *testing.T) {
+// TestLongTrackedSpoiled changes one of the two snapshots while it is read, or after that: no delta of them is complete.
+func TestLongTrackedSpoiled(t *testing.T) {
 	for what, spoil := range map[string]string{
 		"written to": "chmod 600 %[1]s && printf x | dd of=%[1]s conv=notrunc status=none && chmod 400 %[1]s",
 		"given up":   "truncate -s 0 %s",

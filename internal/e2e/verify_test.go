@@ -44,9 +44,9 @@ func (s *site) digests(files ...string) {
 	}
 }
 
-// TestVerifyMissed has the storage forget what has changed. The run does not notice; the next comparison in full does,
+// TestLongVerifyMissed has the storage forget what has changed. The run does not notice; the next comparison in full does,
 // and has the standby be what it should be.
-func TestVerifyMissed(t *testing.T) {
+func TestLongVerifyMissed(t *testing.T) {
 	for _, files := range testkit.Some(t, 1, []string{xvda, xvdb}, []string{xvda}) {
 		t.Run(fmt.Sprint(len(files)), func(t *testing.T) {
 			s := newSite(t)

@@ -85,13 +85,13 @@ func TestWrapperTracked(t *testing.T) {
 			s.must("dom0b", "mkdir /srv/vm")
 			s.must("dom0a", "mkdir -p /srv/vm")
 			a, b := "/srv/vm/a.img", "/srv/vm/b.img"
-			for _, disks := range [][]string{{a}, {a, b}} {
+			for _, disks := range testkit.Some(t, 1, []string{a, b}, []string{a}) {
 				s.domu1(disks...)
 				s.must("dom0a", "xb-snap prune --bases --peers ''; rm -rf /var/lib/xen-backup/*")
 				s.must("dom0b", "rm -rf /var/lib/xen-backup/* /srv/vm/*")
 				s.backup("dom0a").silent(t)
 				s.ran(false, disks...)
-				for _, blocks := range []int{5, 0, 40} {
+				for _, blocks := range testkit.Some(t, 2, 40, 0, 5) {
 					for _, disk := range disks {
 						s.scatter(disk, blocks)
 					}

@@ -195,7 +195,7 @@ type scene struct {
 func newScene(t *testing.T, kind, after string) *scene {
 	size := 1<<20 + 1536
 	if after == halfWritten { // more than is written at once: of a device 14 frames of 1 MiB
-		size = 20 << 20
+		size = 16 << 20
 	}
 	s := &scene{T: t, user: new(quiet), new: randomBytes(size, 2)}
 	s.options = Options{Target: filepath.Join(t.TempDir(), "target"), StateDir: testkit.MemoryDir(t), Toolstack: "auto"}

@@ -13,11 +13,14 @@ func Rounds(t testing.TB, ordinary int) int {
 	return ordinary * setting(t, "XB_CAMPAIGN")
 }
 
+// Campaign tells whether this is one.
+func Campaign() bool { return os.Getenv("XB_CAMPAIGN") != "" }
+
 // Some returns the first rows of a table, so many in an ordinary run, and all in a campaign: those that come first differ
 // most from each other.
 func Some[T any](t testing.TB, ordinary int, rows ...T) []T {
 	t.Helper()
-	if os.Getenv("XB_CAMPAIGN") != "" {
+	if Campaign() {
 		return rows
 	}
 	return rows[:min(ordinary, len(rows))]

@@ -2,8 +2,8 @@
 # Copies of a guest of two disks that writes all the time are of one instant: the first one and later ones, with a pause
 # and without.
 fresh hasty
-pauses=(no auto)
-! campaign || pauses+=(no)
+pauses=(no)
+! campaign || pauses+=(auto no)
 for pause in "${pauses[@]}"; do
 	conf dom0a PAUSE="$pause"
 	goes_on dom0a

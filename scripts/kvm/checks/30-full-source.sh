@@ -1,4 +1,5 @@
 #!/bin/bash
+# pair: campaign
 # Below a snapshot of an image whatever the guest rewrites takes new room. Before the file system is full the snapshot is
 # given up, and the run says so (82): the guest goes on and never sees an error.
 fresh rewrite

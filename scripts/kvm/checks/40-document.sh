@@ -1,4 +1,5 @@
 #!/bin/bash
+# pair: campaign
 # The document that travels starts the right guest there: what `virsh start` would have used here, passwords included, with
 # the disks of that host. The one of `virsh dumpxml`, which travelled before, does not start at all.
 # shellcheck disable=SC2016 # for the hosts' shells

@@ -69,11 +69,13 @@ for size in "${sizes[@]}"; do
 	equal "$(lvs --noheadings --units b --nosuffix -o lv_size "$s" | tr -d ' ')" "${size#*:}" "with --size ${size%:*} the store"
 	xb-snap remove "$s"
 done
-s=$(xb-snap create /dev/$vg/vm1)
-fill dom0a /dev/$vg/vm1
-xb-snap check "$s"
-[ "$(attr lv_snapshot_invalid "$s")" = "" ] || fail "a store of the largest size overflowed"
-xb-snap remove "$s"
+if campaign; then
+	s=$(xb-snap create /dev/$vg/vm1)
+	fill dom0a /dev/$vg/vm1
+	xb-snap check "$s"
+	[ "$(attr lv_snapshot_invalid "$s")" = "" ] || fail "a store of the largest size overflowed"
+	xb-snap remove "$s"
+fi
 
 echo "--- no room: 73, and nothing is left, not even of the first one"
 free=$(vgs --noheadings --units m --nosuffix -o vg_free $vg | tr -d ' ')
@@ -128,22 +130,24 @@ exec 9<&-
 quiet xb-snap remove "$s"
 
 echo "--- refusals"
-refused 66 "no such" xb-snap create /dev/$vg/nothing
-refused 66 "neither" xb-snap create /dev/null
-refused 78 "only of logical volumes" xb-snap create /dev/ubda
-refused 64 "same disk" xb-snap create /dev/$vg/vm1 /dev/mapper/$vg-vm1
-s=$(xb-snap create /dev/$vg/vm1)
-refused 78 "its origin" xb-snap create "$s"
-refused 78 "hidden part" xb-snap create "/dev/mapper/$vg-vm1-real"
-refused 64 "not a snapshot" xb-snap check /dev/$vg/vm1
-xb-snap remove "$s"
-mklv dom0a $vg/vm-work-private-snap 4M
-refused 78 "wyng" xb-snap create /dev/$vg/vm-work-private-snap
-long=$(printf 'a%.0s' {1..105})
-mklv dom0a "$vg/$long" 4M
-s=$(xb-snap create "/dev/$vg/$long")
-xb-snap list | cut -f1 | grep -xF "$s"
-xb-snap remove "$s"
+if campaign; then
+	refused 66 "no such" xb-snap create /dev/$vg/nothing
+	refused 66 "neither" xb-snap create /dev/null
+	refused 78 "only of logical volumes" xb-snap create /dev/ubda
+	refused 64 "same disk" xb-snap create /dev/$vg/vm1 /dev/mapper/$vg-vm1
+	s=$(xb-snap create /dev/$vg/vm1)
+	refused 78 "its origin" xb-snap create "$s"
+	refused 78 "hidden part" xb-snap create "/dev/mapper/$vg-vm1-real"
+	refused 64 "not a snapshot" xb-snap check /dev/$vg/vm1
+	xb-snap remove "$s"
+	mklv dom0a $vg/vm-work-private-snap 4M
+	refused 78 "wyng" xb-snap create /dev/$vg/vm-work-private-snap
+	long=$(printf 'a%.0s' {1..105})
+	mklv dom0a "$vg/$long" 4M
+	s=$(xb-snap create "/dev/$vg/$long")
+	xb-snap list | cut -f1 | grep -xF "$s"
+	xb-snap remove "$s"
+fi
 none_left refusals
 
 echo "--- the one that is open"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # A standby on a logical volume is one disk's, by whatever name the volume is called; what xb-patch writes to one, thick
 # or thin, it tells from what others write, so that it need not read all of it again.
 mklv dom0b xblab0/a 8M

@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # Random histories of a DomU with a thin and a thick disk, of which the storage tells what changes. After each run both
 # standbys are what the disks are, or, where something failed, what they were; and what is remembered of them is what a
 # full reading finds. A history is known by its seed, a number: XB_CAMPAIGN_SEED is that of the first one (1). It is one,

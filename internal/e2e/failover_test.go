@@ -110,10 +110,10 @@ sed s/,raw,/,qcow2,/ kept | xb-locate --store domu1`)
 	}
 }
 
-// TestPromoteXL: an apply that was interrupted is finished first, and the DomU is started by what has come. Whatever xl
+// TestLongPromoteXL: an apply that was interrupted is finished first, and the DomU is started by what has come. Whatever xl
 // leaves running, runs get at the disk as before, and who waits for the end of the output, as ssh
 // does, sees it.
-func TestPromoteXL(t *testing.T) {
+func TestLongPromoteXL(t *testing.T) {
 	s := newStandby(t)
 	s.must("dom0a", "mkdir -p /run/xl; echo x >/run/xl/domu1")
 	r := s.on("dom0b", failover("promote domu1"))

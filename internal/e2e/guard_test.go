@@ -150,9 +150,9 @@ func (g *guest) unharmed(t *testing.T, after int64) {
 
 const givenUp = "given up: the guest needs the room"
 
-// TestGuestFindsRoom has a guest rewrite its image during a slow copy, on a file system
+// TestLongGuestFindsRoom has a guest rewrite its image during a slow copy, on a file system
 // that has not room for all of it twice.
-func TestGuestFindsRoom(t *testing.T) {
+func TestLongGuestFindsRoom(t *testing.T) {
 	for _, kind := range testkit.Some(t, 1, "xfs", "btrfs") {
 		t.Run(kind, func(t *testing.T) {
 			h := newSnapHost(t)

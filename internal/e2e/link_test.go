@@ -126,9 +126,9 @@ func (h *host) quietSince(target string, long time.Duration) {
 
 func alive(pid string) bool { return exists("/proc/" + pid + "/stat") }
 
-// TestLinkCutHeartbeat: sshd finds out that its peer is gone only when it has something to
+// TestLongLinkCutHeartbeat: sshd finds out that its peer is gone only when it has something to
 // send to it.
-func TestLinkCutHeartbeat(t *testing.T) {
+func TestLongLinkCutHeartbeat(t *testing.T) {
 	h := newHost(t)
 	h.twoLinks()
 	h.must(h.far + " sh -c 'echo 3 >/proc/sys/net/ipv4/tcp_retries2'") // it waits seconds, and not a quarter of an hour

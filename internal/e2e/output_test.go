@@ -138,7 +138,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-func TestNewSignature(t *testing.T) {
+func TestLongNewSignature(t *testing.T) {
 	for _, options := range []string{"", "-b 64K", "--hash sha256"} {
 		t.Run(options, func(t *testing.T) { testNewSignature(newHost(t), options) })
 	}

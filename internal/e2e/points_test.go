@@ -217,8 +217,8 @@ func TestNoPoints(t *testing.T) {
 	h.copies(5, "ext4/target", "--keep often").fails(t, 64, "does not say what to keep")
 }
 
-// TestPointsTakeRoom has a copy for which there is no room beside a point be refused before anything is written.
-func TestPointsTakeRoom(t *testing.T) {
+// TestLongPointsTakeRoom has a copy for which there is no room beside a point be refused before anything is written.
+func TestLongPointsTakeRoom(t *testing.T) {
 	reflinks(t, func(t *testing.T, h *host, dir string) {
 		target := dir + "/target"
 		h.image("source", 64*mib, 2)

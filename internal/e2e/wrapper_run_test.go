@@ -7,9 +7,9 @@ import (
 	"xen-backup/internal/testkit"
 )
 
-// TestWrapperHooks has commands before and after, which know of what; one before the snapshot that
+// TestLongWrapperHooks has commands before and after, which know of what; one before the snapshot that
 // fails lets nothing be copied, and what it froze is thawed.
-func TestWrapperHooks(t *testing.T) {
+func TestLongWrapperHooks(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	hook := func(name string) string { return name + `='echo ` + name + ` $DOMU $STATUS $PEER >>/run/hooks'` }

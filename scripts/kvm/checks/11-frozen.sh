@@ -1,4 +1,5 @@
 #!/bin/bash
+# pair: campaign
 # A guest with an agent has its file systems frozen for the snapshots: in these no journal is to be replayed, as it is
 # without that. Who does it may be killed: the guest writes again at once. An agent that does not answer, or none, is 69
 # and leaves no snapshot.

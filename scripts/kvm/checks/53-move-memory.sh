@@ -1,4 +1,5 @@
 #!/bin/bash
+# pair: campaign
 # domu1 goes on on the other host with its memory, by one command, and comes back: it is not booted, and its writes go on
 # whole, also where a disk has another name. What cannot be restored there, finds no room or is cut off goes on here.
 # shellcheck disable=SC2016 # for the hosts' shells

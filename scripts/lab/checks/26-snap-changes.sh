@@ -2,7 +2,7 @@
 # xb-snap changes on thick volumes: what two snapshots differ in is always among the extents, whatever happens
 # meanwhile, and they are not much more.
 vg=xblab0
-mklv dom0a $vg/vm1 48M
+mklv dom0a $vg/vm1 16M
 fill dom0a /dev/$vg/vm1
 write() { dd if=/dev/urandom of="$1" bs=4k seek="$2" count="$3" oflag=direct status=none; }
 
@@ -27,17 +27,17 @@ lists "" "without a write"
 xb-snap remove "$s1"
 write /dev/$vg/vm1 7 1
 write /dev/$vg/vm1 8 2
-write /dev/$vg/vm1 12287 1
+write /dev/$vg/vm1 4095 1
 write /dev/$vg/vm1 300 1
 s1=$(xb-snap create --owner none /dev/$vg/vm1)
 xb-snap changes --since "$s0" "$s1" >extents
-lists "28672 12288 1228800 4096 50327552 4096" "changes"
+lists "28672 12288 1228800 4096 16773120 4096" "changes"
 covered "$s0" "$s1"
 
 echo "--- many, over several lists of the store, with a writer going on"
-(while [ ! -e enough ]; do write /dev/$vg/vm1 $((RANDOM % 12288)) 1; done) &
+(while [ ! -e enough ]; do write /dev/$vg/vm1 $((RANDOM % 4096)) 1; done) &
 writer=$!
-for i in $(seq 0 200 12280); do write /dev/$vg/vm1 "$i" 7; done
+for i in $(seq 0 200 4000); do write /dev/$vg/vm1 "$i" 24; done
 s2=$(xb-snap create --owner none /dev/$vg/vm1)
 xb-snap changes --since "$s0" "$s2" >extents
 covered "$s0" "$s2"

@@ -147,8 +147,8 @@ func TestLongPromoteXL(t *testing.T) {
 	}
 }
 
-// TestPromoteAt: the DomU is started as it was at a time, and what its disk was until now is not lost.
-func TestPromoteAt(t *testing.T) {
+// TestLongPromoteAt: the DomU is started as it was at a time, and what its disk was until now is not lost.
+func TestLongPromoteAt(t *testing.T) {
 	s := newStandby(t)
 	for n := 1; n <= 2; n++ {
 		s.image("dom0b", fmt.Sprintf("/srv/image%d", n), 3<<20)

@@ -511,7 +511,7 @@ func TestLongGateLetsCopiesThrough(t *testing.T) {
 }
 
 // A document names nothing that gate.conf does not give.
-func TestGateStoresDocuments(t *testing.T) {
+func TestLongGateStoresDocuments(t *testing.T) {
 	s := gated(t, "dom0a domu1/xvda /srv/vm/a.img", "dom0a domu1/xvdc /srv/vm/tools.iso document-only", "dom0a domu2/vda network document-only",
 		"dom0a domu2/nvram /srv/vm/domu2.fd document-only", "dom0a domu2/tpm /srv/tpm document-only")
 	s.must("dom0b", "mkdir /srv/vm /srv/tpm; touch /srv/vm/a.img /srv/vm/b.img /srv/vm/tools.iso /srv/vm/cd.iso; ln -s b.img /srv/vm/link.img")

@@ -308,7 +308,7 @@ func (s *site) goesOn(what, name string) {
 // once; where it cannot be told where, nowhere, and nothing touches it until somebody says where.
 func TestMoveWithMemory(t *testing.T) {
 	s := newMove(t, newSite(t))
-	for _, c := range testkit.Some(t, 2, []struct {
+	for _, c := range testkit.Some(t, 1, []struct {
 		on, doom string
 		status   int
 		said     string

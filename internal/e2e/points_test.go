@@ -138,8 +138,8 @@ func TestPoints(t *testing.T) {
 	})
 }
 
-// TestPointsOfSets has the points of a set be made together, in its commit, or not at all.
-func TestPointsOfSets(t *testing.T) {
+// TestLongPointsOfSets has the points of a set be made together, in its commit, or not at all.
+func TestLongPointsOfSets(t *testing.T) {
 	reflinks(t, func(t *testing.T, h *host, dir string) {
 		h.must("cp source other")
 		disks := []string{"source", "other"}

@@ -96,8 +96,8 @@ func (h *tracked) run(deltaOptions string) {
 	h.keep(snap)
 }
 
-// TestTracked sends what was changed, in each of the ways in which a guest or an administrator may change it.
-func TestTracked(t *testing.T) {
+// TestLongTracked sends what was changed, in each of the ways in which a guest or an administrator may change it.
+func TestLongTracked(t *testing.T) {
 	for _, kind := range testkit.Some(t, 1, "xfs", "btrfs") {
 		t.Run(kind, func(t *testing.T) {
 			h := newTracked(t, kind, 5*mib+33)

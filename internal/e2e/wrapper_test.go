@@ -38,9 +38,9 @@ func TestWrapper(t *testing.T) {
 	}
 }
 
-// TestWrapperNobodyElse demands an error of each run that copies nothing because of
+// TestLongWrapperNobodyElse demands an error of each run that copies nothing because of
 // what DOM0S says.
-func TestWrapperNobodyElse(t *testing.T) {
+func TestLongWrapperNobodyElse(t *testing.T) {
 	s := newSite(t)
 	s.domu1("/srv/a.img")
 	for _, c := range []struct{ dom0s, hosts, words string }{

@@ -35,7 +35,7 @@ func TestCrash(t *testing.T) {
 		}
 		t.Run(table.name, func(t *testing.T) {
 			table.checkNames(t)
-			for _, kind := range kinds {
+			for _, kind := range testkit.Some(t, 2, kinds...) {
 				if kind == largerFile && table.name == aFirstCopy {
 					continue // it is refused
 				}
@@ -67,7 +67,7 @@ const (
 	loopDevice  = "loop device"
 )
 
-var kinds = []string{file, largerFile, missingFile, loopDevice}
+var kinds = []string{file, loopDevice, largerFile, missingFile}
 
 type table struct {
 	name string

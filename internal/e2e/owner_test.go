@@ -27,9 +27,9 @@ func (h *host) wantOwner(target, owner string) {
 	}
 }
 
-// TestOwner sends the disks of two DomUs to one target, in every way in which a delta
+// TestLongOwner sends the disks of two DomUs to one target, in every way in which a delta
 // can be applied.
-func TestOwner(t *testing.T) {
+func TestLongOwner(t *testing.T) {
 	h := newHost(t)
 	h.image("source", mib, 1)
 	h.image("other", mib, 2)

@@ -224,9 +224,9 @@ func (h *host) readsAll(source, target string) bool {
 	return strings.Contains(r.err, "reading all of it")
 }
 
-// TestProvedOnce demands that what was proved is trusted the next time: that own writes are
+// TestLongProvedOnce demands that what was proved is trusted the next time: that own writes are
 // told from those of others, whatever they were, and that a full read is not the rule.
-func TestProvedOnce(t *testing.T) {
+func TestLongProvedOnce(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			h := newHost(t)

@@ -156,9 +156,9 @@ func TestNoRoomForImage(t *testing.T) {
 	}
 }
 
-// TestRoomIsTaken demands that what was counted is still there when it is written, whatever
+// TestLongRoomIsTaken demands that what was counted is still there when it is written, whatever
 // others take meanwhile.
-func TestRoomIsTaken(t *testing.T) {
+func TestLongRoomIsTaken(t *testing.T) {
 	for _, fs := range testkit.Some(t, 1, "xfs", "ext4") {
 		t.Run(fs, func(t *testing.T) {
 			h := newHost(t)

@@ -1,4 +1,5 @@
 #!/bin/bash
+# lab: campaign
 # All or nothing: xb-snap create is killed at many moments, and refuses what LVM refuses.
 vg=xblab0
 for i in 1 2 3; do mklv dom0a $vg/vm$i 8M; done

@@ -140,7 +140,7 @@ func store(chunk int64, origin ...uint64) []byte {
 }
 
 func TestReadStore(t *testing.T) {
-	for _, chunk := range []int64{512, 4096, 16384} {
+	for _, chunk := range []int64{512, 4096, 8192} {
 		pairs := int(chunk / exceptionSize)
 		for _, n := range []int{0, 1, pairs - 1, pairs, pairs + 1, 2*pairs + 7} {
 			origin := make([]uint64, n)

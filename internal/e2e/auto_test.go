@@ -56,8 +56,8 @@ func TestAuto(t *testing.T) {
 	}
 }
 
-// TestPrepareRefuses demands each refusal, its cure, and that nothing is made or changed.
-func TestPrepareRefuses(t *testing.T) {
+// TestLongPrepareRefuses demands each refusal, its cure, and that nothing is made or changed.
+func TestLongPrepareRefuses(t *testing.T) {
 	h := newHost(t)
 	h.image("source", 4*mib, 1)
 	h.auto("source", "target", "").silent(t)

@@ -74,8 +74,8 @@ func (s *site) scatter(file string, blocks int) {
 		blocks, file))
 }
 
-// TestWrapperTracked has each run after the first read only what has changed: on XFS and btrfs, of one disk and of two.
-func TestWrapperTracked(t *testing.T) {
+// TestLongWrapperTracked has each run after the first read only what has changed: on XFS and btrfs, of one disk and of two.
+func TestLongWrapperTracked(t *testing.T) {
 	for _, fs := range testkit.Some(t, 1, "btrfs", "xfs") {
 		t.Run(fs, func(t *testing.T) {
 			s := newSite(t)

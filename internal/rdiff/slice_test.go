@@ -50,7 +50,7 @@ func TestSlices(t *testing.T) {
 	if err := ProveOld(in(), d, imageFile(t, basis, true)); err != nil {
 		t.Errorf("right basis: %v", err)
 	}
-	for _, at := range testkit.Some(t, 2, 3*sliceSize+4*sliceBlock, 5*sliceSize, 3*sliceBlock, sliceSize, 2*sliceSize+9*sliceBlock) {
+	for _, at := range testkit.Some(t, 1, 3*sliceSize+4*sliceBlock, 5*sliceSize, 3*sliceBlock, sliceSize, 2*sliceSize+9*sliceBlock) {
 		other := bytes.Clone(basis)
 		other[at]++
 		target := imageFile(t, other, true)

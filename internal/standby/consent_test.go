@@ -365,9 +365,9 @@ func TestConsentStaysBehind(t *testing.T) {
 	s.wantRefused(true, "it was used")
 }
 
-// TestConsentOfSets: one disk of a DomU has diverged, and has the consent that the set can be committed with.
-func TestConsentOfSets(t *testing.T) {
-	for _, after := range testkit.Some(t, 2, "", halfWritten, "prepared", "changed", "recorded", "half finished", "finished") {
+// TestCrashConsentOfSets: one disk of a DomU has diverged, and has the consent that the set can be committed with.
+func TestCrashConsentOfSets(t *testing.T) {
+	for _, after := range testkit.Some(t, 3, "", "prepared", halfWritten, "changed", "recorded", "half finished", "finished") {
 		t.Run(after, func(t *testing.T) {
 			m := newMachine(t, after, file, loopDevice)
 			s := m.disks[1]

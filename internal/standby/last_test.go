@@ -24,8 +24,8 @@ func (s *scene) age(when time.Time) {
 	}
 }
 
-// TestLastWhole: of a mix it can be told from when the last whole image was.
-func TestLastWhole(t *testing.T) {
+// TestCrashLastWhole: of a mix it can be told from when the last whole image was.
+func TestCrashLastWhole(t *testing.T) {
 	when := time.Date(2026, 11, 20, 1, 2, 3, 0, time.UTC)
 	s := newScene(t, file, halfWritten)
 	s.synced()

@@ -58,9 +58,9 @@ func TestFinishedByAnOlderProgram(t *testing.T) {
 	m.wantNewSet(setA)
 }
 
-// TestAbandonedByAnOlderProgram: one that knows no sets gives up the apply of a disk that was written to. Nobody may
+// TestCrashAbandonedByAnOlderProgram: one that knows no sets gives up the apply of a disk that was written to. Nobody may
 // call that the old image.
-func TestAbandonedByAnOlderProgram(t *testing.T) {
+func TestCrashAbandonedByAnOlderProgram(t *testing.T) {
 	m := newMachine(t, halfWritten, file, loopDevice)
 	m.hold(setA)
 	m.kill(doomed{Run: aCommit, After: halfWritten}, m.disks[0])

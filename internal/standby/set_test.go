@@ -372,8 +372,8 @@ func TestSetIsDropped(t *testing.T) {
 	m.wantNewSet(setC)
 }
 
-// TestGivenUp: one disk is taken out of its set, the other is finished.
-func TestGivenUp(t *testing.T) {
+// TestCrashGivenUp: one disk is taken out of its set, the other is finished.
+func TestCrashGivenUp(t *testing.T) {
 	for after, want := range map[string]string{"changed": "old", halfWritten: "mix"} {
 		t.Run(after, func(t *testing.T) {
 			m := newMachine(t, after, file, loopDevice)

@@ -14,7 +14,7 @@ import (
 // TestRoundTrip brings images of all shapes up to date, and holds each step
 // against the plainest implementation of what it should find. 24 have each block size with each hash and each size.
 func TestRoundTrip(t *testing.T) {
-	for seed := range uint64(testkit.Rounds(t, 12)) {
+	for seed := range uint64(testkit.Rounds(t, 24)) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		blockSize := []int{4 << 10, 64 << 10, 1 << 20}[seed%3]
 		sizes := []int{0, 1, blockSize - 1, blockSize, blockSize + 1, 3*blockSize + 7,
